@@ -1,0 +1,78 @@
+import torch
+import torch.nn.functional as F
+import pytest
+
+from zsrobust import suites
+from zsrobust.classifier import load_clip, weights_digest
+from zsrobust.registry import ZSRobustError
+
+PROMPTS = [["a photo of a red circle", "something red"], ["a blue star"], ["the letter q"]]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip(suites.load("mini").backbone)
+
+
+def test_the_head_is_the_unit_mean_over_prompts_times_the_scale(clip):
+    texts = clip.model.encode_text(clip.tokenize([p for each in PROMPTS for p in each]), normalize=True)
+    expected = torch.stack([F.normalize(texts[:2].mean(0), dim=0), texts[2], texts[3]])
+    assert torch.allclose(clip.head(PROMPTS), expected * clip.model.logit_scale.exp(), atol=1e-5)
+    assert torch.allclose(clip.head(PROMPTS, scale=1.0).norm(dim=1), torch.ones(3), atol=1e-6)
+
+
+def test_texts_are_encoded_once(clip, monkeypatch):
+    clip.head(PROMPTS)
+    monkeypatch.setattr(clip.model, "encode_text", None)
+    clip.head(PROMPTS, scale=1.0)
+
+
+def test_logits_are_those_of_open_clip(clip):
+    images = torch.rand(4, 3, 32, 32)
+    mean, std = torch.tensor(clip.mean)[:, None, None], torch.tensor(clip.std)[:, None, None]
+    features, texts, scale = clip.model((images - mean) / std, clip.tokenize([p for (p, *_) in PROMPTS]))
+    classifier = clip.classifier([[p] for (p, *_) in PROMPTS])
+    assert torch.allclose(classifier(images), scale * features @ texts.T, atol=1e-4)
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_images_of_another_size_are_resized_inside(clip):
+    images = torch.rand(2, 3, 64, 64)
+    inside = F.interpolate(images, size=32, mode="bicubic", align_corners=False)
+    classifier = clip.classifier(PROMPTS)
+    assert torch.equal(classifier(images), classifier(inside))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.load.*")
+def test_a_state_dict_in_openais_layout_gives_the_same_logits(tmp_path):
+    """OpenAI's files hold the same names in half precision, and three numbers beside the weights."""
+    import open_clip
+
+    torch.manual_seed(0)
+    architecture = "ViT-B-32-quickgelu"
+    model = open_clip.create_model(architecture, precision="fp32").eval()
+    weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    torch.save({**weights, **{name: torch.tensor(number) for name, number in numbers.items()}}, tmp_path / "openai.pt")
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    images = torch.rand(2, 3, 224, 224)
+    loaded = load_clip(f"{architecture}/{tmp_path / 'openai.pt'}")
+    assert torch.allclose(loaded.encoder(images), model.encode_image(images), atol=1e-5)
+    assert loaded.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert type(loaded.encoder.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+
+
+@pytest.mark.parametrize("backbone", ["ViT-Z-99/openai", "ViT-B-32", "local-dir:/nowhere", "package:zsrobust.mini/nothing"])
+def test_a_backbone_that_cannot_be_loaded_is_one_line(backbone):
+    with pytest.raises(ZSRobustError, match="Cannot load the backbone"):
+        load_clip(backbone)
+
+
+def test_the_digest_of_weights_knows_names_shapes_and_bytes(clip):
+    first = torch.nn.Linear(2, 2)
+    second = torch.nn.Linear(2, 2)
+    second.load_state_dict(first.state_dict())
+    assert weights_digest(first) == weights_digest(second)
+    with torch.no_grad():
+        second.weight[0, 0] += 1e-6
+    assert weights_digest(first) != weights_digest(second)

@@ -1,0 +1,132 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zsrobust.attacks.pgd import PGD
+from zsrobust.evaluation import Meter, judge, predict, run_cell
+from zsrobust.registry import ZSRobustError
+from zsrobust.testing import toy
+
+EPS = 8 / 255
+
+
+@dataclass(frozen=True)
+class Cheat:
+    how: str
+    eps: float = EPS
+    norm: str = "linf"
+    returns_clean: bool = False
+
+    def __call__(self, classifier, images, labels, generator):
+        if self.how == "clean":
+            return images
+        if self.how == "beyond":
+            return (images + 1.01 * self.eps).clamp(0, 1)
+        if self.how == "outside":
+            return images - images - self.eps
+        if self.how == "nan":
+            return images * float("nan")
+        if self.how == "one nan":
+            images[0, 0, 0, 0] = float("inf")
+            return images
+        if self.how == "shape":
+            return images[:-1]
+        if self.how == "type":
+            return images.double()
+        if self.how == "none":
+            return None
+        if self.how == "raises":
+            raise RuntimeError("no GPU today")
+        images += 0.9 * self.eps  # "mutates": the images that it was given, and the labels
+        labels.zero_()
+        return images
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("clean", "returned 24 images as they were"),
+        ("beyond", "beyond eps 8/255"),
+        ("outside", r"left \[0, 1\]"),
+        ("nan", "not finite"),
+        ("one nan", "not finite"),
+        ("shape", r"returned \(23, 3, 8, 8\)"),
+        ("type", "float64"),
+        ("none", "returned NoneType"),
+        ("raises", "no GPU today"),
+    ],
+)
+def test_a_cheat_or_a_crash_fails_the_cell_and_never_scores(how, message):
+    classifier, images = toy(4)
+    result, outcomes = run_cell({}, classifier, Cheat(how), "cheat", images)
+    assert result.status == "failed"
+    assert outcomes is None
+    assert (result.clean_correct, result.robust_correct) == (0, 0)
+    with pytest.raises((ZSRobustError, RuntimeError), match=message):
+        judge(Meter(classifier), Cheat(how), "cheat", images, seed=0, batch_size=24)
+
+
+def test_clean_images_need_proof_of_an_attack_even_from_those_that_may_return_them():
+    classifier, images = toy(4)
+    with pytest.raises(ZSRobustError, match="that is no attack"):
+        judge(Meter(classifier), Cheat("clean", returns_clean=True), "cheat", images, seed=0, batch_size=24)
+
+
+def test_an_attack_that_changes_its_inputs_changes_nothing_of_ours():
+    classifier, images = toy(4)
+    pixels, labels = images.pixels.copy(), images.labels.copy()
+    outcomes = judge(Meter(classifier), Cheat("mutates"), "mutates", images, seed=0, batch_size=24)
+    assert np.array_equal(images.pixels, pixels) and np.array_equal(images.labels, labels)
+    assert np.array_equal(outcomes.labels, labels)
+    assert outcomes.perturbation == pytest.approx(np.full(24, 0.9 * EPS), abs=1e-6)
+
+
+def test_misclassified_images_are_not_attacked_and_not_robust():
+    classifier, images = toy(4)
+    images.labels[:10] = (images.labels[:10] + 1) % 4
+    outcomes = judge(Meter(classifier), PGD(eps=1e-6, step_size=1e-6), "pgd", images, seed=0, batch_size=7)
+    assert outcomes.clean_correct == outcomes.robust_correct == 14
+    assert not outcomes.perturbation[:10].any() and outcomes.perturbation[10:].all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30))
+def test_verdicts_without_randomness_do_not_depend_on_the_batch_size(batch_size):
+    classifier, images = toy(5)
+    attack = PGD(eps=0.004, step_size=0.002, random_start=False)
+    whole = judge(Meter(classifier), attack, "pgd", images, seed=0, batch_size=len(images))
+    split = judge(Meter(classifier), attack, "pgd", images, seed=0, batch_size=batch_size)
+    assert np.array_equal(whole.adversarial, split.adversarial)
+
+
+def test_the_meter_counts_every_image_forward_and_backward():
+    classifier, images = toy(4)
+    attack = PGD(eps=1e-6, steps=3, step_size=1e-6)
+    result, _ = run_cell({}, classifier, attack, "pgd", images)
+    assert (result.forward, result.backward) == (24 + 3 * 24 + 24, 3 * 24)
+
+
+def test_logits_that_are_not_finite_are_an_error():
+    classifier, images = toy(4)
+    with torch.no_grad():
+        classifier.bias[0] = float("nan")
+    result, _ = run_cell({}, classifier, PGD(), "pgd", images)
+    assert result.status == "failed" and "not finite" in str(result.error)
+
+
+def test_verdicts_are_made_in_eval_mode_without_autocast():
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, images):
+            seen.append((self.training, torch.is_autocast_enabled("cpu")))
+            return images.flatten(1)[:, :3]
+
+    spy = Spy().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        predict(spy, torch.rand(2, 3, 4, 4))
+    assert seen == [(False, False)] and spy.training

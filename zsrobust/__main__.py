@@ -1,0 +1,5 @@
+"""`python -m zsrobust` is `zsrobust`."""
+
+from zsrobust.cli import main
+
+main()

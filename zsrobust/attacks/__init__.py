@@ -1,0 +1,72 @@
+"""Attacks: callables that see a classifier, images and labels, and return adversarial images.
+
+An attack is a frozen dataclass of its hyper-parameters. It knows nothing of CLIP, prompts or datasets, and it never
+decides who survived: the referee (`zsrobust.evaluation`) does.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.registry import Registry, ZSRobustError, format_eps
+
+Norm = Literal["linf", "l2"]
+
+
+class Attack(Protocol):
+    """What the referee needs of an attack.
+
+    Optional: ``plan(classes)``, a dict of what runs and what is skipped for that many classes, stored in the result;
+    ``returns_clean = True`` if images that could not be broken come back as they were.
+    """
+
+    @property
+    def eps(self) -> float:
+        """The bound on the perturbation, in pixels of [0, 1]."""
+
+    @property
+    def norm(self) -> Norm:
+        """The norm of the bound."""
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return adversarial images for images (N, 3, S, S) in [0, 1] and labels (N,) int64.
+
+        All randomness comes from `generator`. Gradients are taken with respect to images only.
+        """
+
+
+attacks: Registry[Attack] = Registry("attack", "attacks")
+
+
+def perturbation_size(delta: Tensor, norm: Norm) -> Tensor:
+    """Return the size (N,) of perturbations (N, 3, S, S) in the norm."""
+    flat = delta.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def check_bounds(eps: float, **positive: float) -> None:
+    """Raise ZSRobustError unless eps and the other named values are positive."""
+    for name, value in {"eps": eps, **positive}.items():
+        if not value > 0:
+            shown = format_eps(value) if name in ("eps", "step_size") else value
+            raise ZSRobustError(f"An attack's {name} must be positive, not {shown}. See: zsrobust list attacks")
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within it, the module is in eval mode and its weights take no gradient."""
+    modes = [(part, part.training) for part in module.modules()]
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.eval()
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,105 @@
+"""AutoAttack, standard version (Croce & Hein, ICML 2020, arXiv 2003.01690), through the library `pyautoattack`.
+
+The library's parts need a number of classes: the targeted DLR loss four, every targeted part a target. The adapter
+plans the parts by the number of classes and says what it left out; with fewer than four classes a PGD-100 on the margin
+takes the place of the targeted DLR loss.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.pgd import PGD
+
+TARGETS = 9  # of the standard version
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack:
+    """APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB, and Square; each on what the others left."""
+
+    eps: float = 1 / 255
+    norm: Norm = "linf"
+    returns_clean = True  # the library gives back the clean image where it found nothing
+
+    def __post_init__(self) -> None:
+        check_bounds(self.eps)
+
+    def plan(self, classes: int) -> dict[str, Any]:
+        """Return which parts run for this many classes, how many targets they have, and what is skipped and why."""
+        if classes >= 4:
+            parts, skipped = ["apgd-ce", "apgd-t", "fab-t", "square"], {}
+        else:
+            parts = ["apgd-ce", "margin", "fab-t", "square"]
+            skipped = {"apgd-t": f"the targeted DLR loss needs 4 classes, here are {classes}; PGD-100 on the margin instead"}
+        return {"parts": parts, "targets": min(TARGETS, classes - 1), "skipped": skipped}
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
+        import pyautoattack
+
+        with torch.no_grad():
+            logits = classifier(images)
+        plan = self.plan(logits.shape[1])
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        adversarial = images.contiguous().clone()
+        robust = logits.argmax(1) == labels
+        with frozen(classifier), _contained():
+            for part in plan["parts"]:
+                left = robust.nonzero()[:, 0]
+                if not len(left):
+                    break
+                if part == "margin":
+                    strong = PGD(eps=self.eps, norm=self.norm, step_size=self.eps / 4, steps=100, loss="margin")
+                    found = strong(classifier, images[left], labels[left], generator)
+                else:
+                    library = pyautoattack.AutoAttack(
+                        classifier,
+                        attacks=[part],
+                        version="custom",
+                        eps=self.eps,
+                        norm={"linf": "Linf", "l2": "L2"}[self.norm],
+                        seed=seed,
+                        device=images.device,
+                    )
+                    library.apgd.n_restarts = library.fab.n_restarts = 1
+                    library.apgd_targeted.n_target_classes = library.fab.n_target_classes = plan["targets"]
+                    found, _ = library.run_standard_evaluation(images[left], labels[left], batch_size=len(left))
+                with torch.no_grad():
+                    broken = classifier(found).argmax(1) != labels[left]
+                adversarial[left[broken]] = found[broken]
+                robust[left[broken]] = False
+        return adversarial
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Keep the library's global side effects in: random state, the tracer it removes; its log becomes warnings."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if record.levelno >= logging.WARNING and "target classes" not in message:  # the plan has those
+                warnings.warn(f"AutoAttack: {message}", stacklevel=2)
+
+    logger, handler, tracer = logging.getLogger("auto-attack"), Handler(), sys.gettrace()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        sys.settrace(tracer)
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+attacks.register("autoattack")(AutoAttack())

@@ -1,0 +1,75 @@
+"""Any attack of the library torchattacks (Kim, 2020, arXiv 2010.01950): `torchattacks:PGD,eps=8/255,alpha=2/255`.
+
+An extra: pip install "zsrobust[torchattacks]".
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.registry import ZSRobustError, parse_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchAttacks:
+    """An attack class of torchattacks, with its own arguments."""
+
+    method: str = ""
+    eps: float = 1 / 255
+    norm: Norm = "linf"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    returns_clean = True
+
+    def __post_init__(self) -> None:
+        check_bounds(self.eps)
+
+    def configure(self, fields: dict[str, str], where: str) -> "TorchAttacks":
+        """Return the attack that a spec names: the class first, then arguments of its constructor, or `norm`."""
+        fields = dict(fields)
+        method = fields.pop("", "") or self.method
+        arguments = inspect.signature(_attack_class(method).__init__).parameters
+        if "eps" not in arguments:
+            raise ZSRobustError(f"torchattacks:{method} has no eps to hold it to; choose an attack with a bound.")
+        types = {
+            name: str if argument.default is None else type(argument.default)
+            for name, argument in arguments.items()
+            if name not in ("self", "model", "device")
+        }
+        values = parse_fields(fields, {**types, "norm": Norm}, f"{where} with {method}")
+        l2 = method.upper().endswith("L2") or values.get("norm") in ("L2", "l2")
+        norm: Norm = "l2" if l2 else "linf"
+        eps = values.pop("eps", self.eps)
+        if "norm" not in types:
+            values.pop("norm", None)
+        return dataclasses.replace(self, method=method, eps=eps, norm=norm, options=values)
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1] as the library's attack makes them."""
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        with frozen(classifier), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            attack = _attack_class(self.method)(classifier, eps=self.eps, **self.options)
+            adversarial: Tensor = attack(images, labels)
+        return adversarial
+
+
+def _attack_class(method: str) -> Any:
+    try:
+        import torchattacks
+    except ImportError as error:
+        raise ZSRobustError(
+            f'The attack torchattacks:{method} needs the extra: pip install "zsrobust[torchattacks]" ({error}).'
+        ) from None
+    found = getattr(torchattacks, method, None)
+    if not (inspect.isclass(found) and issubclass(found, torchattacks.attack.Attack)):
+        raise ZSRobustError(f"torchattacks has no attack {method!r}. Write torchattacks:PGD,eps=8/255,alpha=2/255.")
+    return found
+
+
+attacks.register("torchattacks")(TorchAttacks())

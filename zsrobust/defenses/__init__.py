@@ -1,0 +1,126 @@
+"""Defenses: one file a published method, with where it comes from, its objective, its recipe and its row."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zsrobust.classifier import Clip, file_digest, load_clip, weights_digest
+from zsrobust.datasets import datasets
+from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
+from zsrobust.results import slug
+from zsrobust.suites import Suite
+from zsrobust.training import Checkpoint, Recipe, train, trained_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense:
+    """A defense whose image tower is the backbone's own, or made from it by a recipe."""
+
+    title: str  #: as printed in tables
+    paper: str  #: where it was published
+    recipe: Recipe | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)  #: types of options that their values do not tell
+    overrides: Mapping[str, Any] = field(default_factory=dict)  #: values that a spec sets for the recipe and its options
+
+    def configure(self, fields: Mapping[str, str], where: str) -> "Defense":
+        """Return the defense with fields of its recipe, or of the recipe's options, set from a spec."""
+        if self.recipe is None:
+            kinds = {}
+        else:
+            kinds = {name: kind for name, kind in field_types(self.recipe).items() if name not in ("objective", "options")}
+            kinds |= {name: type(value) for name, value in self.recipe.options.items()} | dict(self.choices)
+        return dataclasses.replace(self, overrides=parse_fields(fields, kinds, where))
+
+    def recipe_for(self, suite: Suite) -> Recipe | None:
+        """Return the recipe with the suite's values in it, and what the spec set on top."""
+        if self.recipe is None:
+            return None
+        groups = ("encoder", "prompts")
+        values: dict[str, Any] = {key: value for key, value in suite.recipe.items() if key not in groups}
+        values |= suite.recipe.get(self.recipe.trainable, {})
+        values["backbone"] = suite.backbone
+        if self.recipe.attack is None:
+            values |= {"eps": None, "step_size": None}
+        values |= self.overrides
+        options = {name: values.pop(name, value) for name, value in self.recipe.options.items()}
+        return dataclasses.replace(self.recipe, **values, options=options)
+
+    def tower(self, workshop: "Workshop") -> "Tower":
+        """Return the image tower on this suite, trained if it is missing."""
+        recipe = self.recipe_for(workshop.suite)
+        if recipe is None:
+            return Tower(workshop.clip.encoder, {"weights": workshop.backbone_digest})
+        return workshop.trained(recipe, self.title)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """An image tower and what identifies it."""
+
+    encoder: nn.Module
+    identity: dict[str, Any]  #: digests and recipe; part of a result's identity
+    training: dict[str, Any] = field(default_factory=dict)  #: how long it took, and the like; no part of it
+
+
+defenses: Registry[Defense] = Registry("defense", "defenses")
+
+Progress = Callable[[str, int, int, str], None]  #: title, steps done, steps in all, note
+
+
+class Workshop:
+    """Where towers come from: a suite's backbone, and the folder of checkpoints, filled by training what is missing."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        folder: Path,
+        device: str = "cpu",
+        progress: Progress = lambda title, done, total, note: None,
+    ) -> None:
+        """Take the suite, the folder of checkpoints, the device, and a function to report the progress of training."""
+        self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
+        self._clip: Clip | None = None
+        self._backbone_digest = ""
+
+    @property
+    def clip(self) -> Clip:
+        """The suite's backbone, loaded when first asked for."""
+        if self._clip is None:
+            self._clip = load_clip(self.suite.backbone, self.device)
+        return self._clip
+
+    @property
+    def backbone_digest(self) -> str:
+        """The sha256 of the backbone's weights, text tower included."""
+        self._backbone_digest = self._backbone_digest or weights_digest(self.clip.model)
+        return self._backbone_digest
+
+    def checkpoint_path(self, recipe: Recipe) -> Path:
+        """Return where the checkpoint of a recipe is, or will be."""
+        return self.folder / slug(self.suite.name) / f"{slug(recipe.objective)}-{recipe.digest}.safetensors"
+
+    def trained(self, recipe: Recipe, title: str) -> Tower:
+        """Return the tower of a recipe, trained if its checkpoint is missing."""
+        path = self.checkpoint_path(recipe)
+        if path.exists():
+            checkpoint = Checkpoint.read(path)
+            if checkpoint.recipe != recipe.to_dict():
+                raise ZSRobustError(f"The checkpoint {path} was made by another recipe. Delete it, and it is trained again.")
+        else:
+            dataset = datasets[recipe.train_on]
+
+            def report(done: int, total: int, note: str) -> None:
+                self.progress(title, done, total, note)
+
+            checkpoint = train(recipe, self.clip, dataset, dataset.load("train"), path, report)
+        encoder = trained_encoder(self.clip, recipe, checkpoint)
+        identity = {"weights": self.backbone_digest, "checkpoint": file_digest(path), "recipe": recipe.to_dict()}
+        return Tower(encoder, identity, {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history})
+
+    def tower(self, spec: str) -> Tower:
+        """Return the tower of the defense that a spec names."""
+        return defenses.create(spec).tower(self)

@@ -1,0 +1,38 @@
+"""TeCoA: text-guided contrastive adversarial training (Mao et al., ICLR 2023, arXiv 2212.07016).
+
+The image encoder is fine-tuned on adversarial images of the target dataset, made by PGD-2 against the model as it is,
+so that they are classified by the frozen text embeddings of the classes.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsrobust.defenses import Defense, defenses
+from zsrobust.training import Recipe, Step, objectives
+
+
+@objectives.register("tecoa")
+def tecoa(step: Step) -> Tensor:
+    """Return L_robust = cross-entropy(P_adv, y), mean over the batch (PMG-AFT paper, Eq. 6)."""
+    return F.cross_entropy(step.adversarial_logits, step.labels)
+
+
+PAPER = "Mao et al., ICLR 2023, arXiv 2212.07016"
+
+defenses.register("tecoa")(
+    Defense(
+        title="FT-TeCoA",
+        paper=PAPER,
+        # PMG-AFT paper, section 4.1: SGD, 10 epochs, learning rate 5e-5, PGD-2.
+        recipe=Recipe(objective="tecoa", attack="pgd2"),
+    )
+)
+
+defenses.register("vpt_tecoa")(
+    Defense(
+        title="VPT-TeCoA",
+        paper=PAPER,
+        # PMG-AFT paper, section 4.1: an image prompt of the image's size, 100 tokens, learning rate 40.
+        recipe=Recipe(objective="tecoa", attack="pgd2", trainable="prompts", lr=40.0, options={"tokens": 100}),
+    )
+)

@@ -1,0 +1,196 @@
+"""The referee: runs one cell and decides who survived. An attack never does.
+
+It hands the attack clones, demands finite pixels inside [0, 1] and inside eps of the original, and predicts again
+itself, in float32 and eval mode. A crash, a NaN or a cheat never scores as robustness: the cell fails.
+"""
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zsrobust.attacks import Attack, perturbation_size
+from zsrobust.datasets import Dataset, Images
+from zsrobust.registry import ZSRobustError, format_eps
+from zsrobust.results import Outcomes, Result
+
+TOLERANCE = 1e-6  # of float32 arithmetic, in pixels of [0, 1]
+
+#: Called after every batch with the images done, and the images in all.
+Progress = Callable[[int, int], None]
+
+
+class CheatError(ZSRobustError):
+    """An attack returned what it must not."""
+
+
+class Meter(nn.Module):
+    """A classifier that counts the images that pass through it, forward and backward."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        """Wrap a classifier."""
+        super().__init__()
+        self.classifier = classifier
+        self.forward_passes = self.backward_passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the classifier's logits."""
+        self.forward_passes += len(images)
+        logits: Tensor = self.classifier(images)
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backward_passes += len(gradient)
+
+
+def run_cell(
+    identity: dict[str, Any],
+    classifier: nn.Module,
+    attack: Attack,
+    name: str,
+    images: Images,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Result, Outcomes | None]:
+    """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback."""
+    started = time.perf_counter()
+    device = next(iter([*classifier.parameters(), *classifier.buffers()]), torch.empty(0)).device
+    result = Result(identity, images=len(images), device=str(device), versions=versions())
+    meter = Meter(classifier)
+    outcomes = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            outcomes = judge(meter, attack, name, images, seed=seed, batch_size=batch_size, progress=progress)
+            result.clean_correct, result.robust_correct = outcomes.clean_correct, outcomes.robust_correct
+        except Exception:
+            result.status, result.error = "failed", traceback.format_exc()
+    result.flags = sorted({str(each.message) for each in caught if each.category is UserWarning})
+    result.seconds = round(time.perf_counter() - started, 3)
+    result.forward, result.backward = meter.forward_passes, meter.backward_passes
+    return result, outcomes
+
+
+def judge(
+    meter: Meter,
+    attack: Attack,
+    name: str,
+    images: Images,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Progress = lambda done, total: None,
+) -> Outcomes:
+    """Predict, attack what was classified correctly, check, and predict again.
+
+    Raises CheatError when the attack breaks a rule, and whatever the attack or the classifier raise.
+    """
+    clean = np.concatenate(
+        [predict(meter, _pixels(meter, images, positions)) for positions in _batches(np.arange(len(images)), batch_size)]
+    )
+    adversarial, perturbation = clean.copy(), np.zeros(len(images), dtype=np.float32)
+    attacked = np.flatnonzero(clean == images.labels)
+    generator = torch.Generator().manual_seed(seed)
+    done = len(images) - len(attacked)
+    progress(done, len(images))
+    for positions in _batches(attacked, batch_size):
+        originals = _pixels(meter, images, positions)
+        labels = torch.from_numpy(images.labels[positions]).to(originals.device)
+        asked = meter.forward_passes
+        with torch.enable_grad():
+            found = attack(meter, originals.clone(), labels.clone(), generator)
+        sizes = check(name, attack, originals, found)
+        adversarial[positions] = predict(meter, found.detach())
+        perturbation[positions] = sizes.cpu().numpy()
+        untouched = (sizes == 0).cpu().numpy() & (adversarial[positions] == images.labels[positions])
+        if untouched.any() and not (
+            getattr(attack, "returns_clean", False) and meter.forward_passes - asked > 2 * len(found)
+        ):
+            raise CheatError(f"The attack {name} returned {untouched.sum()} images as they were: that is no attack.")
+        done += len(positions)
+        progress(done, len(images))
+    return Outcomes(images.labels, clean, adversarial, perturbation)
+
+
+def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
+    """Return the sizes of the perturbations, (N,); raises CheatError for images that an attack must not return."""
+    if not isinstance(found, Tensor) or found.shape != originals.shape or found.dtype != originals.dtype:
+        shape = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        raise CheatError(f"The attack {name} returned {shape} for images {tuple(originals.shape)} {originals.dtype}.")
+    found = found.detach()
+    if not torch.isfinite(found).all():
+        raise CheatError(f"The attack {name} returned pixels that are not finite.")
+    if found.min() < -TOLERANCE or found.max() > 1 + TOLERANCE:
+        raise CheatError(f"The attack {name} left [0, 1]: pixels from {found.min().item():.6g} to {found.max().item():.6g}.")
+    sizes = perturbation_size(found - originals, attack.norm)
+    if sizes.max() > attack.eps + TOLERANCE * (1 if attack.norm == "linf" else originals[0].numel() ** 0.5):
+        raise CheatError(f"The attack {name} moved by {sizes.max().item():.6g}, beyond eps {format_eps(attack.eps)}.")
+    return sizes
+
+
+@torch.no_grad()
+def predict(classifier: nn.Module, images: Tensor) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Return the predicted classes, (N,), in float32 and eval mode, autocast off; raises ZSRobustError on NaN logits."""
+    modes = [(part, part.training) for part in classifier.modules()]
+    classifier.eval()
+    with torch.autocast(images.device.type, enabled=False):
+        logits = classifier(images)
+    for part, mode in modes:
+        part.training = mode
+    if logits.ndim != 2 or not torch.isfinite(logits).all():
+        raise ZSRobustError(f"The classifier returned logits {tuple(logits.shape)} that are not (N, K), or not finite.")
+    return np.asarray(logits.argmax(1).cpu().numpy(), dtype=np.int64)
+
+
+def _batches(positions: "np.ndarray[Any, np.dtype[np.int64]]", size: int) -> list["np.ndarray[Any, np.dtype[np.int64]]"]:
+    return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+
+def _pixels(classifier: nn.Module, images: Images, positions: "np.ndarray[Any, np.dtype[np.int64]]") -> Tensor:
+    """Return images (n, 3, S, S) float32 in [0, 1], contiguous, on the classifier's device."""
+    device = next(iter([*classifier.parameters(), *classifier.buffers()]), torch.empty(0)).device
+    return (torch.from_numpy(images.pixels[positions]).to(device).float() / 255).contiguous()
+
+
+def describe_attack(spec: str, attack: Attack, classes: int) -> dict[str, Any]:
+    """Return an attack's part of the identity: spec, eps, every field, and the plan for this many classes."""
+    fields = {key: value for key, value in asdict(attack).items() if key != "eps"}  # type: ignore[call-overload]
+    if isinstance(fields.get("step_size"), float):
+        fields["step_size"] = format_eps(fields["step_size"])
+    plan = attack.plan(classes) if hasattr(attack, "plan") else {}
+    return {"spec": spec, "eps": format_eps(attack.eps), **fields, **({"plan": plan} if plan else {})}
+
+
+def describe_dataset(name: str, dataset: Dataset, images: Images, limit: int | None) -> dict[str, Any]:
+    """Return a dataset's part of the identity: name, size, subset, and what it showed the classifier."""
+    return {
+        "name": name,
+        "title": dataset.title,
+        "images": len(images),
+        "limit": limit,
+        "classes": len(dataset.classes),
+        "templates": list(dataset.templates),
+        "digest": images.digest,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    found = {}
+    for name in ("zsrobust", "torch", "open_clip_torch", "pyautoattack", "torchattacks"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

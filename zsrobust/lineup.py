@@ -1,0 +1,11 @@
+"""The line-up: what zsrobust brings. Loaded through the package's own entry point, as every plugin is."""
+
+import zsrobust.attacks.autoattack
+import zsrobust.attacks.pgd
+import zsrobust.attacks.torchattacks
+import zsrobust.defenses.clip
+import zsrobust.defenses.ft_standard
+import zsrobust.defenses.interpolation
+import zsrobust.defenses.pmg_aft
+import zsrobust.defenses.tecoa
+import zsrobust.mini.datasets  # noqa: F401 (imported for what they register)

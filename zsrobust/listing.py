@@ -1,0 +1,70 @@
+"""What `zsrobust list` prints: names, papers, what is present."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from zsrobust import suites
+from zsrobust.attacks import attacks
+from zsrobust.datasets import datasets
+from zsrobust.defenses import Defense, Workshop, defenses
+from zsrobust.registry import format_eps
+
+
+def describe(kinds: Sequence[str], suite: str, checkpoints: Path) -> str:
+    """Return a table for each kind; what is present is told for one suite."""
+    workshop = Workshop(suites.load(suite), checkpoints)
+    return "\n\n".join(_table(kind, workshop) for kind in kinds)
+
+
+def _table(kind: str, workshop: Workshop) -> str:
+    header, rows = _ROWS[kind]
+    return f"{kind.upper()}\n{tabulate(rows(workshop), header, tablefmt='plain', maxcolwidths=[None, 60, 60])}"
+
+
+def _suites(workshop: Workshop) -> Iterator[list[Any]]:
+    for name in suites.names():
+        suite = suites.load(name)
+        yield [name, suite.title, f"{len(suite.datasets)} datasets, eps {format_eps(suite.attack['eps'])}"]
+    if suites.DEFAULT not in suites.names():
+        yield [suites.DEFAULT, "the paper's 16 datasets and ViT-B/32", "not there yet"]
+
+
+def _defenses(workshop: Workshop) -> Iterator[list[Any]]:
+    for name in defenses:
+        defense = defenses[name]
+        yield [name, f"{defense.title}; {defense.paper}", _present(defense, workshop)]
+
+
+def _present(defense: Defense, workshop: Workshop) -> str:
+    recipe = defense.recipe_for(workshop.suite)
+    if recipe is None:
+        return "needs no training"
+    path = workshop.checkpoint_path(recipe)
+    return f"trained: {path}" if path.exists() else f"not trained on {workshop.suite.name} yet"
+
+
+def _attacks(workshop: Workshop) -> Iterator[list[Any]]:
+    for name in attacks:
+        attack: Any = attacks[name]
+        about = (type(attack).__doc__ or "").strip().splitlines()[0]
+        fields = ", ".join(f"{key}={value}" for key, value in vars(attack).items() if key not in ("eps", "step_size"))
+        yield [name, about, fields]
+
+
+def _datasets(workshop: Workshop) -> Iterator[list[Any]]:
+    for name in datasets:
+        dataset = datasets[name]
+        size = f"{dataset.size} images, {len(dataset.classes)} classes, {dataset.group}"
+        yield [name, dataset.about, f"{size}{', target of fine-tuning' if name == workshop.suite.train_on else ''}"]
+
+
+_ROWS: dict[str, tuple[list[str], Callable[[Workshop], Iterator[list[Any]]]]] = {
+    "suites": (["name", "what", "size"], _suites),
+    "defenses": (["name", "title and paper", "present"], _defenses),
+    "attacks": (["name", "what", "fields"], _attacks),
+    "datasets": (["name", "what", "size"], _datasets),
+}
+KINDS = tuple(_ROWS)

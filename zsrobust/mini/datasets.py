@@ -1,0 +1,127 @@
+"""The 16 datasets of the mini suite: 15 drawn from the embedded world, one of real handwriting.
+
+All the world's pictures are of the kinds that the model was pre-trained on, drawn from other seeds; `mini_train` is
+the narrow target dataset of fine-tuning, with a training split.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+
+import numpy as np
+from numpy.random import RandomState
+
+from zsrobust.datasets import Dataset, Images, Split, datasets
+from zsrobust.mini import world
+from zsrobust.mini.glyphs import GLYPHS
+
+TRAIN_COLORS = ["red", "yellow", "green", "blue", "white"]
+TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of one kind, the same number of each class; a class fixes some of what the kind leaves open."""
+
+    kind: world.Kind
+    classes: tuple[dict[str, str], ...]
+    seed: int
+    sizes: dict[Split, int]
+
+    def __call__(self, split: Split) -> Images:
+        """Draw the pictures of a split, the classes in turn."""
+        rng = RandomState([self.seed, ("test", "train").index(split)])
+        labels = np.arange(self.sizes[split], dtype=np.int64) % len(self.classes)
+        pictures = [world.to_uint8(self.kind(rng, **self.classes[label])[0]) for label in labels]
+        return Images(pixels=np.stack(pictures), labels=labels)
+
+
+def handwriting(split: Split) -> Images:
+    """The 1,797 scanned digits of the UCI Optical Recognition set: 500 of them, 8x8 pixels enlarged to 32x32.
+
+    Alpaydin & Kaynak (1998), https://doi.org/10.24432/C50P49, CC BY 4.0; the first 50 of each digit.
+    """
+    with resources.files(__package__).joinpath("handwriting.npz").open("rb") as file, np.load(file) as stored:
+        scans, labels = stored["scans"], stored["labels"].astype(np.int64)
+    pixels = np.floor(scans * (255 / 16) + 0.5).astype(np.uint8)
+    pixels = pixels.repeat(4, axis=1).repeat(4, axis=2)
+    return Images(pixels=np.repeat(pixels[:, None], 3, axis=1), labels=labels)
+
+
+def _each(attribute: str, values: list[str], **fixed: str) -> tuple[dict[str, str], ...]:
+    return tuple({attribute: value, **fixed} for value in values)
+
+
+def _draw(
+    name: str,
+    group: str,
+    kind: world.Kind,
+    classes: tuple[dict[str, str], ...],
+    names: list[str],
+    template: str,
+    size: int,
+    train: int = 0,
+) -> None:
+    """Register a dataset of pictures; `names` are the class names."""
+    title = name.removeprefix("mini_").capitalize()
+    sizes: dict[Split, int] = {"test": size, "train": train} if train else {"test": size}
+    # A seed of its own per dataset, far from those of pre-training: the bytes of the name.
+    load = Drawn(kind, classes, int.from_bytes(name.encode(), "big") % (2**31 - 1), sizes)
+    about = f"{(kind.__doc__ or '').splitlines()[0]} Drawn by zsrobust.mini.world."
+    datasets.register(name)(
+        Dataset(
+            title=title,
+            group=group,
+            about=about,
+            classes=tuple(names),
+            templates=(template,),
+            size=size,
+            side=world.SIZE,
+            load=load,
+        )
+    )
+
+
+SHAPES, COLORS, FLAGS = list(world.SHAPES), list(world.COLORS), list(world.FLAGS)
+LETTERS = [glyph for glyph in GLYPHS if glyph.isalpha()]
+DIRECTIONS = list(world.DIRECTIONS)
+PAIRS = list(product(COLORS, SHAPES))
+TRAIN_PAIRS = list(product(TRAIN_COLORS, TRAIN_SHAPES))
+
+# In the order and the groups of the paper's columns.
+_draw("mini_shapes", "general", world.things, _each("shape", SHAPES), SHAPES, "this is a photo of a {}", 300)
+_draw("mini_colors", "general", world.things, _each("color", COLORS), COLORS, "something {}", 300)
+_draw("mini_objects", "general", world.things, tuple({"color": c, "shape": s, "count": "one"} for c, s in PAIRS),
+      [f"{color} {shape}" for color, shape in PAIRS], "this is a photo of a {}", 400)  # fmt: skip
+_draw("mini_backgrounds", "scene", world.things, _each("background", list(world.BACKGROUNDS)), list(world.BACKGROUNDS),
+      "a picture of {}", 300)  # fmt: skip
+_draw("mini_letters", "general", world.letters, _each("letter", LETTERS), [x.lower() for x in LETTERS], "the letter {}", 390)
+_draw("mini_faces", "fine-grained", world.faces, _each("mood", world.MOODS), world.MOODS, "a {} face", 300)
+_draw("mini_flags", "fine-grained", world.flags, _each("pattern", FLAGS), FLAGS, "a flag with {}", 300)
+_draw("mini_textures", "domain-specific", world.textures, _each("texture", list(world.TEXTURES)), list(world.TEXTURES),
+      "a {} texture", 300)  # fmt: skip
+_draw("mini_scenes", "scene", world.scenes, _each("scene", list(world.SCENES)), list(world.SCENES), "a scene of {}", 300)
+_draw("mini_arrows", "fine-grained", world.arrows, _each("direction", DIRECTIONS), DIRECTIONS, "an arrow pointing {}", 304)
+_draw("mini_train", "general", world.things,
+      tuple({"color": c, "shape": s, "count": "one", "fill": "solid"} for c, s in TRAIN_PAIRS),
+      [f"{color} {shape}" for color, shape in TRAIN_PAIRS], "this is a photo of a {}", 400, train=2000)  # fmt: skip
+_draw("mini_counts", "general", world.things, _each("count", world.COUNTS),
+      ["one object", "two objects", "three objects", "four objects"],
+      "{}", 300)  # fmt: skip
+_draw("mini_positions", "domain-specific", world.things, _each("position", list(world.POSITIONS)), list(world.POSITIONS),
+      "something at the {}", 297)  # fmt: skip
+_draw("mini_polygons", "fine-grained", world.polygons, _each("polygon", list(world.POLYGONS)), list(world.POLYGONS),
+      "a {}, a geometric figure", 300)  # fmt: skip
+datasets.register("mini_handwriting")(
+    Dataset(
+        title="Handwriting",
+        group="domain-specific",
+        about="Real scanned digits of the UCI Optical Recognition set; the model has never seen handwriting.",
+        classes=tuple("0123456789"),
+        templates=("the digit {}",),
+        size=500,
+        side=32,
+        load=handwriting,
+    )
+)
+_draw("mini_cells", "medical", world.cells, _each("tissue", world.TISSUES), world.TISSUES, "a slide of {}", 300)

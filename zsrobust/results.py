@@ -1,0 +1,205 @@
+"""Results: what one cell found, its complete identity, and how it is stored. No torch here.
+
+A cell is two files side by side: `DATASET.json`, small and readable, with counts and never percentages; and
+`DATASET.npz`, the outcome of every image.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from zsrobust.registry import ZSRobustError
+
+FORMAT = "zsrobust-result-1"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What happened to each image, in the order of the (sub)set: four arrays of shape (N,)."""
+
+    labels: NDArray[np.int64]
+    clean: NDArray[np.int64]  #: class predicted on the clean image
+    adversarial: NDArray[np.int64]  #: class predicted on the adversarial image
+    perturbation: NDArray[np.float32]  #: size of the perturbation in the attack's norm; 0 where not attacked
+
+    @property
+    def clean_correct(self) -> int:
+        """Number of images classified correctly without attack."""
+        return int((self.clean == self.labels).sum())
+
+    @property
+    def robust_correct(self) -> int:
+        """Number of images classified correctly both without and under attack."""
+        return int(((self.clean == self.labels) & (self.adversarial == self.labels)).sum())
+
+    def to_bytes(self) -> bytes:
+        """Return the outcomes as the bytes of an `.npz` file."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **vars(self))
+        return buffer.getvalue()
+
+    @classmethod
+    def read(cls, path: Path) -> "Outcomes":
+        """Read the outcomes beside a result; raises ZSRobustError if they are missing or damaged."""
+        try:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+                return cls(**arrays)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ZSRobustError(f"{path.with_suffix('.npz')} holds no outcomes ({error}). Run the cell again.") from None
+
+
+@dataclass
+class Result:
+    """One cell: identity, counts, and how they came about."""
+
+    identity: dict[str, Any]  #: suite, protocol, defense, attack, dataset, seed: everything the numbers depend on
+    status: Literal["ok", "failed"] = "ok"
+    images: int = 0
+    clean_correct: int = 0
+    robust_correct: int = 0
+    flags: list[str] = field(default_factory=list)  #: red flags, printed as footnotes
+    seconds: float = 0.0
+    forward: int = 0  #: images that passed through the classifier
+    backward: int = 0  #: images whose gradient was taken
+    training: dict[str, Any] = field(default_factory=dict)  #: seconds an epoch and the like, where there was training
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    error: str | None = None  #: the traceback of a failed cell
+    outcomes: str | None = None  #: sha256 of the `.npz` file
+
+    @property
+    def path(self) -> Path:
+        """The cell's place in the results folder, as a relative path without suffix."""
+        identity = self.identity
+        attack = slug(f"{identity['attack']['spec']}-eps={identity['attack']['eps']}")
+        subset = "" if identity["dataset"]["limit"] is None else f".limit={identity['dataset']['limit']}"
+        seed = f".seed={identity['seed']}" if identity["seed"] else ""
+        cell = slug(identity["dataset"]["name"]) + subset + seed
+        return Path(slug(identity["suite"]), slug(identity["protocol"]), attack, slug(identity["defense"]["spec"]), cell)
+
+
+def slug(text: str) -> str:
+    """Return `text` as one safe folder name: letters, digits and "._=-" stay, everything else becomes "-"."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).lstrip(".") or "-"
+
+
+def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of the fields in which two identities differ."""
+    for key in sorted(stored.keys() | asked.keys()):
+        old, new = stored.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is seen whole or not at all; raises ZSRobustError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+            try:
+                temporary.write(content)
+                temporary.flush()
+                os.fsync(temporary.fileno())
+                os.chmod(temporary.name, 0o644)
+                os.replace(temporary.name, path)
+            except BaseException:
+                os.unlink(temporary.name)
+                raise
+    except OSError as error:
+        raise ZSRobustError(f"Cannot write {path}: {error.strerror}. Choose another folder.") from error
+
+
+def write(result: Result, outcomes: Outcomes | None, folder: Path) -> Path:
+    """Write a cell under `folder` and return the path of its JSON file, which is written last."""
+    path = folder / result.path.with_name(result.path.name + ".json")
+    if outcomes is not None:
+        content = outcomes.to_bytes()
+        result.outcomes = hashlib.sha256(content).hexdigest()
+        write_atomically(path.with_suffix(".npz"), content)
+    stored = {"format": FORMAT, **{key: value for key, value in asdict(result).items() if value is not None}}
+    write_atomically(path, (json.dumps(stored, indent=1, ensure_ascii=False) + "\n").encode())
+    return path
+
+
+def read(path: Path) -> Result:
+    """Read one cell; raises ZSRobustError for a file that is not ours, or not whole."""
+    try:
+        stored = json.loads(path.read_bytes())
+        if stored.pop("format") != FORMAT:
+            raise ValueError("another format")
+        result = Result(**stored)
+        counts = (result.images, result.clean_correct, result.robust_correct)
+        if not (all(type(count) is int for count in counts) and counts[0] >= counts[1] >= counts[2] >= 0):
+            raise ValueError("impossible counts")
+        if result.path != path.relative_to(path.parents[4]).with_name(path.name.removesuffix(".json")):
+            raise ValueError("its identity belongs elsewhere")
+        return result
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ZSRobustError(
+            f"{path} is not a result of zsrobust ({error or type(error).__name__}). Move it away, or delete it."
+        ) from None
+
+
+def load_results(folder: str | Path = "results") -> pd.DataFrame:
+    """Return a DataFrame with a row for every cell stored under `folder`; empty if there is none.
+
+    Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images clean_correct
+    robust_correct status epoch_seconds seconds flags versions path. `defense` and `attack` are spec strings.
+    Raises ZSRobustError for a JSON file that is not a result.
+    """
+    rows = [_row(path, read(path)) for path in sorted(Path(folder).glob("*/*/*/*/*.json"))]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+COLUMNS = [
+    "suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title", "seed", "limit",
+    "images", "clean_correct", "robust_correct", "status", "epoch_seconds", "seconds", "flags", "versions", "path",
+]  # fmt: skip
+
+
+def _row(path: Path, result: Result) -> dict[str, Any]:
+    identity = result.identity
+    return {
+        "suite": identity["suite"],
+        "protocol": identity["protocol"],
+        "defense": identity["defense"]["spec"],
+        "defense_title": identity["defense"]["title"],
+        "attack": identity["attack"]["spec"],
+        "eps": identity["attack"]["eps"],
+        "dataset": identity["dataset"]["name"],
+        "dataset_title": identity["dataset"]["title"],
+        "seed": identity["seed"],
+        "limit": identity["dataset"]["limit"],
+        **{name: getattr(result, name) for name in ("images", "clean_correct", "robust_correct", "status")},
+        "epoch_seconds": result.training.get("epoch_seconds"),
+        **{name: getattr(result, name) for name in ("seconds", "flags", "versions")},
+        "path": str(path),
+    }
+
+
+def wilson(correct: int, images: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (95% by default), each end in [0, 1].
+
+    Wilson (1927), Probable inference, the law of succession, and statistical inference.
+    """
+    if images == 0:
+        return 0.0, 1.0
+    share = correct / images
+    center = share + z * z / (2 * images)
+    spread = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    scale = 1 + z * z / images
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)

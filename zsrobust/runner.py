@@ -1,0 +1,257 @@
+"""The runner: which cells there are, which are missing, and in which order they are computed."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zsrobust import results
+from zsrobust.attacks import Attack, attacks
+from zsrobust.datasets import Images, datasets
+from zsrobust.defenses import Tower, Workshop, defenses
+from zsrobust.evaluation import describe_attack, describe_dataset, run_cell
+from zsrobust.registry import Registry, ZSRobustError, join_spec, split_spec
+from zsrobust.results import Result
+from zsrobust.suites import PROTOCOL, Suite, load
+from zsrobust.tables import TABLES
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defense, attack and dataset of a suite."""
+
+    defense: str  #: spec
+    attack: str  #: spec without eps
+    eps: float
+    dataset: str
+    limit: int | None
+    seed: int
+
+
+class Reporter:
+    """What a run tells while it works; this one keeps silent."""
+
+    def training(self, title: str, done: int, total: int, note: str) -> None:
+        """Hear of a training's steps."""
+
+    def cells(self, images: int) -> None:
+        """Hear, before the first cell, how many images there are in all cells to compute."""
+
+    def judged(self, cell: Cell, images: int) -> None:
+        """Hear that so many more images of a cell are done."""
+
+    def note(self, line: str) -> None:
+        """Hear a line that a person should see."""
+
+
+def plan(
+    suite: Suite,
+    defense_specs: Sequence[str] = (),
+    attack_specs: Sequence[str] = (),
+    dataset_names: Sequence[str] = (),
+    *,
+    eps: float | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Cell]:
+    """Return the cells asked for, by defense, attack, dataset; what is left open is what Tables 1 to 3 need.
+
+    Raises ZSRobustError for unknown names, and for a dataset that is not the suite's.
+    """
+    needed = [(row, table.attack) for table in TABLES.values() for row in table.rows]
+    chosen_defenses = [normalize(spec, defenses) for spec in defense_specs]
+    chosen_attacks = [normalize(spec, attacks) for spec in attack_specs]
+    if chosen_defenses or chosen_attacks:
+        some_defenses = chosen_defenses or [row for row, _ in needed]
+        some_attacks = chosen_attacks or [attack for _, attack in needed]
+        needed = [(defense, attack) for defense in some_defenses for attack in some_attacks]
+    for name in dataset_names:
+        datasets[name]
+        if name not in suite.datasets:
+            raise ZSRobustError(
+                f"The suite {suite.name!r} has no dataset {name!r}. Its datasets: {', '.join(suite.datasets)}"
+            )
+    cells = []
+    for defense, spec in dict.fromkeys(needed):
+        attack, bare = resolve_attack(spec, suite, eps)
+        for name in dataset_names or suite.datasets:
+            size = limit if limit is not None else suite.limits.get(split_spec(spec)[0])
+            cells.append(Cell(defense, bare, attack.eps, name, _whole(size, name), seed))
+    order = list(dict.fromkeys(cell.defense for cell in cells))
+    return sorted(cells, key=lambda cell: order.index(cell.defense))
+
+
+def _whole(limit: int | None, dataset: str) -> int | None:
+    """Return the limit, or None where it leaves the dataset whole."""
+    return None if limit is None or limit >= datasets[dataset].size else limit
+
+
+def normalize(spec: str, registry: Registry[Any]) -> str:
+    """Return a spec with its fields in order; raises ZSRobustError for what the registry does not know."""
+    registry.create(spec)
+    return join_spec(*split_spec(spec))
+
+
+def resolve_attack(spec: str, suite: Suite, eps: float | None = None) -> tuple[Attack, str]:
+    """Return the attack with the suite's values where the spec leaves them open, and the spec without its eps."""
+    name, fields = split_spec(spec)
+    attack = attacks.create(spec, suite.attack)
+    if eps is not None:
+        attack = dataclasses.replace(attack, eps=eps)  # type: ignore[type-var]
+    fields.pop("eps", None)
+    return attack, join_spec(name, fields)
+
+
+@cache
+def open_images(dataset: str) -> Images:
+    """Return a dataset's test images, opened once."""
+    return datasets[dataset].load("test")
+
+
+def identify(cell: Cell, suite: Suite, defense: dict[str, Any]) -> dict[str, Any]:
+    """Return everything that a cell's numbers depend on; `defense` is what the defense's part holds beside the spec."""
+    dataset = datasets[cell.dataset]
+    images = open_images(cell.dataset).subset(cell.limit)
+    return {
+        "suite": suite.name,
+        "protocol": PROTOCOL,
+        "defense": {"spec": cell.defense, **defense},
+        "attack": describe_attack(cell.attack, _attack(cell, suite), len(dataset.classes)),
+        "dataset": describe_dataset(cell.dataset, dataset, images, cell.limit),
+        "seed": cell.seed,
+    }
+
+
+def about(cell: Cell, tower: Tower) -> dict[str, Any]:
+    """Return what identifies a registered defense beside its spec."""
+    return {"title": defenses.create(cell.defense).title, **tower.identity}
+
+
+def run(
+    suite: Suite,
+    cells: Sequence[Cell],
+    folder: Path,
+    workshop: Workshop,
+    reporter: Reporter,
+    force: bool = False,
+) -> list[Result]:
+    """Return the results of the cells, in order: stored ones where the identity is the same, else computed and stored.
+
+    A failed cell does not stop the others.
+    """
+    workshop.progress = reporter.training
+    # Towers are made first, so that the bar of the images knows how many there are.
+    towers = {spec: workshop.tower(spec) for spec in dict.fromkeys(cell.defense for cell in cells)}
+    work = [_look_up(cell, suite, folder, towers[cell.defense], reporter, force) for cell in cells]
+    reporter.cells(sum(len(open_images(cell.dataset).subset(cell.limit)) for cell, _, stored in work if stored is None))
+    found = []
+    for cell, identity, stored in work:
+        if stored is None:
+            stored = _compute(cell, identity, suite, folder, towers[cell.defense], workshop, reporter)
+        found.append(stored)
+    return found
+
+
+def _look_up(
+    cell: Cell, suite: Suite, folder: Path, tower: Tower, reporter: Reporter, force: bool
+) -> tuple[Cell, dict[str, Any], Result | None]:
+    """Return the cell, its identity, and its stored result if that may be used again."""
+    identity = identify(cell, suite, about(cell, tower))
+    place = Result(identity).path
+    path = folder / place.with_name(place.name + ".json")
+    if force or not path.exists():
+        return cell, identity, None
+    stored = results.read(path)
+    differing = list(results.differences(stored.identity, identity))
+    if differing:
+        reporter.note(f"{cell.defense} on {cell.dataset} is computed again: another {', '.join(differing)}")
+    elif stored.status == "failed":
+        reporter.note(f"{cell.defense} on {cell.dataset} is computed again: it failed before")
+    else:
+        return cell, identity, stored
+    return cell, identity, None
+
+
+def _attack(cell: Cell, suite: Suite) -> Attack:
+    return resolve_attack(cell.attack, suite, cell.eps)[0]
+
+
+def _compute(
+    cell: Cell,
+    identity: dict[str, Any],
+    suite: Suite,
+    folder: Path,
+    tower: Tower,
+    workshop: Workshop,
+    reporter: Reporter,
+) -> Result:
+    last = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        reporter.judged(cell, done - last)
+        last = done
+
+    classifier = _classifier(cell, tower, workshop)
+    images = open_images(cell.dataset).subset(cell.limit)
+    result, outcomes = run_cell(
+        identity, classifier, _attack(cell, suite), cell.attack, images,
+        seed=cell.seed, batch_size=BATCH_SIZE, progress=progress,
+    )  # fmt: skip
+    result.training = {key: value for key, value in tower.training.items() if key != "history"}
+    progress(len(images), len(images))
+    results.write(result, outcomes, folder)
+    if result.status == "failed":
+        reporter.note(f"failed: {cell.defense} under {cell.attack} on {cell.dataset}: {_last_line(result.error)}")
+    return result
+
+
+def _classifier(cell: Cell, tower: Tower, workshop: Workshop) -> nn.Module:
+    return workshop.clip.classifier(datasets[cell.dataset].prompts, tower.encoder).eval().requires_grad_(False)
+
+
+def _last_line(error: str | None) -> str:
+    return (error or "").strip().splitlines()[-1]
+
+
+def evaluate(
+    defense: nn.Module | str,
+    *,
+    attack: str = "pgd10",
+    dataset: str,
+    suite: str = "mini",
+    eps: float | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    checkpoints: str | Path = "checkpoints",
+    device: str = "cpu",
+) -> Result:
+    """Evaluate a module or a defense on one dataset and return the result, which is not stored.
+
+    `defense` is any `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K) over the dataset's classes,
+    or the spec of a defense, trained if its checkpoint is missing from the folder `checkpoints`.
+    Raises ZSRobustError for unknown names, and for a module or an attack that breaks the rules.
+    """
+    loaded = load(suite)
+    resolved, bare = resolve_attack(attack, loaded, eps)
+    name = normalize(defense, defenses) if isinstance(defense, str) else "module"
+    cell = Cell(name, bare, resolved.eps, dataset, _whole(limit, dataset), seed)
+    if isinstance(defense, str):
+        workshop = Workshop(loaded, Path(checkpoints), device)
+        tower = workshop.tower(defense)
+        classifier = _classifier(cell, tower, workshop)
+        identity = identify(cell, loaded, about(cell, tower))
+    else:
+        classifier = defense.to(device)
+        identity = identify(cell, loaded, {"title": type(defense).__name__})
+    images = open_images(dataset).subset(cell.limit)
+    result, _ = run_cell(identity, classifier, resolved, bare, images, seed=seed)
+    if result.status == "failed":
+        raise ZSRobustError(_last_line(result.error))
+    return result

@@ -1,0 +1,100 @@
+"""Checks for authors of attacks, defenses and datasets; ours go through the same. Each raises AssertionError."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zsrobust import suites
+from zsrobust.attacks import attacks
+from zsrobust.datasets import Images, datasets
+from zsrobust.defenses import Workshop, defenses
+from zsrobust.evaluation import Meter, judge
+
+
+class LinearClassifier(nn.Module):
+    """Pixels (N, 3, S, S) to logits (N, K) by one matrix: its worst perturbation is known in closed form."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Take the weight, (K, 3·S·S), and the bias, (K,)."""
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(len(weight), dtype=weight.dtype) if bias is None else bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        return images.flatten(1) @ self.weight.T + self.bias
+
+
+def toy(classes: int, images: int = 24, side: int = 8, seed: int = 0) -> tuple[LinearClassifier, Images]:
+    """Return a linear classifier and images away from the edges of [0, 1] that it classifies correctly."""
+    rng = np.random.RandomState(seed)
+    weight = torch.from_numpy(rng.randn(classes, 3 * side * side)).float()
+    pixels = rng.randint(64, 192, (images, 3, side, side)).astype(np.uint8)
+    classifier = LinearClassifier(weight, -weight.sum(1) / 2)  # balanced around gray
+    with torch.no_grad():
+        logits = classifier(torch.from_numpy(pixels).float() / 255)
+    return classifier, Images(pixels=pixels, labels=logits.argmax(1).numpy())
+
+
+def _demand(condition: object, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+def check_attack(spec: str, classes: tuple[int, ...] = (2, 3, 5)) -> None:
+    """Check an attack: it keeps the rules, breaks an easy classifier, repeats itself, and leaves weights alone."""
+    attack = attacks.create(spec, {"eps": 16 / 255, "step_size": 8 / 255})
+    for number in classes:
+        classifier, images = toy(number)
+        before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+        state = torch.random.get_rng_state()
+        first = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
+        _demand(torch.equal(state, torch.random.get_rng_state()), f"{spec} changed torch's global random state")
+        again = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
+        _demand(first.clean_correct == len(images), "the toy classifier should be right about all its images")
+        _demand(first.robust_correct < len(images), f"{spec} broke none of {len(images)} easy images of {number} classes")
+        _demand(np.array_equal(first.adversarial, again.adversarial), f"{spec} does not repeat itself from the same seed")
+        for name, parameter in classifier.named_parameters():
+            _demand(parameter.requires_grad and parameter.grad is None, f"{spec} left a gradient on {name}, or froze it")
+            _demand(torch.equal(parameter, before[name]), f"{spec} changed the weight {name}")
+
+
+def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "checkpoints") -> None:
+    """Check a defense on a suite, training it if its checkpoint is missing: shapes, precision, gradients, determinism."""
+    workshop = Workshop(suites.load(suite), Path(checkpoints))
+    defense = defenses.create(spec)
+    _demand(defense.title and defense.paper, f"{spec} needs a title and a paper")
+    recipe = defense.recipe_for(workshop.suite)
+    _demand(recipe is None or recipe == defenses.create(spec).recipe_for(workshop.suite), f"{spec}: the recipe changes")
+    tower, again = workshop.tower(spec), workshop.tower(spec)
+    _demand(tower.identity == again.identity, f"{spec} has two identities")
+    dataset = datasets[workshop.suite.datasets[0]]
+    images = torch.from_numpy(dataset.load("test").pixels[:4]).float() / 255
+    classifier = workshop.clip.classifier(dataset.prompts, tower.encoder).eval()
+    points = images.clone().requires_grad_()
+    logits = classifier(points)
+    _demand(logits.shape == (4, len(dataset.classes)), f"{spec} returns logits {tuple(logits.shape)}")
+    _demand(
+        logits.dtype == torch.float32 and torch.isfinite(logits).all(), f"{spec} returns logits that are not finite float32"
+    )
+    _demand(torch.equal(logits, classifier(images)), f"{spec} returns other logits for the same images")
+    _demand(not any(parameter.requires_grad for parameter in tower.encoder.parameters()), f"{spec}: the tower is not frozen")
+    (gradient,) = torch.autograd.grad(logits.sum(), points)
+    _demand(torch.isfinite(gradient).all() and gradient.abs().sum() > 0, f"{spec} has no gradient for the images")
+
+
+def check_dataset(name: str) -> None:
+    """Check a dataset: sizes, types, labels, prompts, and that it opens the same twice."""
+    dataset = datasets[name]
+    images = dataset.load("test")
+    _demand(images.pixels.dtype == np.uint8, f"{name}: pixels are {images.pixels.dtype}, not uint8")
+    _demand(images.pixels.shape == (dataset.size, 3, dataset.side, dataset.side), f"{name}: shape {images.pixels.shape}")
+    _demand(images.labels.dtype == np.int64 and len(images.labels) == dataset.size, f"{name}: labels are not int64 (N,)")
+    _demand(
+        set(images.labels.tolist()) == set(range(len(dataset.classes))), f"{name}: labels are not 0 to K - 1, all of them"
+    )
+    _demand(dataset.templates and all(template.count("{}") == 1 for template in dataset.templates), f"{name}: templates")
+    _demand(len({tuple(each) for each in dataset.prompts}) == len(dataset.classes), f"{name}: classes share their prompts")
+    _demand(images.digest == dataset.load("test").digest, f"{name} opens differently twice")
