@@ -1,6 +1,6 @@
+import pytest
 import torch
 import torch.nn.functional as F
-import pytest
 
 from zsrobust import suites
 from zsrobust.classifier import load_clip, weights_digest

@@ -80,7 +80,8 @@ def test_an_attack_that_changes_its_inputs_changes_nothing_of_ours():
     classifier, images = toy(4)
     pixels, labels = images.pixels.copy(), images.labels.copy()
     outcomes = judge(Meter(classifier), Cheat("mutates"), "mutates", images, seed=0, batch_size=24)
-    assert np.array_equal(images.pixels, pixels) and np.array_equal(images.labels, labels)
+    assert np.array_equal(images.pixels, pixels)
+    assert np.array_equal(images.labels, labels)
     assert np.array_equal(outcomes.labels, labels)
     assert outcomes.perturbation == pytest.approx(np.full(24, 0.9 * EPS), abs=1e-6)
 
@@ -90,7 +91,8 @@ def test_misclassified_images_are_not_attacked_and_not_robust():
     images.labels[:10] = (images.labels[:10] + 1) % 4
     outcomes = judge(Meter(classifier), PGD(eps=1e-6, step_size=1e-6), "pgd", images, seed=0, batch_size=7)
     assert outcomes.clean_correct == outcomes.robust_correct == 14
-    assert not outcomes.perturbation[:10].any() and outcomes.perturbation[10:].all()
+    assert not outcomes.perturbation[:10].any()
+    assert outcomes.perturbation[10:].all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -115,7 +117,8 @@ def test_logits_that_are_not_finite_are_an_error():
     with torch.no_grad():
         classifier.bias[0] = float("nan")
     result, _ = run_cell({}, classifier, PGD(), "pgd", images)
-    assert result.status == "failed" and "not finite" in str(result.error)
+    assert result.status == "failed"
+    assert "not finite" in str(result.error)
 
 
 def test_verdicts_are_made_in_eval_mode_without_autocast():
@@ -129,4 +132,5 @@ def test_verdicts_are_made_in_eval_mode_without_autocast():
     spy = Spy().train()
     with torch.autocast("cpu", torch.bfloat16):
         predict(spy, torch.rand(2, 3, 4, 4))
-    assert seen == [(False, False)] and spy.training
+    assert seen == [(False, False)]
+    assert spy.training

@@ -73,7 +73,8 @@ def test_the_released_code_sums_and_turns_the_divergences_around(step):
 def test_pmg_aft_with_alpha_and_beta_zero_is_tecoa_and_asks_for_nothing_else(step):
     step.options.update(alpha=0.0, beta=0.0)
     loss = objectives["pmg_aft"](step)
-    assert "teacher_features" not in step.__dict__ and "clean_features" not in step.__dict__
+    assert "teacher_features" not in step.__dict__
+    assert "clean_features" not in step.__dict__
     again = Step(step.images, step.labels, step.student, step.teacher, step.craft, {})
     assert loss.item() == objectives["tecoa"](again).item() == pytest.approx(by_hand(step)[0], rel=1e-12)
 
@@ -170,7 +171,8 @@ def test_training_writes_a_checkpoint_that_gives_back_the_same_tower(clip, tiny,
     assert [call[:2] for call in calls] == [(done, 6) for done in range(1, 7)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in clip.model.state_dict().items())
     read = Checkpoint.read(tmp_path / "a.safetensors")
-    assert read.recipe == recipe.to_dict() and len(read.history) == 2
+    assert read.recipe == recipe.to_dict()
+    assert len(read.history) == 2
     assert read.weights.keys() == dict(clip.encoder.named_parameters()).keys()
     tower = trained_encoder(clip, recipe, read)
     assert all(torch.equal(tensor, written.weights[name]) for name, tensor in tower.named_parameters())
@@ -198,7 +200,7 @@ def test_a_checkpoint_that_is_cut_short_or_does_not_fit_is_refused(clip, tiny, t
     path = tmp_path / "a.safetensors"
     checkpoint = train(recipe, clip, dataset, images, path)
     del checkpoint.weights["proj"]
-    with pytest.raises(ZSRobustError, match="does not fit .* proj"):
+    with pytest.raises(ZSRobustError, match=r"does not fit .* proj"):
         trained_encoder(clip, recipe, checkpoint)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ZSRobustError, match="is damaged"):
@@ -225,7 +227,8 @@ def test_interpolation_needs_a_tower_of_clips_shape(checkpoints):
 def test_zero_prompts_and_no_tokens_are_the_plain_encoder(clip):
     images = torch.randn(3, 3, 32, 32)
     plain = PromptedEncoder(clip.encoder, 32, torch.zeros(0, 128))
-    assert torch.equal(plain(images), clip.encoder(images))
+    with torch.no_grad():
+        assert torch.equal(plain(images), clip.encoder(images))
     assert [name for name, p in plain.named_parameters() if p.requires_grad] == ["image_prompt"]
 
 
@@ -238,7 +241,8 @@ def test_tokens_stand_beside_the_patches_and_both_prompts_matter(clip):
     assert seen[0] == (3, 1 + 16 + 7, 128)
     prompted(images).sum().backward()
     learned = {name: p.grad for name, p in prompted.named_parameters() if p.grad is not None}
-    assert learned.keys() == {"image_prompt", "tower.ln_pre.tokens"} and all(g.abs().sum() > 0 for g in learned.values())
+    assert learned.keys() == {"image_prompt", "tower.ln_pre.tokens"}
+    assert all(g.abs().sum() > 0 for g in learned.values())
 
 
 def test_visual_prompts_say_that_they_need_a_vision_transformer():
@@ -255,4 +259,11 @@ def test_every_defense_holds_the_contract(spec, checkpoints):
     check_defense(spec, checkpoints=checkpoints)
 
 
-PINNED: dict[str, str] = {}
+PINNED = {
+    "ft_standard": "2f7809439f57223b",
+    "tecoa": "1b87ddc243d35be7",
+    "pmg_aft": "55bfe8f4ca52deff",
+    "pmg_aft_code": "22562003365a68a3",
+    "vpt_tecoa": "7fa6e461de88621c",
+    "vpt_pmg_aft": "91122aad3c12a9fc",
+}

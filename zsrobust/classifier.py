@@ -5,6 +5,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ class Clip:
 def load_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
     """Load a CLIP through open_clip, in float32, eval mode, frozen.
 
-    `backbone` is `ARCHITECTURE/TAG` with a name and a pretrained tag (or a weights file) of open_clip, `hf-hub:…`,
-    `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a Python package.
+    `backbone` is `ARCHITECTURE/TAG` with a name and a pretrained tag of open_clip, `ARCHITECTURE/FILE` with a state dict
+    in open_clip's or OpenAI's layout, `hf-hub:…`, `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a Python package.
     Raises ZSRobustError when open_clip cannot load it.
     """
     import open_clip
@@ -112,7 +113,11 @@ def load_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip logs its progress to the root logger
     try:
-        model: Any = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
+        if tag and Path(tag).is_file():
+            model: Any = open_clip.create_model(name, load_weights=False)
+            model.load_state_dict(_read_weights(Path(tag)))
+        else:
+            model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
         tokenize: Any = open_clip.get_tokenizer(name)
     except Exception as error:
         raise ZSRobustError(f"Cannot load the backbone {backbone!r}: {type(error).__name__}: {error}") from error
@@ -122,6 +127,16 @@ def load_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
     preprocess = model.visual.preprocess_cfg
     side = preprocess["size"] if isinstance(preprocess["size"], int) else preprocess["size"][0]
     return Clip(backbone, model, tokenize, tuple(preprocess["mean"]), tuple(preprocess["std"]), side)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors or PyTorch file; OpenAI's layout has three numbers beside the weights."""
+    import safetensors.torch
+
+    read = safetensors.torch.load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
+    weights: dict[str, Tensor] = read(path)
+    numbers = ("input_resolution", "context_length", "vocab_size")
+    return {name: tensor for name, tensor in weights.items() if name not in numbers}
 
 
 def weights_digest(module: nn.Module) -> str:

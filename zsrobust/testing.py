@@ -79,7 +79,7 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     _demand(
         logits.dtype == torch.float32 and torch.isfinite(logits).all(), f"{spec} returns logits that are not finite float32"
     )
-    _demand(torch.equal(logits, classifier(images)), f"{spec} returns other logits for the same images")
+    _demand(torch.equal(logits, classifier(points)), f"{spec} returns other logits for the same images")
     _demand(not any(parameter.requires_grad for parameter in tower.encoder.parameters()), f"{spec}: the tower is not frozen")
     (gradient,) = torch.autograd.grad(logits.sum(), points)
     _demand(torch.isfinite(gradient).all() and gradient.abs().sum() > 0, f"{spec} has no gradient for the images")
