@@ -98,7 +98,8 @@ def load_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
     """Load a CLIP through open_clip, in float32, eval mode, frozen.
 
     `backbone` is `ARCHITECTURE/TAG` with a name and a pretrained tag of open_clip, `ARCHITECTURE/FILE` with a state dict
-    in open_clip's or OpenAI's layout, `hf-hub:…`, `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a Python package.
+    in open_clip's or OpenAI's layout, `hf-hub:…`, `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a
+    Python package.
     Raises ZSRobustError when open_clip cannot load it.
     """
     import open_clip

@@ -4,6 +4,7 @@ It hands the attack clones, demands finite pixels inside [0, 1] and inside eps o
 itself, in float32 and eval mode. A crash, a NaN or a cheat never scores as robustness: the cell fails.
 """
 
+import hashlib
 import time
 import traceback
 import warnings
@@ -181,6 +182,7 @@ def describe_dataset(name: str, dataset: Dataset, images: Images, limit: int | N
         "limit": limit,
         "classes": len(dataset.classes),
         "templates": list(dataset.templates),
+        "prompts": hashlib.sha256(repr(dataset.prompts).encode()).hexdigest()[:16],
         "digest": images.digest,
     }
 
