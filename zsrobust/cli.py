@@ -163,6 +163,8 @@ def table(
     results = load_results(folder)
     held = sorted(set(results["suite"]))
     loaded = suites.load(suite or (held[0] if len(held) == 1 else suites.DEFAULT))
+    if loaded.name not in held:
+        raise ZSRobustError(f"No results of the suite {loaded.name!r} in {folder}. Next: zsrobust run --suite {loaded.name}")
     shown_eps = format_eps(eps if eps is not None else loaded.attack["eps"])
     page = tables.build(number, results, loaded, eps=shown_eps, limit=limit)
     text = tables.render(page, out.suffix if out else ".md")

@@ -202,4 +202,5 @@ def wilson(correct: int, images: int, z: float = 1.959964) -> tuple[float, float
     center = share + z * z / (2 * images)
     spread = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
     scale = 1 + z * z / images
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
+    # At the ends, rounding must not push the interval off the share.
+    return max(0.0, min(share, (center - spread) / scale)), min(1.0, max(share, (center + spread) / scale))

@@ -1,0 +1,74 @@
+"""An example plugin: a one-step attack, a dataset of stripes, and a defense that adds noise to TeCoA's clean images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.datasets import Dataset, Images, Split, datasets
+from zsrobust.defenses import Defense, defenses
+from zsrobust.training import Recipe, Step, objectives
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM:
+    """One step along the sign of the gradient (Goodfellow et al., ICLR 2015, arXiv 1412.6572)."""
+
+    eps: float = 1 / 255
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_bounds(self.eps)
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1]."""
+        points = images.clone().requires_grad_()
+        with frozen(classifier):
+            loss = F.cross_entropy(classifier(points), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, points)
+        return (images + self.eps * gradient.sign()).clamp(0, 1)
+
+
+attacks.register("example_fgsm")(FGSM())
+
+
+def stripes(split: Split) -> Images:
+    """Return 40 pictures of stripes, upright or lying."""
+    labels = np.arange(40, dtype=np.int64) % 2
+    phase = np.random.RandomState(0).randint(0, 8, 40)
+    y, x = np.mgrid[0:32, 0:32]
+    waves = np.stack([((y if label else x) + p) // 4 % 2 for label, p in zip(labels, phase, strict=True)])
+    return Images(pixels=np.repeat(waves[:, None] * 200 + 30, 3, axis=1).astype(np.uint8), labels=labels)
+
+
+datasets.register("example_stripes")(
+    Dataset(
+        title="Stripes",
+        group="domain-specific",
+        about="Upright and lying stripes.",
+        classes=("upright", "lying"),
+        templates=("a texture of {} stripes",),
+        size=40,
+        side=32,
+        load=stripes,
+    )
+)
+
+
+@objectives.register("example_noise")
+def noise(step: Step) -> Tensor:
+    """Return the cross-entropy of images with noise as large as the attack's bound."""
+    noisy = step.images + step.options["noise"] * torch.randn_like(step.images).sign()
+    return F.cross_entropy(step.student(noisy.clamp(0, 1)), step.labels)
+
+
+defenses.register("example_noise")(
+    Defense(
+        title="FT-Noise",
+        paper="none; an example",
+        recipe=Recipe(objective="example_noise", options={"noise": 0.02}),
+    )
+)

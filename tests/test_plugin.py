@@ -1,0 +1,56 @@
+"""The example plugin, installed as a user would install it, and loaded as a file."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLUGIN = Path(__file__).parent / "plugin"
+SCRIPT = """
+from zsrobust.testing import check_attack, check_dataset, check_defense
+check_attack("example_fgsm")
+check_dataset("example_stripes")
+check_defense("example_noise:epochs=1", checkpoints=__import__("sys").argv[1])
+import zsrobust
+print(zsrobust.evaluate("clip", attack="example_fgsm", dataset="example_stripes", eps=6 / 255).images)
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the plugin into a folder of its own, with its entry point."""
+    folder = tmp_path_factory.mktemp("site")
+    site = Path(sys.prefix, "lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
+    if not (site / "setuptools").exists():
+        pytest.skip("building the plugin without a network needs setuptools in the environment")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", folder, PLUGIN],
+        check=True,
+    )
+    return folder
+
+
+def test_an_installed_plugin_holds_the_contracts(site, checkpoints):
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, checkpoints], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "40"
+
+
+def test_a_plugin_file_registers_on_the_command_line(zsrobust):
+    listed = zsrobust("--plugin", str(PLUGIN / "zsrobust_example" / "__init__.py"), "list", "attacks").stdout
+    assert "example_fgsm" in listed
+    assert "example_fgsm" not in zsrobust("list", "attacks").stdout
+
+
+def test_a_plugin_that_takes_a_name_again_is_named(zsrobust, tmp_path):
+    path = tmp_path / "again.py"
+    path.write_text("from zsrobust.attacks import attacks\nattacks.register('pgd10')(object())\n")
+    error = zsrobust("--plugin", str(path), "list", ok=2).stderr
+    assert error.count("\n") == 1
+    assert "the attack name 'pgd10' is taken" in error.lower()
+    assert "again.py" in error

@@ -1,0 +1,155 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zsrobust import load_results, results
+from zsrobust.registry import ZSRobustError
+from zsrobust.results import Outcomes, Result, differences, slug, wilson, write_atomically
+
+
+def make(defense="clip", dataset="mini_shapes", attack="pgd10", limit=None, **changes):
+    identity = {
+        "suite": "mini",
+        "protocol": "sound",
+        "defense": {"spec": defense, "title": defense.upper()},
+        "attack": {"spec": attack, "eps": "6/255"},
+        "dataset": {"name": dataset, "title": dataset.removeprefix("mini_").title(), "limit": limit},
+        "seed": 0,
+    }
+    counts = {"images": 8, "clean_correct": 5, "robust_correct": 2}
+    return Result(identity, **{**counts, "versions": {"zsrobust": "0.1.0"}, **changes})
+
+
+def outcomes():
+    return Outcomes(
+        labels=np.array([0, 1, 2, 0]),
+        clean=np.array([0, 1, 0, 0]),
+        adversarial=np.array([0, 2, 2, 1]),
+        perturbation=np.array([0.1, 0.1, 0.0, 0.1], dtype=np.float32),
+    )
+
+
+def test_counts_come_from_outcomes_and_a_lucky_flip_is_not_robust():
+    assert (outcomes().clean_correct, outcomes().robust_correct) == (3, 1)
+
+
+def test_a_result_and_its_outcomes_make_a_round_trip(tmp_path):
+    result = make(flags=["a flag"], training={"epoch_seconds": 1.5})
+    path = results.write(result, outcomes(), tmp_path)
+    assert path == tmp_path / "mini/sound/pgd10-eps=6-255/clip/mini_shapes.json"
+    assert results.read(path) == result
+    again = Outcomes.read(path)
+    assert all(np.array_equal(getattr(again, name), array) for name, array in vars(outcomes()).items())
+    assert outcomes().to_bytes() == path.with_suffix(".npz").read_bytes()
+    assert sorted(each.name for each in path.parent.iterdir()) == ["mini_shapes.json", "mini_shapes.npz"]
+
+
+def test_subsets_and_seeds_are_stored_apart():
+    names = {make().path, make(limit=4).path}
+    other = make()
+    other.identity["seed"] = 1
+    assert len(names | {other.path}) == 3
+
+
+def test_the_frame_has_a_row_a_cell(tmp_path):
+    results.write(make(), outcomes(), tmp_path)
+    results.write(make("pmg_aft:alpha=0,beta=0", status="failed", error="no"), None, tmp_path)
+    frame = load_results(tmp_path)
+    assert len(frame) == 2
+    first = [
+        "suite",
+        "protocol",
+        "defense",
+        "attack",
+        "eps",
+        "dataset",
+        "seed",
+        "images",
+        "clean_correct",
+        "robust_correct",
+        "status",
+    ]
+    assert set(first) <= set(frame.columns)
+    row = frame[frame["defense"] == "clip"].iloc[0]
+    assert [row[name] for name in first] == ["mini", "sound", "clip", "pgd10", "6/255", "mini_shapes", 0, 8, 5, 2, "ok"]
+    assert set(frame["status"]) == {"ok", "failed"}
+    assert load_results(tmp_path / "absent").empty
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace("zsrobust-result-1", "another"),
+        lambda text: text.replace('"robust_correct": 2', '"robust_correct": 9'),
+        lambda text: text.replace('"robust_correct": 2', '"robust_correct": "2"'),
+        lambda text: text.replace('"spec": "clip"', '"spec": "tecoa"'),
+        lambda text: text.replace('"status"', '"estado"'),
+    ],
+)
+def test_a_file_that_is_not_ours_or_not_whole_is_refused_in_one_line(tmp_path, damage):
+    path = results.write(make(), outcomes(), tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ZSRobustError, match="is not a result of zsrobust") as caught:
+        load_results(tmp_path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_outcomes_are_refused(tmp_path):
+    path = results.write(make(), outcomes(), tmp_path)
+    path.with_suffix(".npz").write_bytes(b"PK")
+    with pytest.raises(ZSRobustError, match="Run the cell again"):
+        Outcomes.read(path)
+
+
+def test_differences_name_the_fields():
+    stored = {"a": 1, "b": {"c": 2, "d": 3}, "e": None}
+    asked = {"a": 1, "b": {"c": 2, "d": 4}, "f": 5}
+    assert list(differences(stored, asked)) == ["b.d", "f"]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a" / "b", b"content")
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ZSRobustError, match="Cannot write .* Choose another folder"):
+        write_atomically(tmp_path / "file" / "below", b"")
+
+
+@given(st.text())
+def test_a_slug_is_one_safe_name(text):
+    made = slug(text)
+    assert made
+    assert not made.startswith(".")
+    assert "/" not in made
+    assert "\\" not in made
+
+
+@given(st.integers(1, 2000), st.data())
+def test_wilson_contains_the_share_and_solves_its_equation(images, data):
+    correct = data.draw(st.integers(0, images))
+    low, high = wilson(correct, images)
+    assert 0 <= low <= correct / images <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:  # (p̂ - p)² = z² p (1 - p) / n
+            assert (correct / images - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / images, abs=1e-9)
+
+
+def test_wilson_of_a_published_example():
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # Newcombe (1998), table I
+
+
+def test_json_holds_counts_and_never_percentages(tmp_path):
+    stored = json.loads(results.write(make(), outcomes(), tmp_path).read_text())
+    assert all(isinstance(stored[name], int) for name in ("images", "clean_correct", "robust_correct"))
