@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from zsrobust.attacks import attacks, frozen, perturbation_size
@@ -85,6 +86,19 @@ def test_objectives_are_their_closed_forms():
     partition = logits.exp().sum(1).log()
     assert torch.allclose(objective("ce", logits, labels), partition - torch.tensor([2.0, 3.0], dtype=torch.float64))
     assert objective("margin", logits, labels).tolist() == [-1.0, 1.0]
+
+
+def test_a_confident_image_still_has_a_gradient():
+    """Where float32 rounds p_y to 1, the usual cross-entropy has none; on float64 the two are the same function."""
+    logits = torch.tensor([[40.0, 0.0, 1.0]], requires_grad=True)
+    labels = torch.tensor([0])
+    (usual,) = torch.autograd.grad(F.cross_entropy(logits, labels), logits)
+    (ours,) = torch.autograd.grad(objective("ce", logits, labels).sum(), logits)
+    assert usual[0, 0] == 0
+    assert ours[0, 0] < 0
+    double = logits.detach().double().requires_grad_()
+    (exact,) = torch.autograd.grad(objective("ce", double, labels).sum(), double)
+    assert torch.allclose(ours.double(), exact, rtol=1e-5, atol=0)
 
 
 def test_frozen_restores_modes_and_gradients():

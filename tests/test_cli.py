@@ -1,13 +1,13 @@
 """The command line as a user runs it: every test starts real processes in an empty folder."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import zsrobust as package
-from zsrobust.evaluation import versions
+from zsrobust.cli import main
 
 MINI = ("--suite", "mini")
 QUICK = ("run", *MINI, "--defense", "clip", "--attack", "pgd2", "--dataset", "mini_cells", "--limit", "8")
@@ -24,7 +24,7 @@ def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp
     assert "Cells" in first.stdout
     assert "16 images attacked" in first.stdout
     stored = cells(tmp_path / "results")
-    assert list(stored) == [
+    assert sorted(stored) == [
         f"mini/sound/pgd10-eps=6-255/tecoa-epochs=1/mini_{name}.limit=8.json" for name in ("cells", "train")
     ]
     second = zsrobust(*command)
@@ -86,7 +86,10 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         ((*QUICK, "--attack", "pgd:stepz=2"), "has no field 'stepz'. Its fields: eps, steps"),
         ((*QUICK, "--attack", "pgd:steps=-2"), "steps must be positive"),
         ((*QUICK, "--eps", "8"), "eps '8' is not a bound"),
-        ((*QUICK, "--limit", "0"), "0 is not in the range x>=1"),
+        ((*QUICK, "--limit", "0"), "0 is not in the range x>=1. See: "),
+        ((*QUICK, "--limits", "3"), "No such option"),
+        (("trian", "clip"), "No such command 'trian'"),
+        (("train", "tecoa", *MINI, "--checkpoints", "/dev/null/checkpoints"), "Cannot write /dev/null/checkpoints"),
         ((*QUICK, "--device", "abacus"), "No device 'abacus'"),
         ((*QUICK, "--results", "/dev/null/results"), "Cannot write /dev/null/results"),
         (("train", "clip", *MINI), "clip is not trained"),
@@ -94,11 +97,13 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         (("table", "1", *MINI), "No results of the suite 'mini' in results. Next: zsrobust run --suite mini"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(zsrobust, tmp_path, arguments, message):
-    done = zsrobust(*arguments, ok=2)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2, done.output
+    (line,) = done.stderr.splitlines()
     assert message in line
-    assert "Traceback" not in done.stderr
+    assert not done.stdout
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -158,17 +163,15 @@ COMMITTED = Path(__file__).parents[1] / "results"
 
 
 def test_a_slice_of_the_committed_results_comes_out_the_same(zsrobust, tmp_path):
-    """On the versions it was computed with; processors differ in the last bits, so a few images may change sides."""
-    committed = COMMITTED / "mini/sound/pgd10-eps=6-255/clip"
+    """Processors and versions differ in the last bits, so elsewhere one image in a hundred may change sides."""
     names = ("mini_cells", "mini_handwriting")
-    stored = [json.loads((committed / f"{name}.json").read_text()) for name in names]
     zsrobust("run", *MINI, "--defense", "clip", "--attack", "pgd10", *(f"--dataset={name}" for name in names))
-    for name, old in zip(names, stored, strict=True):
-        new = json.loads((tmp_path / f"results/mini/sound/pgd10-eps=6-255/clip/{name}.json").read_text())
+    for name in names:
+        place = f"mini/sound/pgd10-eps=6-255/clip/{name}.json"
+        old, new = (json.loads((folder / place).read_text()) for folder in (COMMITTED, tmp_path / "results"))
         assert new["identity"] == old["identity"]
-        same = versions() == old["versions"] and os.environ.get("ZSROBUST_SAME_MACHINE") == "1"
         for count in ("clean_correct", "robust_correct"):
-            assert abs(new[count] - old[count]) <= (0 if same else 5)
+            assert abs(new[count] - old[count]) <= old["images"] // 100
 
 
 def test_the_committed_tables_are_those_of_the_committed_cells(zsrobust):

@@ -52,6 +52,7 @@ def test_a_name_is_taken_once():
         (attacks, "pgd:stepz=3", "has no field 'stepz'. Its fields: eps, steps, step_size"),
         (attacks, "pgd:steps=many", "steps='many' is not a whole number"),
         (attacks, "pgd:steps=-1", "steps must be positive, not -1"),
+        (attacks, "pgd:eps=8", "eps 8 is beyond any pixel"),
         (attacks, "pgd:loss=hinge", "is not one of ce, margin"),
         (attacks, "pgd:early_stop=maybe", "is not true or false"),
         (attacks, "pgd:eps=1/0", "eps='1/0' is not a number"),

@@ -18,8 +18,12 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ZSRobustError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(2)
+            message = str(error)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else ctx.command_path
+            message = f"{error.format_message()} See: {path} --help"
+        click.echo(f"Error: {message}", err=True)
+        ctx.exit(2)
 
 
 def _eps(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -126,9 +130,10 @@ def run(
     loaded = suites.load(suite or suites.DEFAULT)
     from zsrobust import display, runner
     from zsrobust.defenses import Workshop
+    from zsrobust.results import check_writable
 
     cells = runner.plan(loaded, defenses, attacks, datasets, eps=eps, limit=limit, seed=seed)
-    _check_writable(folder)
+    check_writable(folder)
     workshop = Workshop(loaded, checkpoints, _device(device))
     with display.live() as shown:
         found = runner.run(loaded, cells, folder, workshop, shown, force)
@@ -184,12 +189,3 @@ def _device(device: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ZSRobustError(f"No device {chosen!r}: {str(error).splitlines()[0]}") from None
     return chosen
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise ZSRobustError now, and not after an hour, if nothing can be stored."""
-    from zsrobust.results import write_atomically
-
-    probe = folder / ".writable"
-    write_atomically(probe, b"")
-    probe.unlink()

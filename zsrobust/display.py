@@ -1,12 +1,12 @@
 """What a run shows while it works, and when it is done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from zsrobust.results import Result, wilson
@@ -19,7 +19,7 @@ class Live(Reporter):
 
     def __init__(self, progress: Progress) -> None:
         """Take the bars' display."""
-        self._progress = progress
+        self._progress, self.started = progress, False
         self._bars: dict[str, TaskID] = {}
         self._images: TaskID | None = None
         self.computed = 0  #: images judged in this run
@@ -27,19 +27,25 @@ class Live(Reporter):
     def training(self, title: str, done: int, total: int, note: str) -> None:
         """Show a training's steps."""
         if title not in self._bars:
-            self._bars[title] = self._progress.add_task(f"training {title}", total=total, note="")
+            self._bars[title] = self._begin(f"training {title}", total)
         self._progress.update(self._bars[title], completed=done, note=note)
 
     def cells(self, images: int) -> None:
         """Begin the bar of the images to attack."""
         if images:
-            self._images = self._progress.add_task("attacking images", total=images, note="")
+            self._images = self._begin("attacking", images)
+
+    def _begin(self, title: str, total: int) -> TaskID:
+        if not self.started:
+            self._progress.start()
+            self.started = True
+        return self._progress.add_task(title, total=total, note="")
 
     def judged(self, cell: Cell, images: int) -> None:
         """Advance the bar of the images."""
         self.computed += images
         if self._images is not None:
-            self._progress.update(self._images, advance=images, note=f"{cell.defense} under {cell.attack} on {cell.dataset}")
+            self._progress.update(self._images, advance=images, note=f"{cell.defense}, {cell.attack}, {cell.dataset}")
 
     def note(self, line: str) -> None:
         """Print a line above the bars."""
@@ -51,51 +57,61 @@ def live() -> Iterator[Live]:
     """Show progress on standard error while the block runs."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TextColumn("ETA"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Live(progress)
+    progress = Progress(*columns, console=Console(stderr=True))
+    shown = Live(progress)
+    try:
+        yield shown
+    finally:
+        if shown.started:
+            progress.stop()
 
 
 def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
-    """Print the cells of a run: a row a dataset, two columns a defense and attack, and the mean of complete columns."""
+    """Print the cells of a run: every dataset of one defense under one attack, or the averages of several."""
     console = Console()
-    groups: dict[tuple[str, str, str], dict[str, Result]] = {}
+    groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in found:
         defense, attack = result.identity["defense"], result.identity["attack"]
-        key = (defense["title"], attack["spec"], attack["eps"])
-        groups.setdefault(key, {})[result.identity["dataset"]["title"]] = result
-    datasets = list(dict.fromkeys(result.identity["dataset"]["title"] for result in found))
-    table = Table(caption="clean and robust accuracy (%), with 95% Wilson intervals of the robust one")
-    table.add_column("dataset")
-    for title, attack, eps in groups:
-        table.add_column(f"{title}\nclean", justify="right")
-        table.add_column(f"{attack}\n{eps}", justify="right")
-    for name in datasets:
-        cells = [text for group in groups.values() for text in _numbers(group.get(name))]
-        table.add_row(name, *cells)
-    table.add_section()
-    table.add_row("average", *(text for group in groups.values() for text in _means(list(group.values()))))
+        groups.setdefault((defense["title"], attack["spec"], attack["eps"]), []).append(result)
+    table = Table(title=_title(groups), title_justify="left")
+    table.add_column("dataset" if len(groups) == 1 else "defense")
+    for heading in ("attack", "images", "clean", "robust", "95% interval"):
+        table.add_column(heading, justify="right")
+    for (title, attack, eps), results in groups.items():
+        if len(groups) == 1:
+            for result in results:
+                table.add_row(result.identity["dataset"]["title"], f"{attack} {eps}", *_numbers(result))
+            table.add_section()
+        name = f"average of {len(results)}" if len(groups) == 1 else title
+        table.add_row(name, f"{attack} {eps}", str(sum(result.images for result in results)), *_means(results))
     console.print(table)
-    failed = [result for result in found if result.status == "failed"]
-    for result in failed:
-        place = folder / f"{result.path}.json"
-        console.print(f"failed: {(result.error or '').strip().splitlines()[-1]} ({place})", markup=False, soft_wrap=True)
+    for result in found:
+        if result.status == "failed":
+            place = folder / f"{result.path}.json"
+            console.print(f"failed: {(result.error or '').strip().splitlines()[-1]} ({place})", markup=False, soft_wrap=True)
     stored = f"{len(found)} cells in {folder}; {computed} images attacked in this run"
     console.print(stored + ("." if computed else ": all were stored. --force computes them again."), soft_wrap=True)
 
 
-def _numbers(result: Result | None) -> tuple[str, str]:
-    if result is None or result.status == "failed":
-        return DASH, DASH
+def _title(groups: Collection[tuple[str, str, str]]) -> str:
+    if len(groups) != 1:
+        return "Average accuracy (%) over the datasets"
+    ((title, _, _),) = groups
+    return f"{title}: accuracy (%)"
+
+
+def _numbers(result: Result) -> tuple[str, str, str, str]:
+    if result.status == "failed":
+        return str(result.images), DASH, DASH, DASH
     low, high = wilson(result.robust_correct, result.images)
-    robust = percent(Fraction(result.robust_correct, result.images))
-    return percent(Fraction(result.clean_correct, result.images)), f"{robust} [{100 * low:.0f}, {100 * high:.0f}]"
+    clean, robust = (percent(Fraction(count, result.images)) for count in (result.clean_correct, result.robust_correct))
+    return str(result.images), clean, robust, f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _means(results: Sequence[Result]) -> tuple[str, str]:

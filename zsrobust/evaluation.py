@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Attack, perturbation_size
+from zsrobust.attacks import Attack, frozen, perturbation_size
 from zsrobust.datasets import Dataset, Images
 from zsrobust.registry import ZSRobustError, format_eps
 from zsrobust.results import Outcomes, Result
@@ -93,10 +93,17 @@ def judge(
     batch_size: int,
     progress: Progress = lambda done, total: None,
 ) -> Outcomes:
-    """Predict, attack what was classified correctly, check, and predict again.
+    """Predict, attack what was classified correctly, check, and predict again; in eval mode, the weights frozen.
 
     Raises CheatError when the attack breaks a rule, and whatever the attack or the classifier raise.
     """
+    with frozen(meter):
+        return _judge(meter, attack, name, images, seed, batch_size, progress)
+
+
+def _judge(
+    meter: Meter, attack: Attack, name: str, images: Images, seed: int, batch_size: int, progress: Progress
+) -> Outcomes:
     clean = np.concatenate(
         [predict(meter, _pixels(meter, images, positions)) for positions in _batches(np.arange(len(images)), batch_size)]
     )
@@ -118,7 +125,7 @@ def judge(
         if untouched.any() and not (
             getattr(attack, "returns_clean", False) and meter.forward_passes - asked > 2 * len(found)
         ):
-            raise CheatError(f"The attack {name} returned {untouched.sum()} images as they were: that is no attack.")
+            raise CheatError(f"{name} returned {untouched.sum()} images as they were (no gradient?): that is no attack.")
         done += len(positions)
         progress(done, len(images))
     return Outcomes(images.labels, clean, adversarial, perturbation)
@@ -143,12 +150,8 @@ def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
 @torch.no_grad()
 def predict(classifier: nn.Module, images: Tensor) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Return the predicted classes, (N,), in float32 and eval mode, autocast off; raises ZSRobustError on NaN logits."""
-    modes = [(part, part.training) for part in classifier.modules()]
-    classifier.eval()
-    with torch.autocast(images.device.type, enabled=False):
+    with frozen(classifier), torch.autocast(images.device.type, enabled=False):
         logits = classifier(images)
-    for part, mode in modes:
-        part.training = mode
     if logits.ndim != 2 or not torch.isfinite(logits).all():
         raise ZSRobustError(f"The classifier returned logits {tuple(logits.shape)} that are not (N, K), or not finite.")
     return np.asarray(logits.argmax(1).cpu().numpy(), dtype=np.int64)

@@ -123,6 +123,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise ZSRobustError(f"Cannot write {path}: {error.strerror}. Choose another folder.") from error
 
 
+def check_writable(folder: Path) -> None:
+    """Raise ZSRobustError now, and not after an hour, if nothing can be stored in a folder."""
+    probe = folder / ".writable"
+    write_atomically(probe, b"")
+    probe.unlink()
+
+
 def write(result: Result, outcomes: Outcomes | None, folder: Path) -> Path:
     """Write a cell under `folder` and return the path of its JSON file, which is written last."""
     path = folder / result.path.with_name(result.path.name + ".json")

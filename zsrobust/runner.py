@@ -143,11 +143,17 @@ def run(
 ) -> list[Result]:
     """Return the results of the cells, in order: stored ones where the identity is the same, else computed and stored.
 
-    A failed cell does not stop the others.
+    A failed cell does not stop the others, nor does a defense that cannot be made: its error is raised at the end.
     """
     workshop.progress = reporter.training
-    # Towers are made first, so that the bar of the images knows how many there are.
-    towers = {spec: workshop.tower(spec) for spec in dict.fromkeys(cell.defense for cell in cells)}
+    towers: dict[str, Tower] = {}
+    errors: list[ZSRobustError] = []
+    for spec in dict.fromkeys(cell.defense for cell in cells):  # first, so that the bar knows how many images there are
+        try:
+            towers[spec] = workshop.tower(spec)
+        except ZSRobustError as error:
+            errors.append(error)
+    cells = [cell for cell in cells if cell.defense in towers]
     work = [_look_up(cell, suite, folder, towers[cell.defense], reporter, force) for cell in cells]
     reporter.cells(sum(len(open_images(cell.dataset).subset(cell.limit)) for cell, _, stored in work if stored is None))
     found = []
@@ -155,6 +161,8 @@ def run(
         if stored is None:
             stored = _compute(cell, identity, suite, folder, towers[cell.defense], workshop, reporter)
         found.append(stored)
+    if errors:
+        raise errors[0]
     return found
 
 

@@ -49,7 +49,9 @@ def check_attack(spec: str, classes: tuple[int, ...] = (2, 3, 5)) -> None:
     for number in classes:
         classifier, images = toy(number)
         before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+        pixels, labels = torch.from_numpy(images.pixels).float() / 255, torch.from_numpy(images.labels)
         state = torch.random.get_rng_state()
+        attack(classifier, pixels, labels, torch.Generator().manual_seed(0))
         first = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
         _demand(torch.equal(state, torch.random.get_rng_state()), f"{spec} changed torch's global random state")
         again = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)

@@ -19,7 +19,7 @@ from zsrobust.attacks import attacks, frozen
 from zsrobust.classifier import Clip, ZeroShotClassifier
 from zsrobust.datasets import Dataset, Images
 from zsrobust.prompts import prompted
-from zsrobust.registry import Registry, ZSRobustError, format_eps
+from zsrobust.registry import Registry, ZSRobustError, format_eps, parse_eps
 from zsrobust.results import write_atomically
 
 Precision = Literal["float32"]
@@ -57,6 +57,8 @@ class Recipe:
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise ZSRobustError(f"A recipe's {name} must be positive, not {getattr(self, name)}.")
+        if self.eps is not None:
+            parse_eps(str(self.eps))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set, as JSON can hold them; bounds as "8/255"."""

@@ -47,8 +47,10 @@ def perturbation_size(delta: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
 
 
-def check_bounds(eps: float, **positive: float) -> None:
-    """Raise ZSRobustError unless eps and the other named values are positive."""
+def check_bounds(eps: float, norm: Norm, **positive: float) -> None:
+    """Raise ZSRobustError unless eps and the other named values are positive, and eps below 1 where the norm is l∞."""
+    if norm == "linf" and eps >= 1:
+        raise ZSRobustError(f"eps {eps:g} is beyond any pixel in [0, 1]. Write it as 8/255, or a number in (0, 1).")
     for name, value in {"eps": eps, **positive}.items():
         if not value > 0:
             shown = format_eps(value) if name in ("eps", "step_size") else value

@@ -1,4 +1,4 @@
-"""AutoAttack, standard version (Croce & Hein, ICML 2020, arXiv 2003.01690), through the library `pyautoattack`.
+"""AutoAttack through the library `pyautoattack`.
 
 The library's parts need a number of classes: the targeted DLR loss four, every targeted part a target. The adapter
 plans the parts by the number of classes and says what it left out; with fewer than four classes a PGD-100 on the margin
@@ -24,14 +24,17 @@ TARGETS = 9  # of the standard version
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack:
-    """APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB, and Square; each on what the others left."""
+    """AutoAttack, standard version (Croce & Hein, ICML 2020, arXiv 2003.01690).
+
+    APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB, and Square; each on what the others left.
+    """
 
     eps: float = 1 / 255
     norm: Norm = "linf"
     returns_clean = True  # the library gives back the clean image where it found nothing
 
     def __post_init__(self) -> None:
-        check_bounds(self.eps)
+        check_bounds(self.eps, self.norm)
 
     def plan(self, classes: int) -> dict[str, Any]:
         """Return which parts run for this many classes, how many targets they have, and what is skipped."""

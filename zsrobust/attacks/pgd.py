@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al., ICLR 2018, arXiv 1706.06083), in l∞ and l2."""
+"""Projected gradient descent, in l∞ and l2."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,9 @@ from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 
 @dataclass(frozen=True, kw_only=True)
 class PGD:
-    """Steps of gradient ascent on the loss, projected to the ball around the image and to [0, 1].
+    """Projected gradient descent (Madry et al., ICLR 2018, arXiv 1706.06083).
+
+    Steps of gradient ascent on the loss, projected to the ball around the image and to [0, 1].
 
     The defaults are those of the code released beside the paper: 1/255, steps of 1/255, a uniform start.
     """
@@ -27,7 +29,7 @@ class PGD:
     early_stop: bool = True  #: an image leaves the batch at the first iterate that breaks it; else the last one counts
 
     def __post_init__(self) -> None:
-        check_bounds(self.eps, steps=self.steps, step_size=self.step_size, restarts=self.restarts)
+        check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size, restarts=self.restarts)
 
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`."""
@@ -87,11 +89,17 @@ class PGD:
 
 
 def objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return what an attack maximizes, (N,), from logits (N, K): cross-entropy, or the margin max_j≠y z_j - z_y."""
-    if loss == "ce":
-        return F.cross_entropy(logits, labels, reduction="none")
+    """Return what an attack maximizes, (N,), from logits (N, K): cross-entropy, or the margin max_j≠y z_j - z_y.
+
+    Cross-entropy is written as softplus(logsumexp_j≠y z_j - z_y), which it equals. The usual form takes 1 - p_y, which
+    float32 rounds to 0 for an image that CLIP is sure of: its gradient would vanish, and a weak attack look like a
+    robust model.
+    """
     true = F.one_hot(labels, logits.shape[1]).bool()
-    return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]
+    others = logits.masked_fill(true, -torch.inf)
+    if loss == "ce":
+        return F.softplus(others.logsumexp(1) - logits[true])
+    return others.amax(1) - logits[true]
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any attack of the library torchattacks (Kim, 2020, arXiv 2010.01950): `torchattacks:PGD,eps=8/255,alpha=2/255`.
+"""Any attack of the library torchattacks: `torchattacks:PGD,eps=8/255,alpha=2/255`.
 
 An extra: pip install "zsrobust[torchattacks]".
 """
@@ -18,7 +18,7 @@ from zsrobust.registry import ZSRobustError, parse_fields
 
 @dataclass(frozen=True, kw_only=True)
 class TorchAttacks:
-    """An attack class of torchattacks, with its own arguments."""
+    """An attack of torchattacks, as torchattacks:PGD,alpha=2/255 (Kim, 2020, arXiv 2010.01950)."""
 
     method: str = ""
     eps: float = 1 / 255
@@ -27,7 +27,7 @@ class TorchAttacks:
     returns_clean = True
 
     def __post_init__(self) -> None:
-        check_bounds(self.eps)
+        check_bounds(self.eps, self.norm)
 
     def configure(self, fields: dict[str, str], where: str) -> "TorchAttacks":
         """Return the attack that a spec names: the class first, then arguments of its constructor, or `norm`."""

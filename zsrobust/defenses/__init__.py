@@ -11,7 +11,7 @@ from torch import nn
 from zsrobust.classifier import Clip, file_digest, load_clip, weights_digest
 from zsrobust.datasets import datasets
 from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
-from zsrobust.results import slug
+from zsrobust.results import check_writable, slug
 from zsrobust.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, train, trained_encoder
 
@@ -111,6 +111,7 @@ class Workshop:
             if checkpoint.recipe != recipe.to_dict():
                 raise ZSRobustError(f"The checkpoint {path} was made by another recipe. Delete it, and it is trained again.")
         else:
+            check_writable(path.parent)
             dataset = datasets[recipe.train_on]
 
             def report(done: int, total: int, note: str) -> None:

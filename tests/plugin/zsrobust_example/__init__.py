@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.pgd import objective
 from zsrobust.datasets import Dataset, Images, Split, datasets
 from zsrobust.defenses import Defense, defenses
 from zsrobust.training import Recipe, Step, objectives
@@ -21,14 +22,14 @@ class FGSM:
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
-        check_bounds(self.eps)
+        check_bounds(self.eps, self.norm)
 
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]."""
         points = images.clone().requires_grad_()
         with frozen(classifier):
-            loss = F.cross_entropy(classifier(points), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, points)
+            loss = objective("ce", classifier(points), labels)
+        (gradient,) = torch.autograd.grad(loss.sum(), points)
         return (images + self.eps * gradient.sign()).clamp(0, 1)
 
 
