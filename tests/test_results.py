@@ -109,8 +109,8 @@ def test_missing_outcomes_are_refused(tmp_path):
 
 
 def test_differences_name_the_fields():
-    stored = {"a": 1, "b": {"c": 2, "d": 3}, "e": None}
-    asked = {"a": 1, "b": {"c": 2, "d": 4}, "f": 5}
+    stored = {"a": 1, "b": {"c": 2, "d": 3, "title": "old"}, "e": None}
+    asked = {"a": 1, "b": {"c": 2, "d": 4, "title": "new"}, "f": 5}
     assert list(differences(stored, asked)) == ["b.d", "f"]
 
 

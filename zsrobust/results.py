@@ -96,8 +96,8 @@ def slug(text: str) -> str:
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of the fields in which two identities differ."""
-    for key in sorted(stored.keys() | asked.keys()):
+    """Yield the dotted names of the fields in which two identities differ; titles are for print and never compared."""
+    for key in sorted((stored.keys() | asked.keys()) - {"title"}):
         old, new = stored.get(key), asked.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f"{prefix}{key}.")
@@ -137,6 +137,8 @@ def write(result: Result, outcomes: Outcomes | None, folder: Path) -> Path:
         content = outcomes.to_bytes()
         result.outcomes = hashlib.sha256(content).hexdigest()
         write_atomically(path.with_suffix(".npz"), content)
+    else:
+        path.with_suffix(".npz").unlink(missing_ok=True)
     stored = {"format": FORMAT, **{key: value for key, value in asdict(result).items() if value is not None}}
     write_atomically(path, (json.dumps(stored, indent=1, ensure_ascii=False) + "\n").encode())
     return path

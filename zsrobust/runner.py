@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from zsrobust import results
-from zsrobust.attacks import Attack, attacks
+from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.datasets import Images, datasets
 from zsrobust.defenses import Tower, Workshop, defenses
 from zsrobust.evaluation import describe_attack, describe_dataset, run_cell
@@ -224,6 +225,17 @@ def _classifier(cell: Cell, tower: Tower, workshop: Workshop) -> nn.Module:
     return workshop.clip.classifier(datasets[cell.dataset].prompts, tower.encoder).eval().requires_grad_(False)
 
 
+def _checked(module: nn.Module, dataset: str, device: str) -> nn.Module:
+    """Return the module; raises ZSRobustError unless it has one logit for each class of the dataset."""
+    pixels = torch.from_numpy(open_images(dataset).pixels[:1]).to(device).float() / 255
+    with torch.no_grad(), frozen(module):
+        shape = tuple(module(pixels).shape)
+    classes = len(datasets[dataset].classes)
+    if shape != (1, classes):
+        raise ZSRobustError(f"The module returns logits {shape} for one image; {dataset} needs (1, {classes}).")
+    return module
+
+
 def _last_line(error: str | None) -> str:
     return (error or "").strip().splitlines()[-1]
 
@@ -256,7 +268,7 @@ def evaluate(
         classifier = _classifier(cell, tower, workshop)
         identity = identify(cell, loaded, about(cell, tower))
     else:
-        classifier = defense.to(device)
+        classifier = _checked(defense.to(device), dataset, device)
         identity = identify(cell, loaded, {"title": type(defense).__name__})
     images = open_images(dataset).subset(cell.limit)
     result, _ = run_cell(identity, classifier, resolved, bare, images, seed=seed)
