@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -90,6 +91,9 @@ def test_the_frame_has_a_row_a_cell(tmp_path):
         lambda text: text.replace('"robust_correct": 2', '"robust_correct": "2"'),
         lambda text: text.replace('"spec": "clip"', '"spec": "tecoa"'),
         lambda text: text.replace('"status"', '"estado"'),
+        lambda text: text.replace('"ok"', '"weird"'),
+        lambda text: text.replace('"title": "CLIP"', '"name": "CLIP"'),
+        lambda text: re.sub(r'("(images|clean_correct|robust_correct)"): \d', r"\1: 0", text),
     ],
 )
 def test_a_file_that_is_not_ours_or_not_whole_is_refused_in_one_line(tmp_path, damage):
@@ -103,9 +107,13 @@ def test_a_file_that_is_not_ours_or_not_whole_is_refused_in_one_line(tmp_path, d
 
 def test_missing_outcomes_are_refused(tmp_path):
     path = results.write(make(), outcomes(), tmp_path)
-    path.with_suffix(".npz").write_bytes(b"PK")
-    with pytest.raises(ZSRobustError, match="Run the cell again"):
-        Outcomes.read(path)
+    assert results.outcomes_match(results.read(path), path)
+    content = path.with_suffix(".npz").read_bytes()
+    for damaged in (b"PK", content[: len(content) // 2]):
+        path.with_suffix(".npz").write_bytes(damaged)
+        assert not results.outcomes_match(results.read(path), path)
+        with pytest.raises(ZSRobustError, match="Run the cell again"):
+            Outcomes.read(path)
 
 
 def test_differences_name_the_fields():

@@ -87,6 +87,15 @@ def test_a_table_is_on_the_suites_subset_or_on_the_one_asked_for(stored):
     assert build("1", stored, SUITE, eps="6/255", limit=4).rows[0][1][0].text == "100.00"
 
 
+def test_a_row_of_different_checkpoints_has_no_mean_and_says_why(stored, tmp_path):
+    retrained = make("tecoa", "mini_b")
+    retrained.identity["defense"]["checkpoint"] = "another"
+    results.write(retrained, outcomes(), tmp_path)
+    page = build("1", load_results(tmp_path), SUITE, eps="6/255")
+    assert [entry.text for entry in page.rows[2][1]][:3] == ["37.50", "25.00", "—"]
+    assert any("different checkpoints" in line for line in page.lines)
+
+
 def test_other_eps_and_other_tables(stored):
     assert all(entry.share is None for _, row in build("1", stored, SUITE, eps="8/255").rows for entry in row)
     with pytest.raises(ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3"):

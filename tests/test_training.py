@@ -180,6 +180,8 @@ def test_training_writes_a_checkpoint_that_gives_back_the_same_tower(clip, tiny,
     size = sum(p.double().square().sum() for p in clip.encoder.parameters())
     assert read.history[-1]["distance"] == pytest.approx(float((moved / size).sqrt()), rel=1e-9)
     again = train(recipe, clip, dataset, images, tmp_path / "b.safetensors")
+    assert again.digest == read.digest
+    assert again.sources == read.sources == {"backbone": clip.digest, "images": images.digest}
     assert all(torch.equal(tensor, again.weights[name]) for name, tensor in written.weights.items())
 
 
@@ -205,6 +207,30 @@ def test_a_checkpoint_that_is_cut_short_or_does_not_fit_is_refused(clip, tiny, t
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ZSRobustError, match="is damaged"):
         Checkpoint.read(path)
+
+
+def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
+    workshop = Workshop(MINI, checkpoints)
+    workshop.tower("tecoa:epochs=1")
+    workshop.clip.digest = "another"
+    with pytest.raises(ZSRobustError, match="from other weights or images than these"):
+        workshop.tower("tecoa:epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tecoa:momentum=-1", "momentum must not be negative"),
+        ("tecoa:epochs=0", "epochs must be positive"),
+        ("tecoa:eps=8", "eps '8.0' is not a bound"),
+        ("vpt_tecoa:tokens=-1", "tokens must not be negative"),
+        ("tecoa:train_on=mini_shapes", "Only mini_train has a training split"),
+        ("tecoa:train_on=mini_handwriting", "Only mini_train has a training split"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(spec, message, tmp_path):
+    with pytest.raises(ZSRobustError, match=message):
+        Workshop(MINI, tmp_path).tower(spec)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])

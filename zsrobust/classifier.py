@@ -3,9 +3,9 @@
 import copy
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,13 @@ class Clip:
         """The image tower: normalized images (N, 3, S, S) to embeddings (N, D)."""
         visual: nn.Module = self.model.visual
         return visual
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of everything that its logits depend on: both towers' weights, activation, preprocessing."""
+        activation = "QuickGELU" if any(type(part).__name__ == "QuickGELU" for part in self.model.modules()) else "GELU"
+        parts = (weights_digest(self.model.state_dict()), activation, self.mean, self.std, self.side)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def copy(self) -> nn.Module:
         """Return a copy of the image tower whose weights take gradients."""
@@ -140,16 +147,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name not in numbers}
 
 
-def weights_digest(module: nn.Module) -> str:
-    """Return the sha256 of a module's weights: names, shapes and bytes, whatever file they came from."""
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of weights by name: names, shapes and bytes, whatever file they came from."""
     content = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         content.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

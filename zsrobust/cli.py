@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Whatever is heavy is imported inside the commands."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ from zsrobust.registry import ZSRobustError, load_plugin_file, parse_eps
 class Commands(click.Group):
     """The group of commands; an error of ours is one line, and exit code 2."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line."""
         try:
-            return super().invoke(ctx)
-        except ZSRobustError as error:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except (ZSRobustError, click.ClickException) as error:
             message = str(error)
-        except click.UsageError as error:
-            path = error.ctx.command_path if error.ctx else ctx.command_path
-            message = f"{error.format_message()} See: {path} --help"
-        click.echo(f"Error: {message}", err=True)
-        ctx.exit(2)
+            if isinstance(error, click.ClickException):
+                context = getattr(error, "ctx", None)
+                message = f"{error.format_message()} See: {context.command_path if context else 'zsrobust'} --help"
+            click.echo(f"Error: {message}", err=True)
+            code = 2
+        except click.exceptions.Abort:
+            click.echo("Interrupted. What is stored stays; the same command goes on from there.", err=True)
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def _eps(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -136,8 +141,13 @@ def run(
     check_writable(folder)
     workshop = Workshop(loaded, checkpoints, _device(device))
     with display.live() as shown:
-        found = runner.run(loaded, cells, folder, workshop, shown, force)
-    display.print_results(found, shown.computed, folder)
+        found, errors = runner.run(loaded, cells, folder, workshop, shown, force)
+    if found:
+        display.print_results(found, shown.computed, folder)
+    for error in errors:
+        click.echo(f"Error: {error}", err=True)
+    if errors:
+        raise click.exceptions.Exit(2)
     if any(result.status == "failed" for result in found):
         raise click.exceptions.Exit(1)
 
@@ -161,10 +171,10 @@ def table(
     from zsrobust.results import load_results, write_atomically
 
     if number is None:
-        digits = re.findall(r"\d+", out.stem) if out else []
-        if not digits:
+        named = re.search(r"table[-_ ]?(\w)", out.stem) if out else None
+        if not named:
             raise ZSRobustError("Which table? Try: zsrobust table 1, or --out results/table1.md")
-        number = str(digits[-1])
+        number = named[1]
     results = load_results(folder)
     held = sorted(set(results["suite"]))
     loaded = suites.load(suite or (held[0] if len(held) == 1 else suites.DEFAULT))

@@ -78,17 +78,17 @@ def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in found:
         defense, attack = result.identity["defense"], result.identity["attack"]
-        groups.setdefault((defense["title"], attack["spec"], attack["eps"]), []).append(result)
+        groups.setdefault((defense["spec"], attack["spec"], attack["eps"]), []).append(result)
     table = Table(title=_title(groups), title_justify="left")
     table.add_column("dataset" if len(groups) == 1 else "defense")
-    for heading in ("attack", "images", "clean", "robust", "95% interval"):
+    for heading in ("attack", "images", "clean", "robust"):
         table.add_column(heading, justify="right")
-    for (title, attack, eps), results in groups.items():
+    for (spec, attack, eps), results in groups.items():
         if len(groups) == 1:
             for result in results:
                 table.add_row(result.identity["dataset"]["title"], f"{attack} {eps}", *_numbers(result))
             table.add_section()
-        name = f"average of {len(results)}" if len(groups) == 1 else title
+        name = f"average of {len(results)}" if len(groups) == 1 else spec
         table.add_row(name, f"{attack} {eps}", str(sum(result.images for result in results)), *_means(results))
     console.print(table)
     for result in found:
@@ -102,16 +102,20 @@ def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
 def _title(groups: Collection[tuple[str, str, str]]) -> str:
     if len(groups) != 1:
         return "Average accuracy (%) over the datasets"
-    ((title, _, _),) = groups
-    return f"{title}: accuracy (%)"
+    ((spec, _, _),) = groups
+    return f"{spec}: accuracy (%) with 95% intervals"
 
 
-def _numbers(result: Result) -> tuple[str, str, str, str]:
+def _numbers(result: Result) -> tuple[str, str, str]:
     if result.status == "failed":
-        return str(result.images), DASH, DASH, DASH
-    low, high = wilson(result.robust_correct, result.images)
-    clean, robust = (percent(Fraction(count, result.images)) for count in (result.clean_correct, result.robust_correct))
-    return str(result.images), clean, robust, f"{100 * low:.1f} to {100 * high:.1f}"
+        return str(result.images), DASH, DASH
+    return str(result.images), _share(result.clean_correct, result.images), _share(result.robust_correct, result.images)
+
+
+def _share(correct: int, images: int) -> str:
+    """Return the percentage with its 95% interval."""
+    low, high = wilson(correct, images)
+    return f"{percent(Fraction(correct, images))} [{100 * low:3.0f}, {100 * high:3.0f}]"
 
 
 def _means(results: Sequence[Result]) -> tuple[str, str]:

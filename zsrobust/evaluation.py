@@ -66,8 +66,7 @@ def run_cell(
 ) -> tuple[Result, Outcomes | None]:
     """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback."""
     started = time.perf_counter()
-    device = next(iter([*classifier.parameters(), *classifier.buffers()]), torch.empty(0)).device
-    result = Result(identity, images=len(images), device=str(device), versions=versions())
+    result = Result(identity, images=len(images), device=str(device_of(classifier)), versions=versions())
     meter = Meter(classifier)
     outcomes = None
     with warnings.catch_warnings(record=True) as caught:
@@ -164,8 +163,12 @@ def _batches(positions: "np.ndarray[Any, np.dtype[np.int64]]", size: int) -> lis
 
 def _pixels(classifier: nn.Module, images: Images, positions: "np.ndarray[Any, np.dtype[np.int64]]") -> Tensor:
     """Return images (n, 3, S, S) float32 in [0, 1], contiguous, on the classifier's device."""
-    device = next(iter([*classifier.parameters(), *classifier.buffers()]), torch.empty(0)).device
-    return (torch.from_numpy(images.pixels[positions]).to(device).float() / 255).contiguous()
+    return (torch.from_numpy(images.pixels[positions]).to(device_of(classifier)).float() / 255).contiguous()
+
+
+def device_of(classifier: nn.Module) -> torch.device:
+    """Return the device of a module's weights; the CPU if it has none."""
+    return next(iter([*classifier.parameters(), *classifier.buffers()]), torch.empty(0)).device
 
 
 def describe_attack(spec: str, attack: Attack, classes: int) -> dict[str, Any]:

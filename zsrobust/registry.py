@@ -73,9 +73,9 @@ class Registry(Generic[T]):
         if defaults:
             known = {field.name for field in dataclasses.fields(entry)}
             entry = dataclasses.replace(entry, **{key: value for key, value in defaults.items() if key in known})
-        if not fields:
-            return typing.cast(T, entry)
         configure = getattr(entry, "configure", None)
+        if not fields and not configure:
+            return typing.cast(T, entry)
         where = f"{self.kind} {name!r}"
         changed = configure(fields, where) if configure else dataclasses.replace(
             entry, **parse_fields(fields, field_types(entry), where))  # fmt: skip
@@ -188,11 +188,12 @@ def load_plugin_file(path: str | Path) -> None:
     load_plugins()
 
     def run() -> None:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        name = f"zsrobust_plugin_{path.stem}"  # a name of its own: the file may be called torch.py
+        spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise ImportError("not a Python file")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
+        sys.modules[name] = module
         spec.loader.exec_module(module)
 
     _import(str(path), run)

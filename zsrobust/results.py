@@ -11,6 +11,8 @@ import math
 import os
 import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,7 +58,7 @@ class Outcomes:
         try:
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
                 return cls(**arrays)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ZSRobustError(f"{path.with_suffix('.npz')} holds no outcomes ({error}). Run the cell again.") from None
 
 
@@ -137,11 +139,17 @@ def write(result: Result, outcomes: Outcomes | None, folder: Path) -> Path:
         content = outcomes.to_bytes()
         result.outcomes = hashlib.sha256(content).hexdigest()
         write_atomically(path.with_suffix(".npz"), content)
-    else:
-        path.with_suffix(".npz").unlink(missing_ok=True)
     stored = {"format": FORMAT, **{key: value for key, value in asdict(result).items() if value is not None}}
     write_atomically(path, (json.dumps(stored, indent=1, ensure_ascii=False) + "\n").encode())
+    if outcomes is None:
+        path.with_suffix(".npz").unlink(missing_ok=True)
     return path
+
+
+def outcomes_match(result: Result, path: Path) -> bool:
+    """Return whether the outcomes beside a stored result are the ones that it was counted from."""
+    outcomes = path.with_suffix(".npz")
+    return outcomes.exists() and hashlib.sha256(outcomes.read_bytes()).hexdigest() == result.outcomes
 
 
 def read(path: Path) -> Result:
@@ -154,6 +162,9 @@ def read(path: Path) -> Result:
         counts = (result.images, result.clean_correct, result.robust_correct)
         if not (all(type(count) is int for count in counts) and counts[0] >= counts[1] >= counts[2] >= 0):
             raise ValueError("impossible counts")
+        if result.status not in ("ok", "failed") or (result.status == "ok" and not result.images):
+            raise ValueError("impossible status")
+        _row(path, result)  # every field that a table reads is there
         if result.path != path.relative_to(path.parents[4]).with_name(path.name.removesuffix(".json")):
             raise ValueError("its identity belongs elsewhere")
         return result
@@ -167,7 +178,7 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     """Return a DataFrame with a row for every cell stored under `folder`; empty if there is none.
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images clean_correct
-    robust_correct status epoch_seconds seconds flags versions path. `defense` and `attack` are spec strings.
+    robust_correct status epoch_seconds seconds flags versions path made. `defense` and `attack` are spec strings.
     Raises ZSRobustError for a JSON file that is not a result.
     """
     rows = [_row(path, read(path)) for path in sorted(Path(folder).glob("*/*/*/*/*.json"))]
@@ -176,7 +187,7 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
 
 COLUMNS = [
     "suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title", "seed", "limit",
-    "images", "clean_correct", "robust_correct", "status", "epoch_seconds", "seconds", "flags", "versions", "path",
+    "images", "clean_correct", "robust_correct", "status", "epoch_seconds", "seconds", "flags", "versions", "path", "made",
 ]  # fmt: skip
 
 
@@ -197,7 +208,15 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "epoch_seconds": result.training.get("epoch_seconds"),
         **{name: getattr(result, name) for name in ("seconds", "flags", "versions")},
         "path": str(path),
+        "made": _made(identity),
     }
+
+
+def _made(identity: Mapping[str, Any]) -> str:
+    """Return a digest of the defense and the attack, which all cells of a row of a table must share."""
+    defense = {key: value for key, value in identity["defense"].items() if key != "title"}
+    attack = {key: value for key, value in identity["attack"].items() if key != "plan"}  # it follows from the classes
+    return hashlib.sha256(json.dumps([defense, attack], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def wilson(correct: int, images: int, z: float = 1.959964) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The runner: which cells there are, which are missing, and in which order they are computed."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from zsrobust import results
 from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.datasets import Images, datasets
 from zsrobust.defenses import Tower, Workshop, defenses
-from zsrobust.evaluation import describe_attack, describe_dataset, run_cell
+from zsrobust.evaluation import describe_attack, describe_dataset, device_of, run_cell
 from zsrobust.registry import Registry, ZSRobustError, join_spec, split_spec
 from zsrobust.results import Result
 from zsrobust.suites import PROTOCOL, Suite, load
@@ -89,7 +90,9 @@ def plan(
 
 
 def _whole(limit: int | None, dataset: str) -> int | None:
-    """Return the limit, or None where it leaves the dataset whole."""
+    """Return the limit, or None where it leaves the dataset whole; raises ZSRobustError below 1."""
+    if limit is not None and limit < 1:
+        raise ZSRobustError(f"A limit of {limit} images leaves none. Choose 1 or more.")
     return None if limit is None or limit >= datasets[dataset].size else limit
 
 
@@ -119,7 +122,7 @@ def identify(cell: Cell, suite: Suite, defense: dict[str, Any]) -> dict[str, Any
     """Return everything that a cell's numbers depend on; `defense` is what the defense's part holds beside the spec."""
     dataset = datasets[cell.dataset]
     images = open_images(cell.dataset).subset(cell.limit)
-    return {
+    identity = {
         "suite": suite.name,
         "protocol": PROTOCOL,
         "defense": {"spec": cell.defense, **defense},
@@ -127,6 +130,7 @@ def identify(cell: Cell, suite: Suite, defense: dict[str, Any]) -> dict[str, Any
         "dataset": describe_dataset(cell.dataset, dataset, images, cell.limit),
         "seed": cell.seed,
     }
+    return dict(json.loads(json.dumps(identity)))  # as it will be read again: lists for tuples
 
 
 def about(cell: Cell, tower: Tower) -> dict[str, Any]:
@@ -141,10 +145,10 @@ def run(
     workshop: Workshop,
     reporter: Reporter,
     force: bool = False,
-) -> list[Result]:
+) -> tuple[list[Result], list[ZSRobustError]]:
     """Return the results of the cells, in order: stored ones where the identity is the same, else computed and stored.
 
-    A failed cell does not stop the others, nor does a defense that cannot be made: its error is raised at the end.
+    A failed cell does not stop the others, nor does a defense that cannot be made: its error is in the second list.
     """
     workshop.progress = reporter.training
     towers: dict[str, Tower] = {}
@@ -154,6 +158,8 @@ def run(
             towers[spec] = workshop.tower(spec)
         except ZSRobustError as error:
             errors.append(error)
+        except Exception as error:  # a plugin's objective may raise anything
+            errors.append(ZSRobustError(f"{spec} could not be made: {type(error).__name__}: {error}"))
     cells = [cell for cell in cells if cell.defense in towers]
     work = [_look_up(cell, suite, folder, towers[cell.defense], reporter, force) for cell in cells]
     reporter.cells(sum(len(open_images(cell.dataset).subset(cell.limit)) for cell, _, stored in work if stored is None))
@@ -162,9 +168,7 @@ def run(
         if stored is None:
             stored = _compute(cell, identity, suite, folder, towers[cell.defense], workshop, reporter)
         found.append(stored)
-    if errors:
-        raise errors[0]
-    return found
+    return found, errors
 
 
 def _look_up(
@@ -182,6 +186,8 @@ def _look_up(
         reporter.note(f"{cell.defense} on {cell.dataset} is computed again: another {', '.join(differing)}")
     elif stored.status == "failed":
         reporter.note(f"{cell.defense} on {cell.dataset} is computed again: it failed before")
+    elif not results.outcomes_match(stored, path):
+        reporter.note(f"{cell.defense} on {cell.dataset} is computed again: its outcomes are gone, or another run's")
     else:
         return cell, identity, stored
     return cell, identity, None
@@ -225,9 +231,9 @@ def _classifier(cell: Cell, tower: Tower, workshop: Workshop) -> nn.Module:
     return workshop.clip.classifier(datasets[cell.dataset].prompts, tower.encoder).eval().requires_grad_(False)
 
 
-def _checked(module: nn.Module, dataset: str, device: str) -> nn.Module:
+def _checked(module: nn.Module, dataset: str) -> nn.Module:
     """Return the module; raises ZSRobustError unless it has one logit for each class of the dataset."""
-    pixels = torch.from_numpy(open_images(dataset).pixels[:1]).to(device).float() / 255
+    pixels = torch.from_numpy(open_images(dataset).pixels[:1]).to(device_of(module)).float() / 255
     with torch.no_grad(), frozen(module):
         shape = tuple(module(pixels).shape)
     classes = len(datasets[dataset].classes)
@@ -250,12 +256,13 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     checkpoints: str | Path = "checkpoints",
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Result:
     """Evaluate a module or a defense on one dataset and return the result, which is not stored.
 
     `defense` is any `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K) over the dataset's classes,
-    or the spec of a defense, trained if its checkpoint is missing from the folder `checkpoints`.
+    or the spec of a defense, trained if its checkpoint is missing from the folder `checkpoints`. A module stays where it
+    is unless `device` says otherwise; a defense is on the CPU then.
     Raises ZSRobustError for unknown names, and for a module or an attack that breaks the rules.
     """
     loaded = load(suite)
@@ -263,12 +270,12 @@ def evaluate(
     name = normalize(defense, defenses) if isinstance(defense, str) else "module"
     cell = Cell(name, bare, resolved.eps, dataset, _whole(limit, dataset), seed)
     if isinstance(defense, str):
-        workshop = Workshop(loaded, Path(checkpoints), device)
+        workshop = Workshop(loaded, Path(checkpoints), device or "cpu")
         tower = workshop.tower(defense)
         classifier = _classifier(cell, tower, workshop)
         identity = identify(cell, loaded, about(cell, tower))
     else:
-        classifier = _checked(defense.to(device), dataset, device)
+        classifier = _checked(defense.to(device) if device else defense, dataset)
         identity = identify(cell, loaded, {"title": type(defense).__name__})
     images = open_images(dataset).subset(cell.limit)
     result, _ = run_cell(identity, classifier, resolved, bare, images, seed=seed)

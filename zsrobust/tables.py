@@ -28,6 +28,9 @@ ROWS = {
 }
 
 
+MIXED = "The cells of this row are of different checkpoints or attacks; run them again for a mean."
+
+
 @dataclass(frozen=True)
 class Table:
     """One of the paper's tables: which cells it shows."""
@@ -96,6 +99,8 @@ def build(number: str, results: pd.DataFrame, suite: Suite, *, eps: str, limit: 
         entries = [_entry(own[name], table.metric, notes) if name in own else Entry() for name in suite.datasets]
         shares = [entry.share for entry in entries if entry.share is not None]
         mean = Entry(sum(shares, Fraction(0)) / len(shares)) if len(shares) == len(entries) else Entry()
+        if len({cell["made"] for cell in own.values()}) > 1:
+            mean = Entry(notes=[_note(MIXED, notes)])
         times = [seconds for seconds in (cell["epoch_seconds"] for cell in own.values()) if not pd.isna(seconds)]
         time = Entry(seconds=float(times[0]) if times else 0.0) if len(own) else Entry()
         rows.append((ROWS[defense], [*entries, mean, time]))
@@ -126,14 +131,17 @@ def _select(results: pd.DataFrame, suite: Suite, table: Table, eps: str, limit: 
 
 
 def _entry(cell: Mapping[Hashable, Any], metric: str, notes: list[str]) -> Entry:
-    marks = []
-    for flag in cell["flags"]:
-        if flag not in notes:
-            notes.append(flag)
-        marks.append(notes.index(flag) + 1)
+    marks = [_note(flag, notes) for flag in cell["flags"]]
     if cell["status"] != "ok":
         return Entry(notes=marks)
     return Entry(Fraction(cell[f"{metric}_correct"], cell["images"]), notes=marks)
+
+
+def _note(note: str, notes: list[str]) -> int:
+    """Return the number of a footnote, added to the others if it is new."""
+    if note not in notes:
+        notes.append(note)
+    return notes.index(note) + 1
 
 
 def _mark_best(rows: Sequence[list[Entry]]) -> None:

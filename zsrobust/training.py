@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import attacks, frozen
-from zsrobust.classifier import Clip, ZeroShotClassifier
+from zsrobust.classifier import Clip, ZeroShotClassifier, weights_digest
 from zsrobust.datasets import Dataset, Images
 from zsrobust.prompts import prompted
 from zsrobust.registry import Registry, ZSRobustError, format_eps, parse_eps
@@ -57,8 +57,13 @@ class Recipe:
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise ZSRobustError(f"A recipe's {name} must be positive, not {getattr(self, name)}.")
-        if self.eps is not None:
-            parse_eps(str(self.eps))
+        for name in ("momentum", "weight_decay", "warmup", "seed"):
+            if getattr(self, name) < 0:
+                raise ZSRobustError(f"A recipe's {name} must not be negative, not {getattr(self, name)}.")
+        if self.options.get("tokens", 0) < 0:
+            raise ZSRobustError(f"The number of tokens must not be negative, not {self.options['tokens']}.")
+        for bound in filter(None, (self.eps, self.step_size)):
+            parse_eps(str(bound))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set, as JSON can hold them; bounds as "8/255"."""
@@ -143,6 +148,7 @@ class Checkpoint:
 
     path: Path
     recipe: dict[str, Any]
+    sources: dict[str, str]  #: digests of what the recipe names: the backbone, and the images trained on
     history: list[dict[str, float]]  #: per epoch: loss, accuracy, distance (relative L2), seconds
     weights: dict[str, Tensor]
 
@@ -153,9 +159,15 @@ class Checkpoint:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return cls(path, json.loads(metadata["recipe"]), json.loads(metadata["history"]), weights)
+            recipe, sources, history = (json.loads(metadata[name]) for name in ("recipe", "sources", "history"))
+            return cls(path, recipe, sources, history, weights)
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise ZSRobustError(f"The checkpoint {path} is damaged ({error}). Delete it, and it is trained again.") from None
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the weights; the history, which has times in it, stays out."""
+        return weights_digest(self.weights)
 
     @property
     def epoch_seconds(self) -> float:
@@ -247,7 +259,11 @@ def train(
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
-    metadata = {"recipe": json.dumps(recipe.to_dict(), sort_keys=True), "history": json.dumps(history)}
+    metadata = {
+        "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
+        "sources": json.dumps({"backbone": clip.digest, "images": images.digest}),
+        "history": json.dumps(history),
+    }
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in learning.items()}
     write_atomically(path, safetensors.torch.save(weights, metadata))
     return Checkpoint.read(path)

@@ -4,6 +4,7 @@ An attack is a frozen dataclass of its hyper-parameters. It knows nothing of CLI
 decides who survived: the referee (`zsrobust.evaluation`) does.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, Protocol
@@ -49,6 +50,8 @@ def perturbation_size(delta: Tensor, norm: Norm) -> Tensor:
 
 def check_bounds(eps: float, norm: Norm, **positive: float) -> None:
     """Raise ZSRobustError unless eps and the other named values are positive, and eps below 1 where the norm is l∞."""
+    if not all(map(math.isfinite, (eps, *positive.values()))):
+        raise ZSRobustError("An attack's numbers must be finite. See: zsrobust list attacks")
     if norm == "linf" and eps >= 1:
         raise ZSRobustError(f"eps {eps:g} is beyond any pixel in [0, 1]. Write it as 8/255, or a number in (0, 1).")
     for name, value in {"eps": eps, **positive}.items():

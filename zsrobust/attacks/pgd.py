@@ -1,5 +1,6 @@
 """Projected gradient descent, in l∞ and l2."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,11 +49,13 @@ class PGD:
 
     def _climb(self, classifier: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor, left: Tensor) -> Tensor:
         """Take the steps for the images `left`, in place; return those not seen broken (all, without `early_stop`)."""
-        for _ in range(self.steps):
+        for step in range(self.steps):
             points = adversarial[left].requires_grad_()
             logits = classifier(points)
             (gradient,) = torch.autograd.grad(objective(self.loss, logits, labels[left]).sum(), points)
             points = points.detach()
+            if step == 0 and not gradient.flatten(1).any(dim=1).all():
+                warnings.warn("PGD: some images have a gradient of exactly zero; the numbers may flatter.", stacklevel=2)
             if self.early_stop:
                 safe = logits.argmax(1) == labels[left]
                 left, points, gradient = left[safe], points[safe], gradient[safe]

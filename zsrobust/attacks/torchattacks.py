@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.registry import ZSRobustError, parse_fields
 
+#: Types of arguments that the library's defaults do not tell.
+_TYPES: dict[str, Any] = {"norm": Norm, "seed": int | None, "n_classes": int}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TorchAttacks:
@@ -36,25 +39,25 @@ class TorchAttacks:
         arguments = inspect.signature(_attack_class(method).__init__).parameters
         if "eps" not in arguments:
             raise ZSRobustError(f"torchattacks:{method} has no eps to hold it to; choose an attack with a bound.")
-        types = {
-            name: str if argument.default is None else type(argument.default)
-            for name, argument in arguments.items()
-            if name not in ("self", "model", "device")
-        }
+        defaults = {name: each.default for name, each in arguments.items() if name not in ("self", "model", "device")}
+        types = {name: _TYPES.get(name, type(default)) for name, default in defaults.items()}
         values = parse_fields(fields, {**types, "norm": Norm}, f"{where} with {method}")
-        l2 = method.upper().endswith("L2") or values.get("norm") in ("L2", "l2")
+        l2 = method.upper().endswith("L2") or values.get("norm") == "l2"
         norm: Norm = "l2" if l2 else "linf"
         eps = values.pop("eps", self.eps)
-        if "norm" not in types:
-            values.pop("norm", None)
-        return dataclasses.replace(self, method=method, eps=eps, norm=norm, options=values)
+        del defaults["eps"]
+        given = {name: value for name, value in {**defaults, **values}.items() if name in defaults}
+        if "norm" in defaults:
+            given["norm"] = {"linf": "Linf", "l2": "L2"}[norm]
+        return dataclasses.replace(self, method=method, eps=eps, norm=norm, options=given)
 
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1] as the library's attack makes them."""
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         with frozen(classifier), torch.random.fork_rng():
             torch.manual_seed(seed)
-            attack = _attack_class(self.method)(classifier, eps=self.eps, **self.options)
+            seeded = {"seed": seed} if "seed" in self.options else {}  # the library's default is the clock
+            attack = _attack_class(self.method)(classifier, eps=self.eps, **{**self.options, **seeded})
             adversarial: Tensor = attack(images, labels)
         return adversarial
 

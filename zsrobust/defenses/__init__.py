@@ -8,12 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from zsrobust.classifier import Clip, file_digest, load_clip, weights_digest
+from zsrobust.classifier import Clip, load_clip
 from zsrobust.datasets import datasets
 from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
 from zsrobust.results import check_writable, slug
 from zsrobust.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, train, trained_encoder
+
+#: Fields of a recipe that a spec cannot set: they are the method's, or the suite's.
+FIXED = ("objective", "backbone", "trainable", "options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Defense:
         if self.recipe is None:
             kinds = {}
         else:
-            kinds = {name: kind for name, kind in field_types(self.recipe).items() if name not in ("objective", "options")}
+            kinds = {name: kind for name, kind in field_types(self.recipe).items() if name not in FIXED}
             kinds |= {name: type(value) for name, value in self.recipe.options.items()} | dict(self.choices)
         return dataclasses.replace(self, overrides=parse_fields(fields, kinds, where))
 
@@ -42,6 +45,8 @@ class Defense:
         groups = ("encoder", "prompts")
         values: dict[str, Any] = {key: value for key, value in suite.recipe.items() if key not in groups}
         values |= suite.recipe.get(self.recipe.trainable, {})
+        known = {field.name for field in dataclasses.fields(self.recipe)} | self.recipe.options.keys()
+        values = {key: value for key, value in values.items() if key in known}
         values["backbone"] = suite.backbone
         if self.recipe.attack is None:
             values |= {"eps": None, "step_size": None}
@@ -53,8 +58,8 @@ class Defense:
         """Return the image tower on this suite, trained if it is missing."""
         recipe = self.recipe_for(workshop.suite)
         if recipe is None:
-            return Tower(workshop.clip.encoder, {"weights": workshop.backbone_digest})
-        return workshop.trained(recipe, self.title)
+            return Tower(workshop.clip.encoder, {"backbone": workshop.clip.digest})
+        return workshop.trained(recipe, f"{self.title} {recipe.digest[:4]}" if self.overrides else self.title)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Tower:
 
 defenses: Registry[Defense] = Registry("defense", "defenses")
 
-Progress = Callable[[str, int, int, str], None]  #: title, steps done, steps in all, note
+Progress = Callable[[str, int, int, str], None]  #: name, steps done, steps in all, note
 
 
 class Workshop:
@@ -79,12 +84,11 @@ class Workshop:
         suite: Suite,
         folder: Path,
         device: str = "cpu",
-        progress: Progress = lambda title, done, total, note: None,
+        progress: Progress = lambda name, done, total, note: None,
     ) -> None:
         """Take the suite, the folder of checkpoints, the device, and a function to report the progress of training."""
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
         self._clip: Clip | None = None
-        self._backbone_digest = ""
 
     @property
     def clip(self) -> Clip:
@@ -93,33 +97,32 @@ class Workshop:
             self._clip = load_clip(self.suite.backbone, self.device)
         return self._clip
 
-    @property
-    def backbone_digest(self) -> str:
-        """The sha256 of the backbone's weights, text tower included."""
-        self._backbone_digest = self._backbone_digest or weights_digest(self.clip.model)
-        return self._backbone_digest
-
     def checkpoint_path(self, recipe: Recipe) -> Path:
         """Return where the checkpoint of a recipe is, or will be."""
         return self.folder / slug(self.suite.name) / f"{slug(recipe.objective)}-{recipe.digest}.safetensors"
 
-    def trained(self, recipe: Recipe, title: str) -> Tower:
+    def trained(self, recipe: Recipe, name: str) -> Tower:
         """Return the tower of a recipe, trained if its checkpoint is missing."""
         path = self.checkpoint_path(recipe)
+        dataset = datasets[recipe.train_on]
+        images = dataset.load("train")
         if path.exists():
             checkpoint = Checkpoint.read(path)
-            if checkpoint.recipe != recipe.to_dict():
-                raise ZSRobustError(f"The checkpoint {path} was made by another recipe. Delete it, and it is trained again.")
+            sources = {"backbone": self.clip.digest, "images": images.digest}
+            if checkpoint.recipe != recipe.to_dict() or checkpoint.sources != sources:
+                raise ZSRobustError(
+                    f"The checkpoint {path} was made by another recipe, or from other weights or images than these. "
+                    "Delete it, and it is trained again."
+                )
         else:
             check_writable(path.parent)
-            dataset = datasets[recipe.train_on]
 
             def report(done: int, total: int, note: str) -> None:
-                self.progress(title, done, total, note)
+                self.progress(name, done, total, note)
 
-            checkpoint = train(recipe, self.clip, dataset, dataset.load("train"), path, report)
+            checkpoint = train(recipe, self.clip, dataset, images, path, report)
         encoder = trained_encoder(self.clip, recipe, checkpoint)
-        identity = {"weights": self.backbone_digest, "checkpoint": file_digest(path), "recipe": recipe.to_dict()}
+        identity = {**checkpoint.sources, "checkpoint": checkpoint.digest, "recipe": recipe.to_dict()}
         return Tower(encoder, identity, {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history})
 
     def tower(self, spec: str) -> Tower:

@@ -14,7 +14,9 @@ from numpy.random import RandomState
 from zsrobust.datasets import Dataset, Images, Split, datasets
 from zsrobust.mini import world
 from zsrobust.mini.glyphs import GLYPHS
+from zsrobust.registry import ZSRobustError
 
+NO_TRAINING = ZSRobustError("Only mini_train has a training split in the mini suite: train_on=mini_train.")
 TRAIN_COLORS = ["red", "yellow", "green", "blue", "white"]
 TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
 
@@ -30,6 +32,8 @@ class Drawn:
 
     def __call__(self, split: Split) -> Images:
         """Draw the pictures of a split, the classes in turn."""
+        if split not in self.sizes:
+            raise NO_TRAINING
         rng = RandomState([self.seed, ("test", "train").index(split)])
         labels = np.arange(self.sizes[split], dtype=np.int64) % len(self.classes)
         pictures = [world.to_uint8(self.kind(rng, **self.classes[label])[0]) for label in labels]
@@ -41,6 +45,8 @@ def handwriting(split: Split) -> Images:
 
     Alpaydin & Kaynak (1998), https://doi.org/10.24432/C50P49, CC BY 4.0; the first 50 of each digit.
     """
+    if split == "train":
+        raise NO_TRAINING
     with resources.files(__package__).joinpath("handwriting.npz").open("rb") as file, np.load(file) as stored:
         scans, labels = stored["scans"], stored["labels"].astype(np.int64)
     pixels = np.floor(scans * (255 / 16) + 0.5).astype(np.uint8)
