@@ -126,6 +126,7 @@ def test_autoattack_plans_its_parts_by_the_number_of_classes(classes, parts, tar
     assert (plan["parts"], plan["targets"], plan["skipped"]) == (parts, targets, skipped)
 
 
+@pytest.mark.filterwarnings("ignore:AutoAttack")  # they become flags of a result
 @pytest.mark.parametrize("classes", [2, 4])
 def test_autoattack_breaks_what_pgd_breaks(classes):
     classifier, data = toy(classes, images=8)

@@ -11,10 +11,10 @@ PLUGIN = Path(__file__).parent / "plugin"
 SCRIPT = """
 from zsrobust.testing import check_attack, check_dataset, check_defense
 check_attack("example_fgsm")
-check_dataset("example_stripes")
+check_dataset("example_patterns")
 check_defense("example_noise:epochs=1", checkpoints=__import__("sys").argv[1])
 import zsrobust
-print(zsrobust.evaluate("clip", attack="example_fgsm", dataset="example_stripes", eps=6 / 255).images)
+print(zsrobust.evaluate("clip", attack="example_fgsm", dataset="example_patterns", eps=6 / 255).images)
 """
 
 

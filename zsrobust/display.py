@@ -79,7 +79,7 @@ def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
     for result in found:
         defense, attack = result.identity["defense"], result.identity["attack"]
         groups.setdefault((defense["spec"], attack["spec"], attack["eps"]), []).append(result)
-    table = Table(title=_title(groups), title_justify="left")
+    table = Table(title=_title(groups))
     table.add_column("dataset" if len(groups) == 1 else "defense")
     for heading in ("attack", "images", "clean", "robust"):
         table.add_column(heading, justify="right")

@@ -56,7 +56,8 @@ class Outcomes:
     def read(cls, path: Path) -> "Outcomes":
         """Read the outcomes beside a result; raises ZSRobustError if they are missing or damaged."""
         try:
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+            content = io.BytesIO(path.with_suffix(".npz").read_bytes())
+            with np.load(content, allow_pickle=False) as arrays:
                 return cls(**arrays)
         except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ZSRobustError(f"{path.with_suffix('.npz')} holds no outcomes ({error}). Run the cell again.") from None

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -227,7 +228,8 @@ def train(
     def adversarial(clean: Tensor, labels: Tensor) -> Tensor:
         if craft is None:
             raise ZSRobustError(f"The objective {recipe.objective!r} asks for adversarial images; its recipe has no attack.")
-        with frozen(student):
+        with frozen(student), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what attacks warn of concerns evaluations
             return torch.as_tensor(craft(student, clean, labels, generator)).detach()
 
     history: list[dict[str, float]] = []

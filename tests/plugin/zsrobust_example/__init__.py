@@ -1,4 +1,4 @@
-"""An example plugin: a one-step attack, a dataset of stripes, and a defense that adds noise to TeCoA's clean images."""
+"""An example plugin: a one-step attack, a dataset of patterns, and a defense that adds noise to TeCoA's clean images."""
 
 from dataclasses import dataclass
 
@@ -36,25 +36,25 @@ class FGSM:
 attacks.register("example_fgsm")(FGSM())
 
 
-def stripes(split: Split) -> Images:
-    """Return 40 pictures of stripes, upright or lying."""
+def patterns(split: Split) -> Images:
+    """Return 40 pictures, of stripes and of checkers."""
     labels = np.arange(40, dtype=np.int64) % 2
     phase = np.random.RandomState(0).randint(0, 8, 40)
     y, x = np.mgrid[0:32, 0:32]
-    waves = np.stack([((y if label else x) + p) // 4 % 2 for label, p in zip(labels, phase, strict=True)])
+    waves = np.stack([((x + p) // 4 + label * (y // 4)) % 2 for label, p in zip(labels, phase, strict=True)])
     return Images(pixels=np.repeat(waves[:, None] * 200 + 30, 3, axis=1).astype(np.uint8), labels=labels)
 
 
-datasets.register("example_stripes")(
+datasets.register("example_patterns")(
     Dataset(
-        title="Stripes",
+        title="Patterns",
         group="domain-specific",
-        about="Upright and lying stripes.",
-        classes=("upright", "lying"),
-        templates=("a texture of {} stripes",),
+        about="Stripes and checkers.",
+        classes=("striped", "checkered"),
+        templates=("a {} texture",),
         size=40,
         side=32,
-        load=stripes,
+        load=patterns,
     )
 )
 
