@@ -116,7 +116,7 @@ def test_a_result_that_is_not_ours_stops_the_run_and_is_left_as_it_was(zsrobust,
     assert path.read_text() == '{"mine": 1}'
 
 
-def test_a_truncated_checkpoint_is_named_and_nothing_is_computed(zsrobust, tmp_path):
+def test_a_truncated_checkpoint_is_named_and_others_are_measured(zsrobust, tmp_path):
     mine = tmp_path / "mine"
     command = ("train", "tecoa:epochs=1", *MINI, "--checkpoints", str(mine))
     assert "epoch 1: loss" in zsrobust(*command).stdout
@@ -124,6 +124,10 @@ def test_a_truncated_checkpoint_is_named_and_nothing_is_computed(zsrobust, tmp_p
     (path,) = mine.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     assert f"The checkpoint {path} is damaged" in zsrobust(*command, ok=2).stderr
+    both = zsrobust(*QUICK, "--defense", "tecoa:epochs=1", "--checkpoints", str(mine), ok=2)
+    assert f"Error: The checkpoint {path} is damaged" in both.stderr
+    assert "8 images attacked" in both.stdout  # the other defense is measured all the same
+    assert len(cells(tmp_path / "results")) == 1
 
 
 def test_tables_are_written_in_three_formats_and_named_by_their_file(zsrobust, tmp_path):

@@ -47,6 +47,12 @@ def test_a_plugin_file_registers_on_the_command_line(zsrobust):
     assert "example_fgsm" not in zsrobust("list", "attacks").stdout
 
 
+def test_a_plugins_dataset_and_attack_run_on_the_command_line(zsrobust):
+    plugin = ("--plugin", str(PLUGIN / "zsrobust_example" / "__init__.py"))
+    command = ("run", "--suite", "mini", "--defense", "clip", "--attack", "example_fgsm", "--dataset", "example_patterns")
+    assert "Patterns" in zsrobust(*plugin, *command).stdout
+
+
 def test_a_plugin_that_takes_a_name_again_is_named(zsrobust, tmp_path):
     path = tmp_path / "again.py"
     path.write_text("from zsrobust.attacks import attacks\nattacks.register('pgd10')(object())\n")
