@@ -145,7 +145,11 @@ def test_an_attack_without_its_library_names_the_extra(monkeypatch):
 def test_torchattacks_classes_are_attacks_too():
     pytest.importorskip("torchattacks", reason="the extra torchattacks is not installed")
     attack = attacks.create("torchattacks:PGD,eps=8/255,alpha=2/255,steps=5")
-    assert (attack.eps, attack.norm, attack.options) == (8 / 255, "linf", {"alpha": 2 / 255, "steps": 5})
+    assert (attack.eps, attack.norm, attack.options) == (
+        8 / 255,
+        "linf",
+        {"alpha": 2 / 255, "random_start": True, "steps": 5},
+    )
     check_attack("torchattacks:PGD,eps=16/255,alpha=4/255,steps=5")
     check_attack("torchattacks:PGDL2,eps=2,alpha=1,steps=5")
     with pytest.raises(ZSRobustError, match="no attack 'PDG'"):
