@@ -173,7 +173,8 @@ def device_of(classifier: nn.Module) -> torch.device:
 
 def describe_attack(spec: str, attack: Attack, classes: int) -> dict[str, Any]:
     """Return an attack's part of the identity: spec, eps, every field, and the plan for this many classes."""
-    fields = {key: value for key, value in asdict(attack).items() if key != "eps"}  # type: ignore[call-overload]
+    fields = asdict(attack)  # type: ignore[call-overload]  # a protocol cannot say that it is a dataclass
+    del fields["eps"]
     if isinstance(fields.get("step_size"), float):
         fields["step_size"] = format_eps(fields["step_size"])
     plan = attack.plan(classes) if hasattr(attack, "plan") else {}

@@ -83,7 +83,9 @@ class Recipe:
         """Return the attack that makes the training images; every image takes all its steps."""
         values = {"eps": self.eps, "step_size": self.step_size}
         attack = attacks.create(str(self.attack), {key: value for key, value in values.items() if value is not None})
-        return replace(attack, early_stop=False) if hasattr(attack, "early_stop") else attack  # type: ignore[type-var]
+        if not hasattr(attack, "early_stop"):
+            return attack
+        return replace(attack, early_stop=False)  # type: ignore[type-var]  # a protocol cannot say that it is a dataclass
 
 
 @dataclass
