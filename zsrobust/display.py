@@ -80,9 +80,9 @@ def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
         defense, attack = result.identity["defense"], result.identity["attack"]
         groups.setdefault((defense["spec"], attack["spec"], attack["eps"]), []).append(result)
     table = Table(title=_title(groups))
-    table.add_column("dataset" if len(groups) == 1 else "defense")
+    table.add_column("dataset" if len(groups) == 1 else "defense", overflow="fold")
     for heading in ("attack", "images", "clean", "robust"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for (spec, attack, eps), results in groups.items():
         if len(groups) == 1:
             for result in results:

@@ -77,9 +77,9 @@ class Registry(Generic[T]):
         if not fields and not configure:
             return typing.cast(T, entry)
         where = f"{self.kind} {name!r}"
-        changed = configure(fields, where) if configure else dataclasses.replace(
-            entry, **parse_fields(fields, field_types(entry), where))  # fmt: skip
-        return typing.cast(T, changed)
+        if configure:
+            return typing.cast(T, configure(fields, where))
+        return typing.cast(T, dataclasses.replace(entry, **parse_fields(fields, field_types(entry), where)))
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:

@@ -178,6 +178,11 @@ class Checkpoint:
         return sum(epoch["seconds"] for epoch in self.history) / max(1, len(self.history))
 
 
+def sources(clip: Clip, images: Images) -> dict[str, str]:
+    """Return the digests of what a recipe names and a checkpoint is made from."""
+    return {"backbone": clip.digest, "images": images.digest}
+
+
 def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
     """Return a copy of the image tower in which just what the recipe trains takes gradients."""
     return prompted(clip, recipe.options.get("tokens", 0), recipe.seed) if recipe.trainable == "prompts" else clip.copy()
@@ -265,7 +270,7 @@ def train(
         )
     metadata = {
         "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
-        "sources": json.dumps({"backbone": clip.digest, "images": images.digest}),
+        "sources": json.dumps(sources(clip, images)),
         "history": json.dumps(history),
     }
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in learning.items()}

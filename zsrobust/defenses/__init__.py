@@ -13,7 +13,7 @@ from zsrobust.datasets import datasets
 from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
 from zsrobust.results import check_writable, slug
 from zsrobust.suites import Suite
-from zsrobust.training import Checkpoint, Recipe, train, trained_encoder
+from zsrobust.training import Checkpoint, Recipe, sources, train, trained_encoder
 
 #: Fields of a recipe that a spec cannot set: they are the method's, or the suite's.
 FIXED = ("objective", "backbone", "trainable", "options")
@@ -108,8 +108,7 @@ class Workshop:
         images = dataset.load("train")
         if path.exists():
             checkpoint = Checkpoint.read(path)
-            sources = {"backbone": self.clip.digest, "images": images.digest}
-            if checkpoint.recipe != recipe.to_dict() or checkpoint.sources != sources:
+            if checkpoint.recipe != recipe.to_dict() or checkpoint.sources != sources(self.clip, images):
                 raise ZSRobustError(
                     f"The checkpoint {path} was made by another recipe, or from other weights or images than these. "
                     "Delete it, and it is trained again."
