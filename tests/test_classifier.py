@@ -62,9 +62,19 @@ def test_a_state_dict_in_openais_layout_gives_the_same_logits(tmp_path):
     assert type(loaded.encoder.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
 
 
-@pytest.mark.parametrize("backbone", ["ViT-Z-99/openai", "ViT-B-32", "local-dir:/nowhere", "package:zsrobust.mini/nothing"])
-def test_a_backbone_that_cannot_be_loaded_is_one_line(backbone):
-    with pytest.raises(ZSRobustError, match="Cannot load the backbone"):
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("ViT-B-23/openai", "Unknown architecture 'ViT-B-23'. Did you mean ViT-B-32"),
+        ("ViT-B-32", "The backbone ViT-B-32 has no default weights: write ViT-B-32/TAG"),
+        ("ViT-B-32-quickgelu/opena1", "ViT-B-32-quickgelu has no weights 'opena1', nor is that a file"),
+        ("ViT-B-32/openai", "has GELU; its weights 'openai' were trained with QuickGELU. Use ViT-B-32-quickgelu/openai"),
+        ("local-dir:/nowhere", "Cannot load the backbone"),
+        ("package:zsrobust.mini/nothing", "Cannot load the backbone"),
+    ],
+)
+def test_a_backbone_that_cannot_be_loaded_is_one_line(backbone, message):
+    with pytest.raises(ZSRobustError, match=message):
         load_clip(backbone)
 
 

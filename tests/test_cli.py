@@ -75,11 +75,17 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ("run", "--defense", "pmg_aft", "--attack", "autoattack"),
-            "is not there yet. Until then: zsrobust run --suite mini",
-        ),
         (("run", "--suite", "minni"), "Unknown suite 'minni'. Did you mean mini?"),
+        (("run", "--suite", "mine.toml"), "No suite file mine.toml"),
+        (("--plugin", "mine.toml", "list"), "mine.toml is no file of entries"),
+        ((*QUICK, "--protocol", "refrence"), "Unknown protocol 'refrence'. Did you mean reference?"),
+        ((*QUICK, "--protocol", "sound:judged=never"), "judged='never' is not one of any, final"),
+        ((*QUICK, "--protocol", "mine.toml"), "No protocol file mine.toml"),
+        ((*QUICK, "--data-root", "nowhere"), "Directory 'nowhere' does not exist"),
+        (("data", "cifar11", *MINI), "Unknown dataset 'cifar11'. Did you mean cifar10"),
+        (("data", "cifar10:valid", *MINI), "a split is test or train"),
+        (("run", *MINI, "--defense", "weights:gone.pt", "--dataset", "mini_cells"), "No weights at gone.pt"),
+        (("export", "clip", *MINI, "--out", "/dev/null/x"), "Cannot write /dev/null/x"),
         ((*QUICK, "--attack", "pgdd"), "Unknown attack 'pgdd'. Did you mean pgd?"),
         ((*QUICK, "--defense", "pmg-aft"), "Did you mean pmg_aft?"),
         ((*QUICK, "--dataset", "mini_shape"), "Did you mean mini_shapes?"),
@@ -146,6 +152,66 @@ def test_the_list_shows_everything_and_what_is_present(zsrobust):
         assert name in listed
     assert "not trained on mini yet" in listed
     assert zsrobust("list", "suites").stdout.startswith("SUITES")
+    assert "attacked=all" in zsrobust("list", "protocols").stdout
+    assert "published: https://drive.google.com" in zsrobust("list", "defenses").stdout
+
+
+def test_a_dry_run_tells_the_bill_and_computes_nothing(zsrobust, tmp_path):
+    done = zsrobust("run", *MINI, "--defense", "tecoa:epochs=3", "--attack", "pgd10", "--dataset", "mini_cells", "--dry-run")
+    told = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "tecoa:epochs=3 on mini_train, 3 epochs" in told["train"]
+    assert told["compute"].endswith("1 cells, 300 images")
+    # 2,000 images, 3 epochs: two steps, and the images once more each way; 300 images: ten steps, clean, verdict.
+    assert f"at most {6000 * 5 + 300 * 12:,} forward, {6000 * 4 + 300 * 10:,} backward" in told["passes"]
+    assert "hours on cpu" in told["time"]
+    assert not cells(tmp_path)
+
+
+def test_what_takes_hours_asks_and_without_anyone_to_ask_stops(zsrobust, tmp_path):
+    many = ("run", *MINI, "--defense", "clip", "--attack", "pgd:steps=1000000", "--dataset", "mini_cells")
+    done = zsrobust(*many, ok=2)
+    assert "Add --yes, or a --limit" in done.stderr.splitlines()[-1]
+    assert not cells(tmp_path)
+
+
+def test_another_protocol_is_another_folder_and_no_column_of_the_first(zsrobust, tmp_path):
+    zsrobust(*QUICK, "--attack", "pgd10")
+    zsrobust(*QUICK, "--attack", "pgd10", "--protocol", "reference")
+    assert {path.split("/")[1] for path in cells(tmp_path / "results")} == {"sound", "reference"}
+    tables = [zsrobust("table", "1", "--limit", "8", "--protocol", name).stdout for name in ("sound", "reference")]
+    assert [f"protocol {name};" in table for name, table in zip(("sound", "reference"), tables, strict=True)] == [True, True]
+    (path,) = (tmp_path / "results" / "mini" / "reference").rglob("pgd10*/**/*.json")
+    assert json.loads(path.read_text())["identity"]["switches"]["attacked"] == "all"
+
+
+def test_a_users_file_holds_a_suite_and_its_datasets(zsrobust, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    for label, name in enumerate(("healthy_tissue", "tumor")):
+        (tmp_path / "slides" / name).mkdir(parents=True)
+        pixels = np.random.RandomState(label).randint(0, 255, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "slides" / name / "1.png")
+    (tmp_path / "mine.toml").write_text(
+        'like = "mini"\ntitle = "mine"\ndatasets = ["slides", "mini_cells"]\n'
+        '[dataset.slides]\nfolder = "slides"\ntemplates = ["a slide of {}"]\n'
+    )
+    cache = {"ZSROBUST_CACHE": str(tmp_path / "cache")}
+    command = ("run", "--suite", "mine.toml", "--defense", "clip", "--attack", "pgd2", "--limit", "8")
+    assert "slides" in zsrobust(*command, **cache).stdout
+    assert "all were stored" in zsrobust(*command, **cache).stdout
+    stored = json.loads((tmp_path / "results/mine/sound/pgd2-eps=6-255/clip/slides.json").read_text())
+    assert stored["identity"]["dataset"]["cut"]["side"] == 32
+    assert stored["images"] == 2
+
+
+def test_an_export_is_evaluated_as_the_defense_it_is(zsrobust, tmp_path):
+    zsrobust("export", "tecoa:epochs=1", *MINI, "--out", "exported")
+    same = ("run", *MINI, "--attack", "pgd2", "--dataset", "mini_train", "--limit", "16")
+    zsrobust(*same, "--defense", "tecoa:epochs=1", "--defense", "weights:exported")
+    counts = [json.loads(content)["robust_correct"] for content in cells(tmp_path / "results").values()]
+    assert len(counts) == 2
+    assert len(set(counts)) == 1
 
 
 def test_python_takes_a_module_or_the_name_of_a_defense():

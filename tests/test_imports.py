@@ -13,8 +13,9 @@ PACKAGE = Path(zsrobust.__file__).parent
 
 #: Each room may import those after it, and no other.
 ROOMS = [
-    "cli", "testing", "listing", "display", "runner", "evaluation", "lineup",
-    "defenses", "training", "prompts", "classifier", "mini", "attacks", "datasets", "tables", "suites", "results", "registry",
+    "cli", "bill", "testing", "stock", "listing", "display", "export", "runner", "evaluation", "lineup", "entries",
+    "defenses", "training", "pixels", "prompts", "classifier", "mini", "attacks", "datasets", "tables", "suites", "protocols",
+    "results", "network", "registry",
 ]  # fmt: skip
 STRANGERS = [("classifier", "attacks"), ("classifier", "datasets"), ("attacks", "datasets"), ("attacks", "classifier"),
              ("tables", "datasets"), ("prompts", "attacks")]  # fmt: skip

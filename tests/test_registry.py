@@ -17,9 +17,17 @@ from zsrobust.registry import (
 words = st.text(st.characters(categories=["Ll", "Nd"], include_characters="_./"), min_size=1)
 
 
-@given(words, st.dictionaries(words, words))
+names = st.from_regex(r"[a-z_][a-z0-9_]*", fullmatch=True)
+
+
+@given(words, st.dictionaries(names, words))
 def test_specs_make_a_round_trip(name, fields):
     assert split_spec(join_spec(name, fields)) == (name, fields)
+
+
+@pytest.mark.parametrize("path", ["weights/tecoa.pt", "runs/eps=1/best.pt", "./a=b.pt", "org/name@main"])
+def test_a_path_is_a_positional_field(path):
+    assert split_spec(f"weights:{path}") == ("weights", {"": path})
 
 
 @given(st.integers(1, 254))

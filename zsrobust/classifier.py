@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsrobust.registry import ZSRobustError
+from zsrobust.network import check_network
+from zsrobust.registry import ZSRobustError, suggest
+
+#: Means and standard deviations that a classifier may use in the place of its backbone's.
+NORMALIZATIONS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
 class ZeroShotClassifier(nn.Module):
@@ -46,6 +51,27 @@ class ZeroShotClassifier(nn.Module):
         return self.features(images) @ self.head.T
 
 
+class HalfPrecision(nn.Module):
+    """A classifier in half precision, as the released code runs its attacks and verdicts.
+
+    Within float16 autocast; the gradient of a loss that is summed is divided by the number of images, as that of its mean
+    over the batch: without scaling, small gradients become exact zeros.
+    """
+
+    def __init__(self, classifier: nn.Module) -> None:
+        """Wrap a classifier."""
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N, K), float32, of images (N, 3, S, S) in [0, 1]."""
+        with torch.autocast(images.device.type, dtype=torch.float16):
+            logits: Tensor = self.classifier(images)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: gradient / len(gradient))
+        return logits.float()
+
+
 @dataclass
 class Clip:
     """A pre-trained CLIP: the model as open_clip built it, its tokenizer, and the preprocessing that belongs to it."""
@@ -56,7 +82,10 @@ class Clip:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     side: int
+    interpolation: str = "bicubic"  #: of its own preprocessing
+    squash: bool = False  #: whether that resizes both sides, and crops nothing
     _heads: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)  #: open_clip's `model_cfg` and `preprocess_cfg`
 
     @property
     def encoder(self) -> nn.Module:
@@ -94,20 +123,28 @@ class Clip:
         return self._heads[key] * (self.model.logit_scale.exp() if scale is None else scale)
 
     def classifier(
-        self, prompts: Sequence[Sequence[str]], encoder: nn.Module | None = None, scale: float | None = None
+        self,
+        prompts: Sequence[Sequence[str]],
+        encoder: nn.Module | None = None,
+        scale: float | None = None,
+        normalization: str | None = None,
     ) -> ZeroShotClassifier:
-        """Return the classifier of the classes with these prompts, with this CLIP's image tower or another."""
+        """Return the classifier of the classes with these prompts, with this CLIP's image tower or another.
+
+        `scale` replaces the model's logit scale, and `normalization` (a key of NORMALIZATIONS) its own.
+        """
         tower = self.encoder if encoder is None else encoder
-        return ZeroShotClassifier(tower, self.head(prompts, scale), self.mean, self.std, self.side)
+        mean, std = NORMALIZATIONS.get(normalization or "", (self.mean, self.std))
+        return ZeroShotClassifier(tower, self.head(prompts, scale), mean, std, self.side)
 
 
-def load_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
+def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool = True) -> Clip:
     """Load a CLIP through open_clip, in float32, eval mode, frozen.
 
     `backbone` is `ARCHITECTURE/TAG` with a name and a pretrained tag of open_clip, `ARCHITECTURE/FILE` with a state dict
     in open_clip's or OpenAI's layout, `hf-hub:…`, `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a
-    Python package.
-    Raises ZSRobustError when open_clip cannot load it.
+    Python package. With `weights=False` they are random, and nothing of `ARCHITECTURE/…` is downloaded or read.
+    Raises ZSRobustError when open_clip cannot load it, and for an activation other than the weights were trained with.
     """
     import open_clip
 
@@ -121,20 +158,92 @@ def load_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip logs its progress to the root logger
     try:
-        if tag and Path(tag).is_file():
-            model: Any = open_clip.create_model(name, load_weights=False)
-            model.load_state_dict(_read_weights(Path(tag)))
+        trained = _look_up(name, tag, weights) if tag is not None else {}
+        if tag and (not weights or Path(tag).is_file()):
+            preprocessing = {key: trained[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in trained}
+            model: Any = open_clip.create_model(name, load_weights=False, force_preprocess_cfg=preprocessing)
+            if weights:
+                model.load_state_dict(_read_weights(Path(tag)))
         else:
-            model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
+            model = open_clip.create_model(name, pretrained=tag, require_pretrained=weights, load_weights=weights)
         tokenize: Any = open_clip.get_tokenizer(name)
+        config = {"model_cfg": _model_config(name), "preprocess_cfg": dict(model.visual.preprocess_cfg)}
+    except ZSRobustError:
+        raise
     except Exception as error:
-        raise ZSRobustError(f"Cannot load the backbone {backbone!r}: {type(error).__name__}: {error}") from error
+        raise ZSRobustError(f"Cannot load the backbone {backbone!r}: {type(error).__name__}: {str(error)[:300]}") from error
     finally:
         root.setLevel(level)
     model.to(device).float().eval().requires_grad_(False)
     preprocess = model.visual.preprocess_cfg
     side = preprocess["size"] if isinstance(preprocess["size"], int) else preprocess["size"][0]
-    return Clip(backbone, model, tokenize, tuple(preprocess["mean"]), tuple(preprocess["std"]), side)
+    return Clip(
+        backbone, model, tokenize, tuple(preprocess["mean"]), tuple(preprocess["std"]), side,
+        preprocess["interpolation"], preprocess["resize_mode"] == "squash", config=config,
+    )  # fmt: skip
+
+
+def _model_config(name: str) -> dict[str, Any]:
+    """Return open_clip's configuration of a model: its own of an architecture, or the one beside the weights."""
+    import open_clip
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    if not name.startswith(("local-dir:", "hf-hub:")):
+        return dict(open_clip.get_model_config(name))
+    if name.startswith("local-dir:"):
+        path = Path(name.removeprefix("local-dir:"), "open_clip_config.json")
+    else:
+        path = Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename="open_clip_config.json"))
+    return dict(json.loads(path.read_bytes())["model_cfg"])
+
+
+def _look_up(name: str, tag: str, weights: bool) -> dict[str, Any]:
+    """Return what open_clip knows of an architecture's weights; {} for a file of weights.
+
+    Raises ZSRobustError for an architecture or a tag that it does not have, for an activation other than the weights were
+    trained with (it would be silently wrong), and for weights that are neither here nor on a network that answers.
+    """
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise suggest("architecture", name, open_clip.list_models(), "A backbone is ARCHITECTURE/TAG of open_clip.")
+    if Path(tag).is_file():
+        return {}
+    trained = open_clip.get_pretrained_cfg(name, tag)
+    if not trained:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        named = f"no weights {tag!r}, nor is that a file" if tag else "no default weights"
+        raise ZSRobustError(f"The backbone {name} has {named}: write {name}/TAG. Tags of open_clip: {tags or 'none'}.")
+    theirs, ours = bool(trained.get("quick_gelu")), bool(config.get("quick_gelu"))
+    if theirs != ours:
+        other = f"{name}-quickgelu" if theirs else name.removesuffix("-quickgelu")
+        raise ZSRobustError(
+            f"The backbone {name} has {'QuickGELU' if ours else 'GELU'}; its weights {tag!r} were trained with "
+            f"{'QuickGELU' if theirs else 'GELU'}. Use {other}/{tag}."
+        )
+    if weights and not weights_are_here(f"{name}/{tag}"):
+        check_network(f"The weights {name}/{tag} are not here")
+    return dict(trained)
+
+
+def weights_are_here(backbone: str) -> bool:
+    """Return whether the weights of a backbone are on this machine."""
+    import open_clip
+    from huggingface_hub import try_to_load_from_cache
+
+    if backbone.startswith(("package:", "local-dir:")):
+        return True
+    if backbone.startswith("hf-hub:"):
+        repo, name = backbone.removeprefix("hf-hub:"), ""
+    else:
+        arch, _, tag = backbone.partition("/")
+        trained = open_clip.get_pretrained_cfg(arch, tag) or {}
+        repo, name = str(trained.get("hf_hub", "")).rpartition("/")[::2]
+        if Path(tag).is_file() or Path("~/.cache/clip", trained.get("url", "").rpartition("/")[2]).expanduser().is_file():
+            return True
+    files = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    return bool(repo) and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from zsrobust.results import Result, wilson
+from zsrobust.results import Outcomes, Result, wilson
 from zsrobust.runner import Cell, Reporter
 from zsrobust.tables import DASH, percent
 
@@ -29,6 +29,12 @@ class Live(Reporter):
         if title not in self._bars:
             self._bars[title] = self._begin(f"training {title}", total)
         self._progress.update(self._bars[title], completed=done, note=note)
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Show a download, in bytes, or a dataset being prepared, in images."""
+        if what not in self._bars:
+            self._bars[what] = self._begin(what, total)
+        self._progress.update(self._bars[what], completed=done, total=total)
 
     def cells(self, images: int) -> None:
         """Begin the bar of the images to attack."""
@@ -80,16 +86,18 @@ def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
         defense, attack = result.identity["defense"], result.identity["attack"]
         groups.setdefault((defense["spec"], attack["spec"], attack["eps"]), []).append(result)
     table = Table(title=_title(groups))
-    table.add_column("dataset" if len(groups) == 1 else "defense", overflow="fold")
-    for heading in ("attack", "images", "clean", "robust"):
-        table.add_column(heading, justify="right", overflow="fold")
+    single = len(groups) == 1
+    table.add_column("dataset" if single else "defense", overflow="fold")
+    for heading in ("images", "clean", "robust", "mean per class") if single else ("attack", "images", "clean", "robust"):
+        table.add_column(heading, justify="right", no_wrap=heading != "attack", overflow="fold")
     for (spec, attack, eps), results in groups.items():
-        if len(groups) == 1:
+        if single:
             for result in results:
-                table.add_row(result.identity["dataset"]["title"], f"{attack} {eps}", *_numbers(result))
+                title = result.identity["dataset"]["title"]
+                table.add_row(title, *_numbers(result), _per_class(result, folder))
             table.add_section()
-        name = f"average of {len(results)}" if len(groups) == 1 else spec
-        table.add_row(name, f"{attack} {eps}", str(sum(result.images for result in results)), *_means(results))
+        name = [f"average of {len(results)}"] if single else [spec, f"{attack} {eps}"]
+        table.add_row(*name, str(sum(result.images for result in results)), *_means(results))
     console.print(table)
     for result in found:
         if result.status == "failed":
@@ -102,8 +110,8 @@ def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
 def _title(groups: Collection[tuple[str, str, str]]) -> str:
     if len(groups) != 1:
         return "Average accuracy (%) over the datasets"
-    ((spec, _, _),) = groups
-    return f"{spec}: accuracy (%) with 95% intervals"
+    ((spec, attack, eps),) = groups
+    return f"{spec} under {attack} {eps}: accuracy (%) with 95% intervals"
 
 
 def _numbers(result: Result) -> tuple[str, str, str]:
@@ -116,6 +124,14 @@ def _share(correct: int, images: int) -> str:
     """Return the percentage with its 95% interval."""
     low, high = wilson(correct, images)
     return f"{percent(Fraction(correct, images))} [{100 * low:3.0f}, {100 * high:3.0f}]"
+
+
+def _per_class(result: Result, folder: Path) -> str:
+    """Return clean and robust accuracy, in percent, as means over the classes."""
+    if result.status == "failed":
+        return DASH
+    clean, robust = Outcomes.read(folder / f"{result.path}.npz").mean_per_class()
+    return f"{100 * clean:.2f}  {100 * robust:.2f}"
 
 
 def _means(results: Sequence[Result]) -> tuple[str, str]:

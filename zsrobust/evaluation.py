@@ -11,18 +11,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, frozen, perturbation_size
-from zsrobust.datasets import Dataset, Images
+from zsrobust.datasets import Cut, Dataset, Images
+from zsrobust.pixels import tensor
 from zsrobust.registry import ZSRobustError, format_eps
 from zsrobust.results import Outcomes, Result
 
 TOLERANCE = 1e-6  # of float32 arithmetic, in pixels of [0, 1]
+
+#: Which images are attacked: those classified correctly, which alone can be robust; or all, as the released code does.
+Attacked = Literal["correct", "all"]
 
 #: Called after every batch with the images done, and the images in all.
 Progress = Callable[[int, int], None]
@@ -62,9 +66,14 @@ def run_cell(
     *,
     seed: int = 0,
     batch_size: int = 256,
+    cut: Cut | None = None,
+    attacked: Attacked = "correct",
     progress: Progress = lambda done, total: None,
 ) -> tuple[Result, Outcomes | None]:
-    """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback."""
+    """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback.
+
+    See `judge` for `cut` and `attacked`.
+    """
     started = time.perf_counter()
     result = Result(identity, images=len(images), device=str(device_of(classifier)), versions=versions())
     meter = Meter(classifier)
@@ -72,8 +81,13 @@ def run_cell(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            outcomes = judge(meter, attack, name, images, seed=seed, batch_size=batch_size, progress=progress)
+            outcomes = judge(
+                meter, attack, name, images,
+                seed=seed, batch_size=batch_size, cut=cut, attacked=attacked, progress=progress,
+            )  # fmt: skip
             result.clean_correct, result.robust_correct = outcomes.clean_correct, outcomes.robust_correct
+            if attacked == "all":
+                result.robust_correct = outcomes.adversarial_correct
         except Exception:
             result.status, result.error = "failed", traceback.format_exc()
     result.flags = sorted({str(each.message) for each in caught if each.category is UserWarning})
@@ -90,29 +104,35 @@ def judge(
     *,
     seed: int,
     batch_size: int,
+    cut: Cut | None = None,
+    attacked: Attacked = "correct",
     progress: Progress = lambda done, total: None,
 ) -> Outcomes:
     """Predict, attack what was classified correctly, check, and predict again; in eval mode, the weights frozen.
 
-    Raises CheatError when the attack breaks a rule, and whatever the attack or the classifier raise.
+    `cut` says how images of their own size become what is attacked; None leaves them as they are. With `attacked="all"`
+    what was misclassified is attacked as well. Raises CheatError when the attack breaks a rule, and whatever the attack or
+    the classifier raise.
     """
     with frozen(meter):
-        return _judge(meter, attack, name, images, seed, batch_size, progress)
+        return _judge(meter, attack, name, images, seed, batch_size, cut, attacked, progress)
 
 
 def _judge(
-    meter: Meter, attack: Attack, name: str, images: Images, seed: int, batch_size: int, progress: Progress
-) -> Outcomes:
+    meter: Meter, attack: Attack, name: str, images: Images, seed: int, batch_size: int,
+    cut: Cut | None, attacked: Attacked, progress: Progress,
+) -> Outcomes:  # fmt: skip
+    device, everything = device_of(meter), np.arange(len(images))
     clean = np.concatenate(
-        [predict(meter, _pixels(meter, images, positions)) for positions in _batches(np.arange(len(images)), batch_size)]
+        [predict(meter, tensor(images, positions, cut, device)) for positions in _batches(everything, batch_size)]
     )
     adversarial, perturbation = clean.copy(), np.zeros(len(images), dtype=np.float32)
-    attacked = np.flatnonzero(clean == images.labels)
+    chosen = np.flatnonzero(clean == images.labels) if attacked == "correct" else everything
     generator = torch.Generator().manual_seed(seed)
-    done = len(images) - len(attacked)
+    done = len(images) - len(chosen)
     progress(done, len(images))
-    for positions in _batches(attacked, batch_size):
-        originals = _pixels(meter, images, positions)
+    for positions in _batches(chosen, batch_size):
+        originals = tensor(images, positions, cut, device)
         labels = torch.from_numpy(images.labels[positions]).to(originals.device)
         asked = meter.forward_passes
         with torch.enable_grad():
@@ -161,11 +181,6 @@ def _batches(positions: "np.ndarray[Any, np.dtype[np.int64]]", size: int) -> lis
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
-def _pixels(classifier: nn.Module, images: Images, positions: "np.ndarray[Any, np.dtype[np.int64]]") -> Tensor:
-    """Return images (n, 3, S, S) float32 in [0, 1], contiguous, on the classifier's device."""
-    return (torch.from_numpy(images.pixels[positions]).to(device_of(classifier)).float() / 255).contiguous()
-
-
 def device_of(classifier: nn.Module) -> torch.device:
     """Return the device of a module's weights; the CPU if it has none."""
     return next(iter([*classifier.parameters(), *classifier.buffers()]), torch.empty(0)).device
@@ -181,17 +196,22 @@ def describe_attack(spec: str, attack: Attack, classes: int) -> dict[str, Any]:
     return {"spec": spec, "eps": format_eps(attack.eps), **fields, **({"plan": plan} if plan else {})}
 
 
-def describe_dataset(name: str, dataset: Dataset, images: Images, limit: int | None) -> dict[str, Any]:
+def describe_dataset(
+    name: str, dataset: Dataset, images: Images, limit: int | None, prompts: str = "plain", cut: Cut | None = None
+) -> dict[str, Any]:
     """Return a dataset's part of the identity: name, size, subset, and what it showed the classifier."""
+    resized = cut is not None and images.cut is None and images.pixels.shape[-1] != cut.side
+    templates = dataset.wordings.get(prompts, (dataset.classes, dataset.templates))[1]
     return {
         "name": name,
         "title": dataset.title,
         "images": len(images),
         "limit": limit,
         "classes": len(dataset.classes),
-        "templates": list(dataset.templates),
-        "prompts": hashlib.sha256(repr(dataset.prompts).encode()).hexdigest()[:16],
+        "templates": list(templates),
+        "prompts": hashlib.sha256(repr(dataset.prompts(prompts)).encode()).hexdigest()[:16],
         "digest": images.digest,
+        **({"cut": asdict(images.cut or cut)} if cut and (images.cut or resized) else {}),
     }
 
 

@@ -3,9 +3,11 @@
 import zsrobust.attacks.autoattack
 import zsrobust.attacks.pgd
 import zsrobust.attacks.torchattacks
+import zsrobust.datasets.catalogue
 import zsrobust.defenses.clip
 import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation
 import zsrobust.defenses.pmg_aft
 import zsrobust.defenses.tecoa
+import zsrobust.defenses.weights
 import zsrobust.mini.datasets  # noqa: F401 (imported for what they register)

@@ -6,10 +6,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from zsrobust import suites
+from zsrobust import protocols, suites
 from zsrobust.attacks import attacks
 from zsrobust.datasets import datasets
 from zsrobust.defenses import Defense, Workshop, defenses
+from zsrobust.defenses.weights import Weights
 from zsrobust.registry import format_eps
 
 
@@ -28,8 +29,16 @@ def _suites(workshop: Workshop) -> Iterator[list[Any]]:
     for name in suites.names():
         suite = suites.load(name)
         yield [name, suite.title, f"{len(suite.datasets)} datasets, eps {format_eps(suite.attack['eps'])}"]
-    if suites.DEFAULT not in suites.names():
-        yield [suites.DEFAULT, "the paper's 16 datasets and ViT-B/32", "not there yet"]
+
+
+def _protocols(workshop: Workshop) -> Iterator[list[Any]]:
+    for name in protocols.names():
+        protocol = protocols.load(name)
+        yield [
+            name,
+            protocol.title,
+            ", ".join(f"{key}={value}" for key, value in protocol.switches.items()) or "all defaults",
+        ]
 
 
 def _defenses(workshop: Workshop) -> Iterator[list[Any]]:
@@ -39,11 +48,13 @@ def _defenses(workshop: Workshop) -> Iterator[list[Any]]:
 
 
 def _present(defense: Defense, workshop: Workshop) -> str:
-    recipe = defense.recipe_for(workshop.suite)
-    if recipe is None:
+    paths = [workshop.checkpoint_path(recipe) for recipe in defense.recipes(workshop.suite)]
+    if isinstance(defense, Weights) and defense.where:
+        return f"published: {defense.where}" + (f"; for {defense.backbone}" if defense.backbone else "")
+    if not paths:
         return "needs no training"
-    path = workshop.checkpoint_path(recipe)
-    return f"trained: {path}" if path.exists() else f"not trained on {workshop.suite.name} yet"
+    missing = [path for path in paths if not path.exists()]
+    return f"not trained on {workshop.suite.name} yet" if missing else f"trained: {', '.join(map(str, paths))}"
 
 
 def _attacks(workshop: Workshop) -> Iterator[list[Any]]:
@@ -63,6 +74,7 @@ def _datasets(workshop: Workshop) -> Iterator[list[Any]]:
 
 _ROWS: dict[str, tuple[list[str], Callable[[Workshop], Iterator[list[Any]]]]] = {
     "suites": (["name", "what", "size"], _suites),
+    "protocols": (["name", "what", "switches"], _protocols),
     "defenses": (["name", "title and paper", "present"], _defenses),
     "attacks": (["name", "what", "fields"], _attacks),
     "datasets": (["name", "what", "size"], _datasets),

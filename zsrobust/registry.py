@@ -83,12 +83,15 @@ class Registry(Generic[T]):
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split `name:key=value,key=value` into the name and its fields; a first part without "=" has the key ""."""
+    """Split `name:key=value,key=value` into the name and its fields.
+
+    A part without "=", or with no identifier before it (a path may have one), has the key "".
+    """
     name, _, rest = spec.partition(":")
     fields: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if not equals:
+        if not equals or not key.strip().isidentifier():
             key, value = "", part
         if key in fields:
             raise ZSRobustError(f"{spec!r} sets {key or part!r} twice.")

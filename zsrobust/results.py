@@ -46,6 +46,22 @@ class Outcomes:
         """Number of images classified correctly both without and under attack."""
         return int(((self.clean == self.labels) & (self.adversarial == self.labels)).sum())
 
+    @property
+    def adversarial_correct(self) -> int:
+        """Number of images classified correctly under attack, whatever they were without."""
+        return int((self.adversarial == self.labels).sum())
+
+    def mean_per_class(self) -> tuple[float, float]:
+        """Return clean and robust accuracy, each the mean over the classes that have images, in [0, 1].
+
+        Robust is correct both without and under attack.
+        """
+        images = np.bincount(self.labels)
+        right = self.clean == self.labels
+        safe = right & (self.adversarial == self.labels)
+        shares = [np.bincount(self.labels, weights=each)[images > 0] / images[images > 0] for each in (right, safe)]
+        return float(shares[0].mean()), float(shares[1].mean())
+
     def to_bytes(self) -> bytes:
         """Return the outcomes as the bytes of an `.npz` file."""
         buffer = io.BytesIO()
@@ -161,7 +177,9 @@ def read(path: Path) -> Result:
             raise ValueError("another format")
         result = Result(**stored)
         counts = (result.images, result.clean_correct, result.robust_correct)
-        if not (all(type(count) is int for count in counts) and counts[0] >= counts[1] >= counts[2] >= 0):
+        everything = result.identity.get("switches", {}).get("attacked") == "all"  # also what was misclassified
+        whole = all(type(count) is int and 0 <= count <= counts[0] for count in counts)
+        if not whole or (counts[2] > counts[1] and not everything):
             raise ValueError("impossible counts")
         if result.status not in ("ok", "failed") or (result.status == "ok" and not result.images):
             raise ValueError("impossible status")

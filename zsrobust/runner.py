@@ -2,23 +2,27 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from zsrobust import results
+from zsrobust import protocols, results
 from zsrobust.attacks import Attack, attacks, frozen
-from zsrobust.datasets import Images, datasets
+from zsrobust.classifier import HalfPrecision
+from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Tower, Workshop, defenses
 from zsrobust.evaluation import describe_attack, describe_dataset, device_of, run_cell
-from zsrobust.registry import Registry, ZSRobustError, join_spec, split_spec
+from zsrobust.pixels import cut_for, tensor
+from zsrobust.protocols import Protocol
+from zsrobust.registry import Registry, ZSRobustError, format_eps, join_spec, split_spec
 from zsrobust.results import Result
-from zsrobust.suites import PROTOCOL, Suite, load
+from zsrobust.suites import Suite, load
 from zsrobust.tables import TABLES
 
 BATCH_SIZE = 256
@@ -38,6 +42,9 @@ class Cell:
 
 class Reporter:
     """What a run tells while it works; this one keeps silent."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Hear of downloads, in bytes, and of datasets being prepared, in images."""
 
     def training(self, title: str, done: int, total: int, note: str) -> None:
         """Hear of a training's steps."""
@@ -106,25 +113,103 @@ def resolve_attack(spec: str, suite: Suite, eps: float | None = None) -> tuple[A
     return attack, join_spec(name, fields)
 
 
+@dataclass(frozen=True)
+class Bench:
+    """A suite measured under a protocol, and the workshop that makes its towers."""
+
+    suite: Suite
+    protocol: Protocol
+    workshop: Workshop
+
+    @cached_property
+    def cut(self) -> Cut:
+        """How pictures become what is attacked."""
+        chosen = self.protocol.interpolation
+        return cut_for(self.workshop.shape, self.protocol.zoom, None if chosen == "backbone" else chosen)
+
+    def cut_of(self, dataset: str) -> Cut | None:
+        """Return how a dataset's squares become what is attacked; None if they are attacked at their own size."""
+        return None if dataset in self.protocol.native else self.cut
+
+    def images(self, cell: Cell) -> Images:
+        """Return the images of a cell."""
+        return _select(cell.dataset, self.cut, self.protocol.select, cell.limit)
+
+    def attack(self, cell: Cell) -> Attack:
+        """Return the attack of a cell."""
+        attack = resolve_attack(cell.attack, self.suite, cell.eps)[0]
+        if self.protocol.judged == "final" and hasattr(attack, "early_stop"):
+            return dataclasses.replace(attack, early_stop=False)  # type: ignore[type-var]  # as in evaluation.describe_attack
+        return attack
+
+    def classifier(self, cell: Cell, tower: Tower) -> nn.Module:
+        """Return the classifier of a cell, frozen, in eval mode."""
+        protocol, prompts = self.protocol, datasets[cell.dataset].prompts(self.protocol.prompts)
+        classifier: nn.Module = self.workshop.clip.classifier(
+            prompts, tower.encoder, protocol.logit_scale, protocol.normalization
+        )
+        if protocol.precision == "float16":
+            classifier = HalfPrecision(classifier)
+        return classifier.eval().requires_grad_(False)
+
+    def identify(self, cell: Cell, defense: dict[str, Any]) -> dict[str, Any]:
+        """Return everything that a cell's numbers depend on; `defense` is what its part holds beside the spec."""
+        dataset = datasets[cell.dataset]
+        switches = self.protocol.switches
+        identity = {
+            "suite": self.suite.name,
+            "protocol": self.protocol.name,
+            **({"switches": switches} if switches else {}),
+            "defense": {"spec": cell.defense, **defense},
+            "attack": describe_attack(cell.attack, self.attack(cell), len(dataset.classes)),
+            "dataset": describe_dataset(
+                cell.dataset, dataset, self.images(cell), cell.limit, self.protocol.prompts, self.cut_of(cell.dataset)
+            ),
+            "seed": cell.seed,
+        }
+        return dict(json.loads(json.dumps(identity)))  # as it will be read again: lists for tuples
+
+    def prepare_named(self, names: Sequence[str], reporter: Reporter) -> Iterator[str]:
+        """Prepare datasets by name, the training split of one by its name and ":train"; yield a line for each."""
+        for named in names:
+            name, _, split = named.partition(":")
+            if split not in ("", "test", "train"):
+                raise ZSRobustError(f"{named!r}: a split is test or train, as in tiny_imagenet:train.")
+            origin, chosen = datasets[name].origin, "train" if split == "train" else "test"
+            if origin is None:
+                yield f"{name} needs no preparation"
+                continue
+            cut = self.train_cut if chosen == "train" else self.cut
+            folder = origin.prepare(chosen, cut, reporter.preparing)  # type: ignore[arg-type]  # a Split
+            yield f"{named} is prepared in {folder}"
+
+    @property
+    def train_cut(self) -> Cut:
+        """How training pictures become squares, by the suite's recipes."""
+        values = self.suite.recipe
+        return cut_for(self.workshop.shape, values.get("zoom", 1.0), values.get("interpolation"))
+
+    def path(self, cell: Cell) -> Path:
+        """Return a cell's place in the results folder, before anything of it is opened."""
+        identity = {
+            "suite": self.suite.name,
+            "protocol": self.protocol.name,
+            "defense": {"spec": cell.defense},
+            "attack": {"spec": cell.attack, "eps": format_eps(cell.eps)},
+            "dataset": {"name": cell.dataset, "limit": cell.limit},
+            "seed": cell.seed,
+        }
+        place = Result(identity).path
+        return place.with_name(place.name + ".json")
+
+
 @cache
-def open_images(dataset: str) -> Images:
-    """Return a dataset's test images, opened once."""
-    return datasets[dataset].load("test")
-
-
-def identify(cell: Cell, suite: Suite, defense: dict[str, Any]) -> dict[str, Any]:
-    """Return everything that a cell's numbers depend on; `defense` is what the defense's part holds beside the spec."""
-    dataset = datasets[cell.dataset]
-    images = open_images(cell.dataset).subset(cell.limit)
-    identity = {
-        "suite": suite.name,
-        "protocol": PROTOCOL,
-        "defense": {"spec": cell.defense, **defense},
-        "attack": describe_attack(cell.attack, _attack(cell, suite), len(dataset.classes)),
-        "dataset": describe_dataset(cell.dataset, dataset, images, cell.limit),
-        "seed": cell.seed,
-    }
-    return dict(json.loads(json.dumps(identity)))  # as it will be read again: lists for tuples
+def _select(dataset: str, cut: Cut, select: str, limit: int | None) -> Images:
+    """Return a dataset's test images, or the selection of them; opened once."""
+    if limit is not None:
+        return _select(dataset, cut, select, None).subset(limit)
+    images = datasets[dataset].open("test", cut)
+    return images.every(20, 256) if select == "every_20th_batch" else images
 
 
 def about(cell: Cell, tower: Tower) -> dict[str, Any]:
@@ -132,11 +217,25 @@ def about(cell: Cell, tower: Tower) -> dict[str, Any]:
     return {"title": defenses.create(cell.defense).title, **tower.identity}
 
 
+def prepare(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> None:
+    """Prepare the datasets of the cells that are not prepared yet; tell of classes that no classifier can tell apart.
+
+    Raises ZSRobustError for one that cannot be had.
+    """
+    for name in dict.fromkeys(cell.dataset for cell in cells):
+        dataset = datasets[name]
+        if dataset.origin is not None:
+            dataset.origin.prepare("test", bench.cut, reporter.preparing)
+        classes = dataset.wordings.get(bench.protocol.prompts, (dataset.classes,))[0]
+        for group in dataset.look_alikes(bench.protocol.prompts):
+            alike = ", ".join(f"{label} {classes[label]!r}" for label in group)
+            reporter.note(f"{name}: classes with the same prompts, which no classifier can tell apart: {alike}")
+
+
 def run(
-    suite: Suite,
+    bench: Bench,
     cells: Sequence[Cell],
     folder: Path,
-    workshop: Workshop,
     reporter: Reporter,
     force: bool = False,
 ) -> tuple[list[Result], list[ZSRobustError]]:
@@ -144,34 +243,34 @@ def run(
 
     A failed cell does not stop the others, nor does a defense that cannot be made: its error is in the second list.
     """
-    workshop.progress = reporter.training
+    bench.workshop.progress, bench.workshop.preparing = reporter.training, reporter.preparing
+    prepare(bench, cells, reporter)
     towers: dict[str, Tower] = {}
     errors: list[ZSRobustError] = []
     for spec in dict.fromkeys(cell.defense for cell in cells):  # first, so that the bar knows how many images there are
         try:
-            towers[spec] = workshop.tower(spec)
+            towers[spec] = bench.workshop.tower(spec)
         except ZSRobustError as error:
             errors.append(error)
         except Exception as error:  # a plugin's objective may raise anything
             errors.append(ZSRobustError(f"{spec} could not be made: {type(error).__name__}: {error}"))
     cells = [cell for cell in cells if cell.defense in towers]
-    work = [_look_up(cell, suite, folder, towers[cell.defense], reporter, force) for cell in cells]
-    reporter.cells(sum(len(open_images(cell.dataset).subset(cell.limit)) for cell, _, stored in work if stored is None))
+    work = [_look_up(bench, cell, folder, towers[cell.defense], reporter, force) for cell in cells]
+    reporter.cells(sum(len(bench.images(cell)) for cell, _, stored in work if stored is None))
     found = []
     for cell, identity, stored in work:
         if stored is None:
-            stored = _compute(cell, identity, suite, folder, towers[cell.defense], workshop, reporter)
+            stored = _compute(bench, cell, identity, folder, towers[cell.defense], reporter)
         found.append(stored)
     return found, errors
 
 
 def _look_up(
-    cell: Cell, suite: Suite, folder: Path, tower: Tower, reporter: Reporter, force: bool
+    bench: Bench, cell: Cell, folder: Path, tower: Tower, reporter: Reporter, force: bool
 ) -> tuple[Cell, dict[str, Any], Result | None]:
     """Return the cell, its identity, and its stored result if that may be used again."""
-    identity = identify(cell, suite, about(cell, tower))
-    place = Result(identity).path
-    path = folder / place.with_name(place.name + ".json")
+    identity = bench.identify(cell, about(cell, tower))
+    path = folder / bench.path(cell)
     if force or not path.exists():
         return cell, identity, None
     stored = results.read(path)
@@ -187,19 +286,7 @@ def _look_up(
     return cell, identity, None
 
 
-def _attack(cell: Cell, suite: Suite) -> Attack:
-    return resolve_attack(cell.attack, suite, cell.eps)[0]
-
-
-def _compute(
-    cell: Cell,
-    identity: dict[str, Any],
-    suite: Suite,
-    folder: Path,
-    tower: Tower,
-    workshop: Workshop,
-    reporter: Reporter,
-) -> Result:
+def _compute(bench: Bench, cell: Cell, identity: dict[str, Any], folder: Path, tower: Tower, reporter: Reporter) -> Result:
     last = 0
 
     def progress(done: int, total: int) -> None:
@@ -207,11 +294,11 @@ def _compute(
         reporter.judged(cell, done - last)
         last = done
 
-    classifier = _classifier(cell, tower, workshop)
-    images = open_images(cell.dataset).subset(cell.limit)
+    images = bench.images(cell)
     result, outcomes = run_cell(
-        identity, classifier, _attack(cell, suite), cell.attack, images,
-        seed=cell.seed, batch_size=BATCH_SIZE, progress=progress,
+        identity, bench.classifier(cell, tower), bench.attack(cell), cell.attack, images,
+        seed=cell.seed, batch_size=BATCH_SIZE, cut=bench.cut_of(cell.dataset), attacked=bench.protocol.attacked,
+        progress=progress,
     )  # fmt: skip
     result.training = {key: value for key, value in tower.training.items() if key != "history"}
     progress(len(images), len(images))
@@ -221,13 +308,9 @@ def _compute(
     return result
 
 
-def _classifier(cell: Cell, tower: Tower, workshop: Workshop) -> nn.Module:
-    return workshop.clip.classifier(datasets[cell.dataset].prompts, tower.encoder).eval().requires_grad_(False)
-
-
-def _checked(module: nn.Module, dataset: str) -> nn.Module:
+def _checked(module: nn.Module, images: Images, cut: Cut | None, dataset: str) -> nn.Module:
     """Return the module; raises ZSRobustError unless it has one logit for each class of the dataset."""
-    pixels = torch.from_numpy(open_images(dataset).pixels[:1]).to(device_of(module)).float() / 255
+    pixels = tensor(images, np.arange(1), cut, device_of(module))
     with torch.no_grad(), frozen(module):
         shape = tuple(module(pixels).shape)
     classes = len(datasets[dataset].classes)
@@ -246,6 +329,7 @@ def evaluate(
     attack: str = "pgd10",
     dataset: str,
     suite: str = "mini",
+    protocol: str = "sound",
     eps: float | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -255,24 +339,29 @@ def evaluate(
     """Evaluate a module or a defense on one dataset and return the result, which is not stored.
 
     `defense` is any `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K) over the dataset's classes,
-    or the spec of a defense, trained if its checkpoint is missing from the folder `checkpoints`. A module stays where it
-    is unless `device` says otherwise; a defense is on the CPU then.
-    Raises ZSRobustError for unknown names, and for a module or an attack that breaks the rules.
+    S the input size of the suite's backbone (the dataset's own where the protocol says so); or the spec of a defense,
+    trained if its checkpoint is missing from the folder `checkpoints`. A module stays where it is unless `device` says
+    otherwise; a defense is on the CPU then. Of the protocol, a module decides prompts, scale, normalization and precision.
+    Raises ZSRobustError for unknown names, for data that cannot be had, and for a module or an attack that breaks the
+    rules.
     """
     loaded = load(suite)
+    bench = Bench(loaded, protocols.load(protocol), Workshop(loaded, Path(checkpoints), device or "cpu"))
     resolved, bare = resolve_attack(attack, loaded, eps)
     name = normalize(defense, defenses) if isinstance(defense, str) else "module"
     cell = Cell(name, bare, resolved.eps, dataset, _whole(limit, dataset), seed)
+    cut = bench.cut_of(dataset)
     if isinstance(defense, str):
-        workshop = Workshop(loaded, Path(checkpoints), device or "cpu")
-        tower = workshop.tower(defense)
-        classifier = _classifier(cell, tower, workshop)
-        identity = identify(cell, loaded, about(cell, tower))
+        tower = bench.workshop.tower(defense)
+        classifier = bench.classifier(cell, tower)
+        identity = bench.identify(cell, about(cell, tower))
     else:
-        classifier = _checked(defense.to(device) if device else defense, dataset)
-        identity = identify(cell, loaded, {"title": type(defense).__name__})
-    images = open_images(dataset).subset(cell.limit)
-    result, _ = run_cell(identity, classifier, resolved, bare, images, seed=seed)
+        classifier = _checked(defense.to(device) if device else defense, bench.images(cell), cut, dataset)
+        identity = bench.identify(cell, {"title": type(defense).__name__})
+    result, _ = run_cell(
+        identity, classifier, bench.attack(cell), bare, bench.images(cell),
+        seed=seed, cut=cut, attacked=bench.protocol.attacked,
+    )  # fmt: skip
     if result.status == "failed":
         raise ZSRobustError(_last_line(result.error))
     return result

@@ -13,7 +13,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from zsrobust.registry import ZSRobustError
-from zsrobust.suites import PROTOCOL, Suite
+from zsrobust.suites import Suite
 
 DASH = "—"
 
@@ -81,16 +81,18 @@ def percent(share: Fraction) -> str:
     return str(exact.quantize(Decimal("0.01"), rounding=ROUND_HALF_EVEN))
 
 
-def build(number: str, results: pd.DataFrame, suite: Suite, *, eps: str, limit: int | None = None) -> Page:
+def build(
+    number: str, results: pd.DataFrame, suite: Suite, *, eps: str, limit: int | None = None, protocol: str = "sound"
+) -> Page:
     """Return one of the paper's tables over a suite, from the DataFrame of `load_results`.
 
-    `limit` picks cells measured on a subset; by default those on the suite's own sets. A mean stands only in complete
-    rows. Raises ZSRobustError for a table that does not exist.
+    `limit` picks cells measured on a subset; by default those on the suite's own sets. All are of one protocol. A mean
+    stands only in complete rows. Raises ZSRobustError for a table that does not exist.
     """
     if number not in TABLES:
         raise ZSRobustError(f"There is no table {number!r}. Tables: {', '.join(TABLES)}. Try: zsrobust table 1 --suite mini")
     table = TABLES[number]
-    cells = _select(results, suite, table, eps, limit)
+    cells = _select(results, suite, table, eps, limit, protocol)
     records = cells.to_dict("records")
     notes: list[str] = []
     rows = []
@@ -108,17 +110,18 @@ def build(number: str, results: pd.DataFrame, suite: Suite, *, eps: str, limit: 
         _mark_best([entries for _, entries in rows])
     titles = dict(zip(cells["dataset"], cells["dataset_title"], strict=True))
     header = ["Method", *(titles.get(name, name) for name in suite.datasets), "Average", "Time (s)"]
-    lines = _underneath(cells, suite, table, eps, titles) + [f"[{place}] {note}" for place, note in enumerate(notes, 1)]
+    lines = _underneath(cells, suite, table, eps, titles, protocol)
+    lines += [f"[{place}] {note}" for place, note in enumerate(notes, 1)]
     return Page(f"Table {number}. {table.caption}, {suite.name} suite, eps {eps}.", header, rows, lines)
 
 
-def _select(results: pd.DataFrame, suite: Suite, table: Table, eps: str, limit: int | None) -> pd.DataFrame:
+def _select(results: pd.DataFrame, suite: Suite, table: Table, eps: str, limit: int | None, protocol: str) -> pd.DataFrame:
     wanted = suite.limits.get(table.attack) if limit is None else limit
     # A set with no more images than the limit is measured whole, and stored without one.
     sized = results["limit"].isna() | (results["limit"] == wanted) if wanted else results["limit"].isna()
     cells = results[
         (results["suite"] == suite.name)
-        & (results["protocol"] == PROTOCOL)
+        & (results["protocol"] == protocol)
         & (results["attack"] == table.attack)
         & (results["eps"] == eps)
         & (results["seed"] == 0)
@@ -151,14 +154,16 @@ def _mark_best(rows: Sequence[list[Entry]]) -> None:
             entry.best = len(shares) > 1 and entry.share is not None and entry.share == max(shares)
 
 
-def _underneath(cells: pd.DataFrame, suite: Suite, table: Table, eps: str, titles: dict[str, str]) -> list[str]:
+def _underneath(
+    cells: pd.DataFrame, suite: Suite, table: Table, eps: str, titles: dict[str, str], protocol: str
+) -> list[str]:
     sizes = {titles[str(name)]: set(group["images"]) for name, group in cells.groupby("dataset", sort=False)}
     counted = ", ".join(
         f"{title} {'/'.join(map(str, sorted(sizes[title])))}" for title in map(titles.get, suite.datasets) if title
     )
     versions = sorted({f"{name} {number}" for each in cells["versions"] for name, number in each.items()})
     return [
-        f"Suite {suite.name} ({suite.title}); protocol {PROTOCOL}; attack {table.attack}, eps {eps}; "
+        f"Suite {suite.name} ({suite.title}); protocol {protocol}; attack {table.attack}, eps {eps}; "
         f"{DASH}: not measured, or failed. Time: seconds of one training epoch.",
         f"Images: {counted or 'none'}.",
         f"Versions: {', '.join(versions) or 'none'}.",

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from zsrobust import suites
 from zsrobust.attacks import Attack, attacks
-from zsrobust.datasets import Images, datasets
+from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Workshop, defenses
 from zsrobust.evaluation import Meter, judge
+from zsrobust.pixels import cut_for, tensor
 
 
 class LinearClassifier(nn.Module):
@@ -80,8 +81,9 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     tower, again = workshop.tower(spec), workshop.tower(spec)
     _demand(tower.identity == again.identity, f"{spec} has two identities")
     dataset = datasets[workshop.suite.datasets[0]]
-    images = torch.from_numpy(dataset.load("test").pixels[:4]).float() / 255
-    classifier = workshop.clip.classifier(dataset.prompts, tower.encoder).eval()
+    cut = cut_for(workshop.clip)
+    images = tensor(dataset.open("test", cut), np.arange(4), cut)
+    classifier = workshop.clip.classifier(dataset.prompts(), tower.encoder).eval()
     points = images.clone().requires_grad_()
     logits = classifier(points)
     _demand(logits.shape == (4, len(dataset.classes)), f"{spec} returns logits {tuple(logits.shape)}")
@@ -94,16 +96,33 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     _demand(torch.isfinite(gradient).all() and gradient.abs().sum() > 0, f"{spec} has no gradient for the images")
 
 
-def check_dataset(name: str) -> None:
-    """Check a dataset: sizes, types, labels, prompts, and that it opens the same twice."""
-    dataset = datasets[name]
-    images = dataset.load("test")
+def check_dataset(name: str, cut: Cut | None = None) -> None:
+    """Check a dataset: what it says of itself, then sizes, types, labels, and that it opens the same twice.
+
+    Images that have a size of their own are cut, to squares of 224 pixels where nothing else is said.
+    """
+    check_entry(name)
+    dataset, cut = datasets[name], cut or Cut(224)
+    images = dataset.open("test", cut)
+    side = dataset.side or cut.side
     _demand(images.pixels.dtype == np.uint8, f"{name}: pixels are {images.pixels.dtype}, not uint8")
-    _demand(images.pixels.shape == (dataset.size, 3, dataset.side, dataset.side), f"{name}: shape {images.pixels.shape}")
+    _demand(images.pixels.shape == (dataset.size, 3, side, side), f"{name}: shape {images.pixels.shape}")
     _demand(images.labels.dtype == np.int64 and len(images.labels) == dataset.size, f"{name}: labels are not int64 (N,)")
     _demand(
         set(images.labels.tolist()) == set(range(len(dataset.classes))), f"{name}: labels are not 0 to K - 1, all of them"
     )
-    _demand(dataset.templates and all(template.count("{}") == 1 for template in dataset.templates), f"{name}: templates")
-    _demand(len({tuple(each) for each in dataset.prompts}) == len(dataset.classes), f"{name}: classes share their prompts")
-    _demand(images.digest == dataset.load("test").digest, f"{name} opens differently twice")
+    _demand(images.digest == dataset.open("test", cut).digest, f"{name} opens differently twice")
+
+
+def check_entry(name: str) -> None:
+    """Check what a dataset says of itself, without opening it: sizes, classes, templates, and where it comes from."""
+    dataset = datasets[name]
+    _demand(dataset.title and dataset.group and dataset.about, f"{name} needs a title, a group and a line about it")
+    _demand(dataset.size > 0 and (dataset.train_size is None or dataset.train_size > 0), f"{name}: sizes are not positive")
+    _demand(dataset.load or dataset.origin, f"{name} has neither a function to load it nor an origin")
+    for wording in ("plain", *dataset.wordings):
+        classes, templates = dataset.wordings.get(wording, (dataset.classes, dataset.templates))
+        _demand(len(classes) == len(dataset.classes) > 1, f"{name}: {len(classes)} classes in its {wording} wording")
+        _demand(templates and all(template.count("{}") == 1 for template in templates), f"{name}: templates")
+    groups = dataset.look_alikes()
+    _demand(len(dataset.classes) - sum(map(len, groups)) + len(groups) > 1, f"{name}: all classes share their prompts")

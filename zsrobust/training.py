@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import attacks, frozen
 from zsrobust.classifier import Clip, ZeroShotClassifier, weights_digest
-from zsrobust.datasets import Dataset, Images
+from zsrobust.datasets import Cut, Dataset, Images
+from zsrobust.pixels import cut_for, tensor
 from zsrobust.prompts import prompted
 from zsrobust.registry import Registry, ZSRobustError, format_eps, parse_eps
 from zsrobust.results import write_atomically
@@ -52,11 +53,16 @@ class Recipe:
     precision: Precision = "float32"
     seed: int = 0
     logit_scale: float | None = None  #: in the loss and the attack; None is the model's own
+    normalization: Literal["imagenet"] | None = None  #: of the images, for the student and the teacher; None: the backbone's
+    zoom: float | None = None  #: training images are resized to this times the tower's side, then cropped; None is 1
+    interpolation: Literal["bicubic", "bilinear"] | None = None  #: of that; None is the backbone's
+    prompts: str | None = None  #: the wording of the class texts; None is the plain one
+    limit: int | None = None  #: train on a class-balanced subset of so many images; to try things out
     options: Mapping[str, Any] = field(default_factory=dict)  #: what the objective and the prompts read
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
+        for name in ("epochs", "batch_size", "lr", "zoom", "limit"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ZSRobustError(f"A recipe's {name} must be positive, not {getattr(self, name)}.")
         for name in ("momentum", "weight_decay", "warmup", "seed"):
             if getattr(self, name) < 0:
@@ -78,6 +84,10 @@ class Recipe:
     def digest(self) -> str:
         """Return the first 16 hexadecimal digits of the sha256 of the fields that are set."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def cut(self, clip: Clip) -> Cut:
+        """Return how training images become squares of the tower's input size."""
+        return cut_for(clip, self.zoom or 1.0, self.interpolation)
 
     def crafting(self) -> Any:
         """Return the attack that makes the training images; every image takes all its steps."""
@@ -221,8 +231,9 @@ def train(
     """
     objective = objectives[recipe.objective]
     encoder = student_encoder(clip, recipe)
-    student = clip.classifier(dataset.prompts, encoder, recipe.logit_scale)
-    teacher = clip.classifier(dataset.prompts, scale=recipe.logit_scale)
+    prompts, cut = dataset.prompts(recipe.prompts or "plain"), recipe.cut(clip)
+    student = clip.classifier(prompts, encoder, recipe.logit_scale, recipe.normalization)
+    teacher = clip.classifier(prompts, scale=recipe.logit_scale, normalization=recipe.normalization)
     craft = recipe.crafting() if recipe.attack else None
     learning = _learning(encoder)
     start = {name: parameter.detach().clone() for name, parameter in learning.items()}
@@ -244,7 +255,7 @@ def train(
     for _ in range(recipe.epochs):
         started, total_loss, correct, seen = time.perf_counter(), 0.0, 0, 0
         for positions in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
-            batch = torch.from_numpy(images.pixels[positions.numpy()]).to(device).float() / 255
+            batch = tensor(images, positions.numpy(), cut, device)
             labels = torch.from_numpy(images.labels[positions.numpy()]).to(device)
             student.train()
             step = Step(batch, labels, student, teacher, adversarial, recipe.options)

@@ -21,6 +21,7 @@ class Attack(Protocol):
     """What the referee needs of an attack.
 
     Optional: ``plan(classes)``, a dict of what runs and what is skipped for that many classes, stored in the result;
+    ``passes(classes)``, the numbers of forward and of backward passes that an image takes at most, for estimates;
     ``returns_clean = True`` if images that could not be broken come back as they were.
     """
 

@@ -41,6 +41,15 @@ class AutoAttack:
         second, skipped = ("apgd-t", []) if classes >= 4 else ("margin", ["apgd-t"])
         return {"parts": ["apgd-ce", second, "fab-t", "square"], "targets": min(TARGETS, classes - 1), "skipped": skipped}
 
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Return about how many forward and backward passes an image takes that nothing breaks.
+
+        100 steps of APGD-CE; 100 for each target of APGD-T and of FAB-T; 5,000 queries of Square.
+        """
+        plan = self.plan(classes)
+        steps = 100 + 100 * (1 if "margin" in plan["parts"] else plan["targets"]) + 100 * plan["targets"]
+        return steps + 5000, steps
+
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
         import pyautoattack

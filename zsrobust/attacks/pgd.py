@@ -32,6 +32,11 @@ class PGD:
     def __post_init__(self) -> None:
         check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size, restarts=self.restarts)
 
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Return the numbers of forward and of backward passes that an image takes at most."""
+        steps = self.restarts * self.steps
+        return steps + (self.restarts if self.restarts > 1 else 0), steps
+
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`."""
         adversarial = images.clone()

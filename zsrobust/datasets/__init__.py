@@ -1,25 +1,47 @@
 """Datasets: labeled images with class names and prompts, and the fixed subsets of them."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.registry import Registry
+from zsrobust.registry import Registry, ZSRobustError
 
 Split = Literal["test", "train"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a picture of any size becomes a square: the shortest side is resized to `zoom` times `side`, the center cropped.
+
+    `Cut(224, 256 / 224, "bilinear")` is torchvision's Resize(256), CenterCrop(224).
+    """
+
+    side: int
+    zoom: float = 1.0
+    interpolation: Interpolation = "bicubic"
+    squash: bool = False  #: both sides are resized to `side`, and nothing is cropped
+
+    @property
+    def resized(self) -> int:
+        """The length of the shortest side before cropping, in pixels."""
+        return round(self.side * self.zoom)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """Labeled images. The position is an image's identity."""
 
-    pixels: NDArray[np.uint8]  #: (N, 3, S, S)
+    pixels: NDArray[np.uint8]  #: (N, 3, S, S); may be a file mapped to memory
     labels: NDArray[np.int64]  #: (N,)
+    cut: Cut | None = None  #: how they were made squares; None for squares of their own size
+    known_digest: str | None = None  #: the digest, where it was computed before
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -27,6 +49,8 @@ class Images:
     @cached_property
     def digest(self) -> str:
         """Return the sha256 of shape, pixels and labels."""
+        if self.known_digest:
+            return self.known_digest
         content = hashlib.sha256(repr(self.pixels.shape).encode())
         content.update(np.ascontiguousarray(self.pixels).data)
         content.update(self.labels.astype("<i8").tobytes())
@@ -49,12 +73,49 @@ class Images:
             seen[label] = seen.get(label, 0) + 1
         turn = {label: place for place, label in enumerate(sorted(seen, key=lambda label: _hash(f"class {label}")))}
         kept = sorted(range(len(self)), key=lambda position: (rank[position], turn[int(self.labels[position])]))[:limit]
-        chosen = np.array(sorted(kept))
-        return Images(pixels=self.pixels[chosen], labels=self.labels[chosen])
+        return self.at(np.array(sorted(kept)))
+
+    def every(self, batches: int, size: int) -> "Images":
+        """Return what stands in the batches 0, `batches`, 2 · `batches`, … of `size` images each."""
+        return self.at(np.flatnonzero(np.arange(len(self)) // size % batches == 0))
+
+    def at(self, positions: NDArray[np.int64]) -> "Images":
+        """Return the images at these positions, in memory."""
+        return Images(pixels=np.asarray(self.pixels[positions]), labels=self.labels[positions], cut=self.cut)
 
 
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the images of a split are now."""
+
+    where: Literal["prepared", "local", "hub", "missing"]
+    place: str  #: the folder, or the repository
+    size: int | None = None  #: bytes on disk, or to download; None where that is not known
+    looked: tuple[str, ...] = ()  #: where it was looked for in vain
+
+
+#: Called with what is done ("downloading data/test.parquet"), how much of it, and how much in all.
+Progress = Callable[[str, int, int], None]
+
+
+class Origin(Protocol):
+    """Where a dataset comes from that must be prepared before it can be opened."""
+
+    def state(self, split: Split, cut: Cut | None) -> State:
+        """Return where its images are; for a cut of None, whichever was prepared."""
+
+    def to_download(self, split: Split) -> int:
+        """Return the bytes to download before its images can be prepared; raises ZSRobustError if they cannot be had."""
+
+    def prepare(self, split: Split, cut: Cut, progress: Progress) -> Path:
+        """Download what is missing, decode it once, and return the folder of the prepared images."""
+
+    def load(self, split: Split, cut: Cut) -> Images:
+        """Return the images, prepared first if they are not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +128,32 @@ class Dataset:
     classes: tuple[str, ...]  #: class names as they stand in the prompts, in label order
     templates: tuple[str, ...]  #: prompts with one "{}" each
     size: int  #: number of images of the test split
-    side: int  #: the images are squares of this many pixels a side
-    load: Callable[[Split], Images]  #: "test" for evaluation, "train" where there is a training split
+    side: int | None  #: the images are squares of this many pixels a side; None: each has a size of its own, and is cut
+    load: Callable[[Split], Images] | None = None  #: "test" for evaluation, "train" where there is a training split
+    train_size: int | None = None  #: number of images of the training split, where there is one
+    wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    #: other class names and templates, by name: "released", "openai"
+    origin: Origin | None = None  #: in the place of `load`: where it comes from, if it must be prepared
 
-    @property
-    def prompts(self) -> list[list[str]]:
-        """Return the prompts of each class."""
-        return [[template.format(name) for template in self.templates] for name in self.classes]
+    def open(self, split: Split, cut: Cut) -> Images:
+        """Return the images of a split; `cut` is for those that are not squares of one size."""
+        if self.origin is not None:
+            return self.origin.load(split, cut)
+        if self.load is None:
+            raise ZSRobustError(f"The dataset {self.title!r} has neither a function to load it nor an origin.")
+        return self.load(split)
+
+    def prompts(self, wording: str = "plain") -> list[list[str]]:
+        """Return the prompts of each class, in its own words or, where it has them, in another wording."""
+        classes, templates = self.wordings.get(wording, (self.classes, self.templates))
+        return [[template.format(name) for template in templates] for name in classes]
+
+    def look_alikes(self, wording: str = "plain") -> list[list[int]]:
+        """Return the groups of classes that have the same prompts: no classifier can tell them apart."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for label, prompts in enumerate(self.prompts(wording)):
+            groups.setdefault(tuple(prompts), []).append(label)
+        return [group for group in groups.values() if len(group) > 1]
 
 
 datasets: Registry[Dataset] = Registry("dataset", "datasets")

@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from zsrobust.classifier import Clip, load_clip
+from zsrobust.classifier import Clip, load_clip, weights_are_here
+from zsrobust.datasets import Progress as Preparing
 from zsrobust.datasets import datasets
 from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
 from zsrobust.results import check_writable, slug
@@ -54,6 +56,11 @@ class Defense:
         options = {name: values.pop(name, value) for name, value in self.recipe.options.items()}
         return dataclasses.replace(self.recipe, **values, options=options)
 
+    def recipes(self, suite: Suite) -> list[Recipe]:
+        """Return the recipes of the checkpoints that it is made from."""
+        recipe = self.recipe_for(suite)
+        return [] if recipe is None else [recipe]
+
     def tower(self, workshop: "Workshop") -> "Tower":
         """Return the image tower on this suite, trained if it is missing."""
         recipe = self.recipe_for(workshop.suite)
@@ -88,6 +95,7 @@ class Workshop:
     ) -> None:
         """Take the suite, the folder of checkpoints, the device, and a function to report the progress of training."""
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
+        self.preparing: Preparing = lambda what, done, total: None  #: reports the progress of preparing training images
         self._clip: Clip | None = None
 
     @property
@@ -97,6 +105,13 @@ class Workshop:
             self._clip = load_clip(self.suite.backbone, self.device)
         return self._clip
 
+    @cached_property
+    def shape(self) -> Clip:
+        """The suite's backbone where its weights do not matter: with random ones, if the real ones are not here yet."""
+        if weights_are_here(self.suite.backbone):
+            return self.clip
+        return load_clip(self.suite.backbone, self.device, weights=False)
+
     def checkpoint_path(self, recipe: Recipe) -> Path:
         """Return where the checkpoint of a recipe is, or will be."""
         return self.folder / slug(self.suite.name) / f"{slug(recipe.objective)}-{recipe.digest}.safetensors"
@@ -105,7 +120,10 @@ class Workshop:
         """Return the tower of a recipe, trained if its checkpoint is missing."""
         path = self.checkpoint_path(recipe)
         dataset = datasets[recipe.train_on]
-        images = dataset.load("train")
+        cut = recipe.cut(self.clip)
+        if dataset.origin is not None:
+            dataset.origin.prepare("train", cut, self.preparing)
+        images = dataset.open("train", cut).subset(recipe.limit)
         if path.exists():
             checkpoint = Checkpoint.read(path)
             if checkpoint.recipe != recipe.to_dict() or checkpoint.sources != sources(self.clip, images):

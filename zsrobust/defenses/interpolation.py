@@ -11,6 +11,8 @@ import torch
 
 from zsrobust.defenses import Defense, Tower, Workshop, defenses
 from zsrobust.registry import ZSRobustError, parse_fields
+from zsrobust.suites import Suite
+from zsrobust.training import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,10 @@ class Interpolation(Defense):
         defenses.create(of)
         changed = dataclasses.replace(self, of=of, weight=values.get("weight", self.weight))
         return dataclasses.replace(changed, title=f"interpolation ({changed.weight:g}, {defenses.create(of).title})")
+
+    def recipes(self, suite: Suite) -> list[Recipe]:
+        """Return the recipes of the other defense."""
+        return defenses.create(self.of).recipes(suite)
 
     def tower(self, workshop: Workshop) -> Tower:
         """Return the mixed tower; raises ZSRobustError for a defense whose weights are not of CLIP's shape."""

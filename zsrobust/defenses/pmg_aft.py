@@ -86,8 +86,18 @@ defenses.register("pmg_aft_code")(
     Defense(
         title="PMG-AFT (released code)",
         paper=f"{PAPER}, code of 2024-05-29",
-        # The command in its README: eps 1/255, 2 steps of 1/255.
-        recipe=Recipe(objective="pmg_aft_code", attack="pgd2", logit_scale=1.0, options={"direction": "code"}),
+        # The command in its README: eps 1/255, 2 steps of 1/255. Its logits are raw cosines, its images normalized with
+        # ImageNet's numbers, Resize(256) and CenterCrop(224) of torchvision, and its prompts of refined class names.
+        recipe=Recipe(
+            objective="pmg_aft_code",
+            attack="pgd2",
+            logit_scale=1.0,
+            normalization="imagenet",
+            zoom=256 / 224,
+            interpolation="bilinear",
+            prompts="released",
+            options={"direction": "code"},
+        ),
         choices={"direction": Literal["code", "paper"]},
     )
 )

@@ -84,6 +84,7 @@ def _draw(
             size=size,
             side=world.SIZE,
             load=load,
+            train_size=train or None,
         )
     )
 

@@ -1,16 +1,19 @@
-"""Suites: on what is measured. One TOML file a suite."""
+"""Suites: on what is measured. One TOML file a suite; users may pass their own."""
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from zsrobust.registry import ZSRobustError, parse_eps, suggest
+from zsrobust.registry import ZSRobustError, parse_eps, parse_value, suggest
 
 DEFAULT = "paper"
-PROTOCOL = "sound"
+
+#: Tables of a user's file that are not the suite's; see `zsrobust.entries`.
+ENTRIES = ("dataset", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +38,50 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> Suite:
-    """Return a suite by name; raises ZSRobustError for one that is not there."""
-    if name not in names():
-        if name == DEFAULT:
-            raise ZSRobustError(
-                "The suite 'paper' (16 real datasets, ViT-B/32) is not there yet. Until then: zsrobust run --suite mini"
-            )
+    """Return a suite by name, or from a TOML file by its path.
+
+    A file may say `like = "paper"`, and only what differs. Raises ZSRobustError for a suite that is not there, or not one.
+    """
+    try:
+        return _suite(Path(name).stem if name.endswith(".toml") else name, _values(name))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError) as error:
+        raise ZSRobustError(f"The suite {name} is not one: {error}. An example: zsrobust/suites/paper.toml") from None
+
+
+def _values(name: str) -> dict[str, Any]:
+    """Return what a suite's file says, on top of the suite that it is like."""
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise ZSRobustError(f"No suite file {name}. See: zsrobust list suites")
+        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    elif name in names():
+        values = tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    else:
         raise suggest("suite", name, names(), "See: zsrobust list suites")
-    fields = tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text())
-    fields["datasets"] = tuple(fields["datasets"])
+    if "like" not in values:
+        return values
+    base = _values(values.pop("like"))
+    for section in ("attack", "limits", "recipe"):
+        values[section] = {**base.get(section, {}), **values.get(section, {})}
+    return {**base, **values}
+
+
+def _suite(name: str, values: dict[str, Any]) -> Suite:
+    values = {key: value for key, value in values.items() if key not in ENTRIES}
+    known = [each.name for each in fields(Suite) if each.name != "name"]
+    for key in values.keys() - set(known):
+        raise suggest(f"field of the suite {name}:", key, known, f"Its fields: {', '.join(known)}, like.")
+    for key in {"title", "backbone", "train_on", "datasets", "attack"} - values.keys():
+        raise ZSRobustError(f'The suite {name} does not say its {key}. Give it, or like = "paper".')
+    values["datasets"] = tuple(values["datasets"])
     for section in ("attack", "recipe"):
-        fields[section] = {
-            key: parse_eps(value) if key in ("eps", "step_size") else value for key, value in fields[section].items()
-        }
-    return Suite(name=name, **fields)
+        values[section] = {key: _number(key, value) for key, value in values.get(section, {}).items()}
+    if "eps" not in values["attack"]:
+        raise ZSRobustError(f"The suite {name} does not say the eps of its attacks: [attack] eps = '1/255'.")
+    return Suite(name=name, **values)
+
+
+def _number(key: str, value: Any) -> Any:
+    if key in ("eps", "step_size"):
+        return parse_eps(str(value))
+    return parse_value(value, float) if key == "zoom" and isinstance(value, str) else value

@@ -1,0 +1,308 @@
+"""The 16 datasets: what the catalogue says, and that local copies in their real layouts get the right labels."""
+
+import math
+import os
+
+import layouts
+import numpy as np
+import pytest
+import torch
+from colors import ColorReader, picture
+
+import zsrobust
+from zsrobust import suites
+from zsrobust.datasets import Cut, catalogue, datasets, hub, prepared
+from zsrobust.datasets.catalogue import entries, register_dataset
+from zsrobust.datasets.labels import assign
+from zsrobust.registry import ZSRobustError, load_plugins
+from zsrobust.testing import check_dataset, check_entry
+
+PAPER = suites.load("paper").datasets
+SIZES = {"cifar10": 32, "cifar100": 32, "stl10": 96, "eurosat": 64, "tiny_imagenet": 64, "pcam": 96}
+EVERY_CLASS = {"oxford_pets", "dtd"}  # their class names stand in the split file
+
+
+@pytest.fixture(autouse=True)
+def _places(tmp_path, monkeypatch):
+    load_plugins()
+    monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path / "data"))
+    known = dict(entries)
+    registered = dict(datasets._entries)
+    yield
+    entries.clear()
+    entries.update(known)
+    datasets._entries.clear()
+    datasets._entries.update(registered)
+
+
+def names_of(entry):
+    return list(entry.called["names"])
+
+
+def labels_of(name):
+    """Return a few labels, those that copies are known to swap among them; all where a layout needs all."""
+    classes = len(entries[name].classes)
+    some = {0, 1, 2, 16, 17, 26, 57, 100, 189, 206, 207, classes - 1}
+    return list(range(classes)) if name in EVERY_CLASS else sorted(label for label in some if label < classes)
+
+
+def test_it_has_the_sixteen_with_the_papers_sizes():
+    assert list(entries) == list(PAPER)
+    assert sum(entry.size for entry in entries.values()) == 344_128
+    assert [name for name, entry in entries.items() if entry.train_size] == ["cifar100", "tiny_imagenet"]
+    assert {name: entry.side for name, entry in entries.items() if entry.side} == SIZES
+    for name, entry in entries.items():
+        check_entry(name)
+        assert entry.citation
+        assert entry.licence
+        assert entry.metric == "top-1"
+        assert entry.sources
+        assert entry.layout == name
+        assert all(len(called) == len(entry.classes) for called in entry.called.values())
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_local_copy_in_torchvisions_layout_gets_the_right_labels(name, tmp_path, monkeypatch):
+    side = SIZES.get(name)
+    labels = labels_of(name)
+    pictures = [(label, picture(label, side or 200, side or 300)) for label in labels]
+    layouts.build(name, tmp_path / "data", pictures, names_of(entries[name]))
+    part = f"part_of_{name}"
+    register_dataset(part, {"like": name, "size": len(labels)}, tmp_path)
+    result = zsrobust.evaluate(ColorReader(len(entries[name].classes)), dataset=part, limit=2)
+    assert result.clean_correct == result.images == 2
+    images = datasets[part].open("test", Cut(224))
+    assert sorted(images.labels) == labels
+    assert images.pixels.shape == (len(labels), 3, side or 224, side or 224)
+    reader = ColorReader(len(entries[name].classes))
+    assert reader(torch.from_numpy(np.array(images.pixels)).float() / 255).argmax(1).tolist() == images.labels.tolist()
+    assert prepared.read_about(next((tmp_path / "cache" / "prepared").glob(f"{part}-test-*")))["images"] == len(labels)
+
+
+def test_prepared_images_know_their_digest_and_it_is_the_one_computed_from_them(tmp_path):
+    layouts.build("cifar10", tmp_path / "data", [(k, picture(k, 32, 32)) for k in range(10)], names_of(entries["cifar10"]))
+    register_dataset("part", {"like": "cifar10", "size": 10}, tmp_path)
+    images = datasets["part"].open("test", Cut(224))
+    assert images.digest == images.at(np.arange(10)).digest
+    assert images.at(np.arange(10)).known_digest is None
+
+
+def test_a_copy_with_another_number_of_images_is_refused(tmp_path):
+    layouts.build("cifar10", tmp_path / "data", [(k, picture(k, 32, 32)) for k in range(10)], names_of(entries["cifar10"]))
+    with pytest.raises(ZSRobustError, match=r"cifar-10-batches-py holds 10 images; cifar10 \(test\) has 10000"):
+        entries["cifar10"].load("test", Cut(224))
+    assert not list((tmp_path / "cache" / "prepared").iterdir())
+
+
+def test_a_copy_that_is_not_whole_is_refused(tmp_path):
+    layouts.build("stl10", tmp_path / "data", [(0, picture(0, 96, 96))], names_of(entries["stl10"]))
+    (tmp_path / "data" / "stl10_binary" / "test_y.bin").unlink()
+    with pytest.raises(ZSRobustError, match="stl10_binary is not whole: it has no test_y.bin"):
+        entries["stl10"].load("test", Cut(224))
+
+
+def folder_of(tmp_path, classes, name="birds"):
+    from PIL import Image
+
+    for label, each in enumerate(classes):
+        (tmp_path / name / each).mkdir(parents=True)
+        Image.fromarray(picture(label)).save(tmp_path / name / each / "a.png")
+    return tmp_path / name
+
+
+def test_a_folder_and_a_toml_entry_are_a_dataset(tmp_path):
+    folder_of(tmp_path, ["blue_tit", "robin", "wren"])
+    register_dataset("birds", {"folder": "birds", "templates": ["a photo of a {}, a bird"]}, tmp_path)
+    dataset = datasets["birds"]
+    assert (dataset.size, dataset.classes) == (3, ("blue tit", "robin", "wren"))
+    assert dataset.prompts()[0] == ["a photo of a blue tit, a bird"]
+    check_dataset("birds")
+    result = zsrobust.evaluate(ColorReader(3), dataset="birds")
+    assert result.clean_correct == 3
+
+
+def test_a_part_of_a_dataset_is_one_of_its_own(tmp_path):
+    wanted = names_of(entries["cifar10"])
+    folder_of(tmp_path, wanted, "mine")
+    (tmp_path / "mine" / "truck").rename(tmp_path / "mine" / "zebra")
+    with pytest.raises(ZSRobustError, match="unknown classes: 'zebra'; missing classes: 'truck'"):
+        register_dataset("part", {"like": "cifar10", "folder": "mine", "side": 200}, tmp_path)
+    (tmp_path / "mine" / "zebra").rename(tmp_path / "mine" / "truck")
+    register_dataset("part", {"like": "cifar10", "folder": "mine"}, tmp_path)
+    with pytest.raises(
+        ZSRobustError, match=r"10 of 10 images cannot be read, the first is airplane/a.png \(300x200 pixels, not 32"
+    ):
+        datasets["part"].open("test", Cut(224))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"folder": "nowhere"}, "no folder .*nowhere"),
+        ({"like": "cifar"}, "Unknown dataset 'cifar'. Did you mean cifar10"),
+        ({"folders": ["a", "b"]}, "needs its size"),
+        ({"like": "cifar10", "foldr": "x"}, "Did you mean folder"),
+        ({}, "needs a folder, or `like`"),
+        ({"like": "cifar10", "sources": [{"repo": "a/b", "revision": "main", "format": "parquet"}]}, "not a full commit"),
+        ({"like": "cifar10", "sources": [{"repo": "a/b"}]}, "revision"),
+    ],
+)
+def test_a_bad_entry_is_one_line(fields, message, tmp_path):
+    with pytest.raises(ZSRobustError, match=message) as caught:
+        register_dataset("mine", fields, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreadable_image_is_named_and_counted_and_nothing_is_prepared(tmp_path):
+    folder_of(tmp_path, ["a", "b", "c", "d"])
+    (tmp_path / "birds" / "b" / "a.png").write_bytes(b"\x89PNG half of it")
+    (tmp_path / "birds" / "c" / "a.png").write_bytes(b"")
+    register_dataset("birds", {"folder": "birds"}, tmp_path)
+    with pytest.raises(ZSRobustError, match=r"2 of 4 images cannot be read, the first is b/a.png \("):
+        datasets["birds"].open("test", Cut(224))
+    assert not list((tmp_path / "cache" / "prepared").iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    folder_of(tmp_path, ["a", "b"])
+    register_dataset("birds", {"folder": "birds"}, tmp_path)
+
+    def full(*arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(ZSRobustError, match="Cannot prepare birds in .*: No space left on device"):
+        datasets["birds"].open("test", Cut(224))
+    assert not list((tmp_path / "cache" / "prepared").iterdir())
+
+
+def test_another_cut_is_another_cache_where_images_have_sizes_of_their_own(tmp_path):
+    folder_of(tmp_path, ["a", "b"])
+    register_dataset("birds", {"folder": "birds"}, tmp_path)
+    first = entries["birds"].prepare("test", Cut(224), lambda *progress: None)
+    second = entries["birds"].prepare("test", Cut(224, 256 / 224, "bilinear"), lambda *progress: None)
+    assert first != second
+    assert prepared.read(second).cut == Cut(224, 256 / 224, "bilinear")
+    assert entries["birds"].state("test", Cut(224)).where == "prepared"
+    assert entries["birds"].state("test", Cut(96)).where == "local"
+
+
+def test_a_damaged_cache_says_so(tmp_path):
+    folder_of(tmp_path, ["a", "b"])
+    register_dataset("birds", {"folder": "birds"}, tmp_path)
+    folder = entries["birds"].prepare("test", Cut(224), lambda *progress: None)
+    pixels = folder / "pixels.npy"
+    os.truncate(pixels, pixels.stat().st_size - 5)
+    with pytest.raises(ZSRobustError, match="is damaged .* Delete it, and it is prepared again"):
+        datasets["birds"].open("test", Cut(224))
+
+
+def test_names_are_matched_whatever_their_case_and_order_and_equal_ones_in_turn():
+    known = {"names": ["n1", "n2", "n3"], "said": ["crane", "crane", "Ice_cream"]}
+    assert assign(["ice-cream", "CRANE", "crane"], known, [], "x") == {0: 2, 1: 0, 2: 1}
+    assert assign(["n3", "background", "n1", "n2"], known, ["Background"], "x") == {0: 2, 1: None, 2: 0, 3: 1}
+
+
+def test_the_flowers_whose_labels_are_sorted_as_strings_are_refused():
+    numbers = sorted(map(str, range(1, 103)))
+    with pytest.raises(ZSRobustError, match="102 classes that are not this dataset's: unknown classes: '1', '10', '100'"):
+        assign(numbers, entries["flowers102"].called, [], "nelorth/oxford-flowers")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_list_of_names_is_mapped_to_the_canonical_order(name):
+    entry = entries[name]
+    for called in entry.called.values():
+        order = np.random.RandomState(0).permutation(len(called))
+        mapped = assign([called[k] for k in order], entry.called, entry.dropped, name)
+        same = {}
+        for k, each in enumerate(called):
+            same.setdefault(each.lower(), set()).add(k)
+        assert all(mapped[place] in same[called[k].lower()] for place, k in enumerate(order))
+        assert sorted(mapped.values()) == list(range(len(called)))
+
+
+def test_tiny_imagenets_hub_copies_sort_other_wnids():
+    entry = entries["tiny_imagenet"]
+    theirs = sorted(entry.called["hub"])
+    mapped = assign(theirs, entry.called, [], "zh-plus")
+    assert sum(mapped[k] != k for k in mapped) == 189
+    assert entry.classes[mapped[theirs.index("n07646821")]] == "goose"
+
+
+def test_prompts_of_the_protocols():
+    dataset = datasets["pcam"]
+    assert dataset.prompts("released")[0] == ["Tthis is a photo of healthy lymph node tissue."]
+    assert dataset.prompts()[0] == ["This is a photo of a lymph node"]
+    assert datasets["stanford_cars"].look_alikes() == []
+    assert len(datasets["stanford_cars"].look_alikes("released")) == 7
+    assert datasets["imagenet"].look_alikes() == [[657, 744], [836, 837]]
+    assert len(datasets["cifar10"].prompts("openai")[0]) == 18
+    assert datasets["eurosat"].prompts("released")[1] == ["A centered satellite photo of a forest."]
+
+
+def test_the_cut_is_torchvisions():
+    from PIL import Image
+    from torchvision import transforms
+
+    rng = np.random.RandomState(0)
+    for width, height in [(300, 200), (201, 333), (64, 64), (1000, 227), (225, 224)]:
+        image = Image.fromarray(rng.randint(0, 255, (height, width, 3), dtype=np.uint8))
+        for cut, size in [(Cut(224), 224), (Cut(224, 256 / 224, "bilinear"), 256)]:
+            mode = getattr(transforms.InterpolationMode, cut.interpolation.upper())
+            theirs = transforms.Compose([transforms.Resize(size, mode), transforms.CenterCrop(224)])(image)
+            assert np.array_equal(np.asarray(prepared._cut(image, cut)), np.asarray(theirs))
+
+
+def test_small_squares_are_resized_on_the_device_as_pillow_does():
+    import torch
+    from PIL import Image
+
+    from zsrobust.pixels import fit
+
+    pixels = np.random.RandomState(0).randint(0, 255, (4, 3, 64, 64), dtype=np.uint8)
+    for cut in [Cut(224), Cut(224, 256 / 224, "bilinear"), Cut(32), Cut(96, squash=True)]:
+        ours = fit(torch.from_numpy(pixels).float(), cut).numpy()
+        theirs = np.stack(
+            [np.asarray(prepared._cut(Image.fromarray(x.transpose(1, 2, 0)), cut)).transpose(2, 0, 1) for x in pixels]
+        )
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= 2  # Pillow works with integers
+        assert (ours == theirs).mean() > 0.85  # where they tie between two levels, they may choose another
+
+
+def test_preparing_takes_no_memory_that_grows(tmp_path):
+    import tracemalloc
+
+    from zsrobust.datasets.records import Opened, Record
+
+    def peak(images):
+        records = (Record(f"row {k}", picture(k % 10, 64, 64), k % 10) for k in range(images))
+        about = {"dataset": "x", "split": "test", "source": "here"}
+        tracemalloc.start()
+        prepared.write(
+            tmp_path / str(images), Opened(None, records), lambda record: record.label,
+            size=images, side=64, cut=Cut(224), about=about, progress=lambda done, total: None,
+        )  # fmt: skip
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(100)
+    assert peak(4000) < peak(400) + 1_000_000 < 3 * math.prod((400, 3, 64, 64))
+
+
+def test_a_source_without_names_needs_a_declared_order(tmp_path):
+    from zsrobust.datasets.records import Opened, Record
+
+    label_of = entries["pcam"]._labels(Opened(None, iter(())), "a/b", canonical=False)
+    with pytest.raises(ZSRobustError, match="a/b, row 1: label 0 carries no class names"):
+        label_of(Record("row 1", b"", 0))
+    assert entries["pcam"]._labels(Opened(None, iter(())), "a/b", canonical=True)(Record("row 1", b"", 1)) == 1
+
+
+def test_the_revisions_are_pinned():
+    for entry in catalogue.entries.values():
+        assert all(len(source.revision) == 40 for source in entry.sources)
+        assert all(isinstance(source, hub.HubSource) for source in entry.sources)

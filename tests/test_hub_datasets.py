@@ -1,0 +1,154 @@
+"""Each of the 16 datasets from a local server that speaks the hub's protocol, through the real client and command line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from colors import encoded
+from hubserver import HubServer, parquet, wds, zipped
+
+from zsrobust import suites
+from zsrobust.datasets.catalogue import entries
+
+PAPER = suites.load("paper").datasets
+ALL_CLASSES = {"eurosat"}  # its class names are the folders of the archive
+
+#: What the hub's copies call the classes where it is not our list in our order: with the orders and errors they have.
+THEIRS = {
+    "cifar100": lambda entry: entry.called["hub"],
+    "food101": lambda entry: swapped(entry.called["names"], 16, 17),
+    "tiny_imagenet": lambda entry: sorted(entry.called["hub"]),
+    "imagenet": lambda entry: None,
+    "caltech101": lambda entry: sorted([*(name.lower() for name in entry.called["names"]), "background_google"]),
+    "pcam": lambda entry: None,
+}
+
+
+def swapped(names, one, other):
+    names = list(names)
+    names[one], names[other] = names[other], names[one]
+    return names
+
+
+def pictures(name):
+    """Return (the hub's label, an encoded picture that says the canonical label by its color)."""
+    entry = entries[name]
+    classes = len(entry.classes)
+    labels = range(classes) if name in ALL_CLASSES else sorted({k for k in (0, 1, 16, 17, 26, 57, 189) if k < classes})
+    theirs = THEIRS.get(name, lambda entry: entry.called["names"])(entry)
+    size = {"height": entry.side, "width": entry.side} if entry.side else {}
+    canonical = {called[k].lower(): k for called in entry.called.values() for k in range(classes)}
+    of_label = {k: k for k in labels}
+    if theirs is not None:
+        of_label = {canonical[name.lower()]: place for place, name in enumerate(theirs) if name.lower() in canonical}
+    return theirs, [(of_label[k], encoded(k, **size)) for k in labels]
+
+
+def repository(name, source):
+    """Return the files of a dataset's repository on the hub, and the number of its test images."""
+    entry = entries[name]
+    theirs, images = pictures(name)
+    if source.format == "zip":
+        named = [(entry.called["names"][label], content) for label, content in images]
+        return {source.test[0]: zipped(named, source.inside)}, len(images)
+    if source.format == "tar":
+        return wds(images, theirs or [f"class {k}" for k in range(len(entry.classes))]), len(images)
+    extra = {}
+    if source.names:  # caltech256: labels from 1, and a column of names
+        extra = {source.names: [theirs[label] for label, _ in images]}
+        images = [(label + 1, content) for label, content in images]
+    files = {"README.md": b"# A copy", "data/other-00000-of-00001.parquet": b"not ours"}
+    for place, split in enumerate(source.test):
+        part = images[place :: len(source.test)]
+        if name == "caltech101":
+            part = [*part, (theirs.index("background_google"), encoded(300))]
+        more = {key: values[place :: len(source.test)] for key, values in extra.items()}
+        files[f"data/{split}-00000-of-00001.parquet"] = parquet(part, theirs, source.image, source.label, more)
+    return files, len(images)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("hub")
+
+
+def call(place, arguments, ok=0, **environment):
+    done = subprocess.run(
+        arguments, cwd=place, capture_output=True, text=True, check=False,
+        env={**os.environ, "HF_HOME": str(place / "hf"), "ZSROBUST_CACHE": str(place / "cache"), "COLUMNS": "200",
+             "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **environment},
+    )  # fmt: skip
+    assert done.returncode == ok, done.stdout + done.stderr
+    return done
+
+
+def zsrobust(place, *arguments, ok=0, **environment):
+    return call(place, [sys.executable, "-W", "error", "-m", "zsrobust", *arguments], ok, **environment)
+
+
+READ = """
+import sys
+from pathlib import Path
+import zsrobust
+from zsrobust.datasets import datasets
+from zsrobust.entries import load_entries
+sys.path.insert(0, sys.argv[1])
+from colors import ColorReader
+load_entries(Path("parts.toml"))
+for name in sys.argv[2:]:
+    dataset = datasets[name]
+    result = zsrobust.evaluate(ColorReader(len(dataset.classes)), dataset=name, attack="pgd:steps=1")
+    assert result.images == dataset.size, (name, result.images)
+    assert result.clean_correct == result.images, (name, result.clean_correct, result.images)
+    print(name, "right")
+"""
+
+
+def test_every_dataset_is_downloaded_prepared_and_right_and_then_works_offline(place):
+    parts = []
+    with HubServer() as server:
+        for name in PAPER:
+            source = entries[name].sources[0]
+            files, size = repository(name, source)
+            server.add(source.repo, files, revision=source.revision)
+            parts.append(f'[dataset.part_of_{name}]\nlike = "{name}"\nsize = {size}\n')
+        (place / "parts.toml").write_text("\n".join(parts))
+        names = [f"part_of_{name}" for name in PAPER]
+        done = zsrobust(place, "--plugin", "parts.toml", "data", *names, "--suite", "mini", HF_ENDPOINT=server.url)
+        assert [line.split()[0] for line in done.stdout.splitlines()] == names
+        assert "preparing part_of_pcam" in done.stderr
+    shown = zsrobust(place, "--plugin", "parts.toml", "data").stdout
+    assert all(any(line.startswith(f"{name} ") and "prepared" in line for line in shown.splitlines()) for name in names)
+    tests = os.path.dirname(__file__)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = call(place, [sys.executable, "-c", READ, tests, *names], **offline)
+    assert done.stdout.split()[::2] == names
+
+
+def test_the_next_source_is_tried_where_one_is_gone_gated_or_another_set(place):
+    entry = entries["cifar10"]
+    theirs, images = pictures("cifar10")
+    with HubServer() as server:
+        _, gated, good = entry.sources
+        server.add(gated.repo, {"test-00000-of-00001.parquet": b"PAR1"}, revision=gated.revision, gated=True)
+        server.add(good.repo, wds(images, theirs), revision=good.revision)
+        (place / "third.toml").write_text(f'[dataset.third]\nlike = "cifar10"\nsize = {len(images)}\n')
+        where = {"HF_ENDPOINT": server.url, "ZSROBUST_CACHE": str(place / "third")}
+        done = zsrobust(place, "--plugin", "third.toml", "data", "third", "--suite", "mini", **where)
+        assert "third is prepared" in done.stdout
+        del server.repos["dataset", good.repo]
+        where["ZSROBUST_CACHE"] = str(place / "none")
+        done = zsrobust(place, "data", "cifar10", "--suite", "mini", ok=2, **where)
+        (line,) = done.stderr.strip().splitlines()
+        assert "There is no dataset mteb/cifar10" in line
+        assert "uoft-cs/cifar10 asks for consent" in line
+        assert "There is no dataset djghosh/wds_cifar10_test" in line
+
+
+def test_without_network_and_data_a_run_says_at_once_what_is_missing(place):
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "ZSROBUST_CACHE": str(place / "empty"), "HF_HOME": str(place / "empty")}
+    done = zsrobust(place, "run", "--defense", "pmg_aft", "--attack", "autoattack", ok=2, **offline)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("Error: 16 of 16 datasets are not here: cifar10, cifar100, stl10")
+    assert all(told in line for told in ("--data-root", "ZSROBUST_DATA", "--suite mini", "127.0.0.1:9"))

@@ -1,0 +1,191 @@
+"""The prepared cache: every image decoded once, as uint8 squares in one file that is mapped to memory.
+
+A prepared split is a folder with `pixels.npy`, `labels.npy` and `about.json`. It is written under another name and
+renamed at the end, so that what is interrupted leaves nothing that looks complete.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsrobust.datasets import Cut, Images
+from zsrobust.datasets.records import Opened, Record
+from zsrobust.registry import ZSRobustError
+
+FORMAT = "zsrobust-images-1"
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache: ZSROBUST_CACHE, or `zsrobust` in the user's cache folder."""
+    named = os.environ.get("ZSROBUST_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named) if named else home / "zsrobust"
+
+
+def decode(record: Record, side: int | None, cut: Cut) -> NDArray[np.uint8]:
+    """Return the picture of a record as (3, S, S): as it is where it must have `side`, else cut.
+
+    Raises ValueError, or what Pillow raises, for what is not such a picture.
+    """
+    from PIL import Image
+
+    if isinstance(record.image, np.ndarray):
+        picture = Image.fromarray(record.image)
+    else:
+        opened = Image.open(record.image if isinstance(record.image, Path) else io.BytesIO(record.image))
+        picture = opened.convert("RGB")
+    if side is None:
+        picture = _cut(picture, cut)
+    elif picture.size != (side, side):
+        raise ValueError(f"{picture.width}x{picture.height} pixels, not {side}x{side}")
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+
+def _cut(picture: Any, cut: Cut) -> Any:
+    """Return a Pillow image resized and cropped as torchvision's Resize and CenterCrop do."""
+    from PIL import Image
+
+    mode = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[cut.interpolation]
+    if cut.squash:
+        return picture.resize((cut.side, cut.side), mode)
+    width, height = picture.size
+    short = min(width, height)
+    if short != cut.resized:
+        width, height = int(cut.resized * width / short), int(cut.resized * height / short)
+        picture = picture.resize((width, height), mode)
+    left, top = round((width - cut.side) / 2), round((height - cut.side) / 2)
+    return picture.crop((left, top, left + cut.side, top + cut.side))
+
+
+def write(
+    folder: Path,
+    opened: Opened,
+    label_of: Callable[[Record], int | None],
+    *,
+    size: int,
+    side: int | None,
+    cut: Cut,
+    about: dict[str, Any],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Decode a source in parallel and write it to `folder`, whole or not at all; memory does not grow with its size.
+
+    `label_of` returns a record's canonical label, None for one to leave out. Raises ZSRobustError when the number of
+    images is not `size`, when some cannot be decoded (all are tried and counted), or when the disk is full.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size, 3, cut.side if side is None else side, cut.side if side is None else side)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        content = hashlib.sha256(repr(shape).encode())
+        labels: list[int] = []
+        unreadable: list[str] = []
+        wanted = ((record, label) for record in opened.records if (label := label_of(record)) is not None)
+        with (temporary / "pixels.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for label, pixels, trouble in _decoded(wanted, side, cut):
+                labels.append(label)
+                if trouble:
+                    unreadable.append(trouble)
+                elif pixels is not None and len(labels) <= size:
+                    file.write(pixels.data)
+                    content.update(pixels.data)
+                progress(len(labels), size)
+        name = about["source"]
+        if unreadable:
+            raise ZSRobustError(
+                f"{name}: {len(unreadable)} of {len(labels)} images cannot be read, the first is {unreadable[0]}. "
+                "Replace them; nothing was prepared."
+            )
+        if len(labels) != size:
+            raise ZSRobustError(f"{name} holds {len(labels)} images; {about['dataset']} ({about['split']}) has {size}.")
+        array = np.array(labels, dtype=np.int64)
+        content.update(array.astype("<i8").tobytes())
+        np.save(temporary / "labels.npy", array)
+        about = {"format": FORMAT, **about, "images": size, "cut": asdict(cut) if side is None else None}
+        (temporary / "about.json").write_text(json.dumps({**about, "digest": content.hexdigest()}, indent=1) + "\n")
+        temporary.chmod(0o755)
+        _settle(temporary, folder)
+    except OSError as error:
+        raise ZSRobustError(f"Cannot prepare {about['dataset']} in {folder.parent}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _settle(temporary: Path, folder: Path) -> None:
+    """Give the finished folder its name; another process may have been first, and then its folder stays."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+
+
+def _decoded(
+    wanted: Iterator[tuple[Record, int]], side: int | None, cut: Cut
+) -> Iterator[tuple[int, NDArray[np.uint8] | None, str | None]]:
+    """Yield label, pixels and what went wrong, in order; a few images a worker are under way at a time."""
+    workers = os.cpu_count() or 1
+    waiting: deque[tuple[int, str, Future[NDArray[np.uint8]]]] = deque()
+
+    def finish() -> tuple[int, NDArray[np.uint8] | None, str | None]:
+        label, where, future = waiting.popleft()
+        try:
+            return label, future.result(), None
+        except Exception as error:  # Pillow raises all kinds for damaged files
+            return label, None, f"{where} ({str(error) or type(error).__name__})"
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for record, label in wanted:
+                waiting.append((label, record.where, pool.submit(decode, record, side, cut)))
+                if len(waiting) >= 4 * workers:
+                    yield finish()
+            while waiting:
+                yield finish()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder holds a prepared split."""
+    return (folder / "about.json").is_file()
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what is known of a prepared split; raises ZSRobustError if it is damaged."""
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        if about["format"] != FORMAT:
+            raise ValueError("another format")
+        return dict(about)
+    except (OSError, ValueError, KeyError) as error:
+        raise ZSRobustError(f"{folder} is damaged ({error}). Delete it, and it is prepared again.") from None
+
+
+def read(folder: Path) -> Images:
+    """Return the images of a prepared split, mapped to memory; raises ZSRobustError if it is damaged."""
+    about = read_about(folder)
+    try:
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        if len(pixels) != about["images"] or len(labels) != about["images"]:
+            raise ValueError("another number of images")
+        cut = None if about["cut"] is None else Cut(**about["cut"])
+        return Images(pixels=pixels, labels=labels, cut=cut, known_digest=about["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ZSRobustError(f"{folder} is damaged ({error}). Delete it, and it is prepared again.") from None

@@ -1,0 +1,169 @@
+"""Published weights: defenses whose image tower is someone's checkpoint, a file, a folder or a repository of the hub.
+
+`weights:PLACE` is whatever `read_tower` can read; entries of published.toml, and a user's own, are defenses by their names.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zsrobust.classifier import Clip
+from zsrobust.defenses import Defense, Tower, Workshop, defenses
+from zsrobust.defenses.towers import read_tower
+from zsrobust.network import check_network
+from zsrobust.registry import ZSRobustError, suggest
+
+CONFIG = "open_clip_config.json"
+FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  #: of a folder; the first that is there counts
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt")  #: what ends so is a file, never a hub id
+HUB_ID = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(Defense):
+    """A defense that is made already: its image tower is read, not trained."""
+
+    where: str = ""  #: a file, a folder, a hub id; or the page from which it is fetched by hand
+    backbone: str | None = None  #: whose text tower it belongs to, as a suite names it
+    revision: str | None = None  #: of a hub id
+    sha256: str | None = None  #: of the file
+    license: str | None = None
+    note: str | None = None
+
+    def configure(self, fields: Mapping[str, str], where: str) -> "Weights":
+        """Return the defense of `weights:PLACE`; an entry has no fields."""
+        if self.where:
+            super().configure(fields, where)
+            return self
+        if fields.keys() != {""}:
+            raise ZSRobustError(f"{where} takes a file, a folder or a hub id, and nothing else: weights:FILE")
+        place = Path(fields[""])
+        return dataclasses.replace(self, where=fields[""], title=place.stem if place.is_file() else place.name)
+
+    def tower(self, workshop: Workshop) -> Tower:
+        """Return the tower; raises ZSRobustError, before anything is downloaded, for a suite with another backbone."""
+        suite = workshop.suite
+        if self.backbone and not _agree(self.backbone, suite.backbone):
+            raise ZSRobustError(
+                f"{self.title} needs the backbone {self.backbone}; the suite {suite.name} has {suite.backbone}. "
+                f'Run it with a suite whose file says: backbone = "{self.backbone}"'
+            )
+        if self.where.startswith(("https://", "http://")):
+            raise ZSRobustError(f"{self.title} is fetched by hand: {self.where} Then run it as weights:FILE")
+        place = f"{self.where}@{self.revision}" if self.revision else self.where
+        return Tower(*load_tower(place, workshop.clip, self.sha256))
+
+
+def load_tower(place: str, clip: Clip, sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the image tower at a place, frozen, and what identifies it.
+
+    `place` is a file, an open_clip folder, or a hub id, which is downloaded if it is not here; `sha256` is what the file
+    must have. Raises ZSRobustError if it has another, if there is nothing, and for what does not belong to the backbone.
+    """
+    path, config = _find(place)
+    found = {}
+    if sha256 or config is None:
+        with path.open("rb") as file:
+            found["file_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 and found["file_sha256"] != sha256:
+            raise ZSRobustError(f"{path} has the sha256 {found['file_sha256']}, not {sha256}. Fetch it again.")
+    encoder, identity = read_tower(path, config, clip)
+    return encoder, {**identity, **found}
+
+
+def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
+    """Return the file of weights at a place, and the configuration beside it; None for a file that stands alone."""
+    path = Path(place).expanduser()
+    if path.is_file():
+        return path, None
+    if not path.is_dir():
+        match = HUB_ID.fullmatch(place)
+        if match is None or place.endswith(SUFFIXES):
+            raise ZSRobustError(f"No weights at {place}. Give a file, an open_clip folder, or a hub id: weights:ORG/NAME")
+        path = _download(match[1], match[2])
+    try:
+        config = json.loads((path / CONFIG).read_bytes())
+        return next(path / name for name in FILES if (path / name).is_file()), config
+    except (OSError, ValueError, StopIteration):
+        raise ZSRobustError(f"{place} is no open_clip folder: it has no {CONFIG}, or no {' or '.join(FILES)}.") from None
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    """Return the folder of a repository's snapshot, with its configuration and weights."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(repo, CONFIG, revision=revision), str):
+            check_network(f"{repo} is neither a file nor a folder, its weights on the hub are not here")
+        folder = Path(hf_hub_download(repo, CONFIG, revision=revision)).parent
+        for name in FILES:
+            try:
+                hf_hub_download(repo, name, revision=folder.name)  # the same commit, whatever is pushed meanwhile
+                break
+            except EntryNotFoundError:
+                if name == FILES[-1]:
+                    raise
+    except (OSError, EntryNotFoundError, HFValidationError) as error:
+        raise hub_error(f"Cannot download {repo}", error) from error
+    return folder
+
+
+def hub_error(what: str, error: Exception) -> ZSRobustError:
+    """Return the hub's answer as one line, with what to do."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    if isinstance(error, GatedRepoError):
+        reason = "it is gated. Accept its terms on its page, and set HF_TOKEN"
+    elif isinstance(error, RepositoryNotFoundError):
+        reason = "there is no such repository, or it is not yours to see. If it should be, set HF_TOKEN"
+    elif isinstance(error, RevisionNotFoundError):
+        reason = "it has no such revision"
+    elif isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code in (401, 403):
+        reason = "you may not. Set HF_TOKEN to a token that may"
+    return ZSRobustError(f"{what}: {reason}.")
+
+
+def _agree(needed: str, backbone: str) -> bool:
+    """Return whether a suite's backbone is the one needed; a file of weights is taken for those of its architecture."""
+    architecture, _, tag = backbone.partition("/")
+    return backbone == needed or (architecture == needed.partition("/")[0] and Path(tag).is_file())
+
+
+def register_weights(name: str, fields: dict[str, Any], folder: Path = Path()) -> None:
+    """Register published weights as a defense, from an entry's fields; a path in it is relative to `folder`.
+
+    Raises ZSRobustError for a field that is missing, unknown or ill-typed, and for a name that is taken.
+    """
+    known = ["title", "paper", "backbone", "where", "revision", "sha256", "license", "note"]
+    for key, value in fields.items():
+        if key not in known:
+            raise suggest(f"field of the weights {name}:", key, known, f"Its fields: {', '.join(known)}.")
+        if not isinstance(value, str) or not value:
+            raise ZSRobustError(f"The weights {name}: {key} is text, not {value!r}.")
+    if missing := [key for key in ("title", "paper", "where") if key not in fields]:
+        raise ZSRobustError(f"The weights {name} do not say their {', '.join(missing)}.")
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise ZSRobustError(f"The weights {name!r} need a name of letters, digits and _.")
+    if not re.fullmatch(r"[0-9a-f]{64}", fields.get("sha256", "0" * 64)):
+        raise ZSRobustError(f"The weights {name}: a sha256 has 64 hexadecimal digits, in lower case.")
+    beside = folder / fields["where"]
+    defenses.register(name)(Weights(**{**fields, "where": str(beside) if beside.exists() else fields["where"]}))
+
+
+defenses.register("weights")(Weights(title="published weights", paper="weights:FILE, weights:FOLDER or weights:ORG/NAME"))
+
+_PUBLISHED = resources.files("zsrobust.defenses").joinpath("published.toml").read_text(encoding="utf-8")
+for _name, _fields in tomllib.loads(_PUBLISHED).items():
+    register_weights(_name, _fields)
