@@ -3,13 +3,27 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-Zsrobust = Callable[..., "subprocess.CompletedProcess[str]"]
+from zsrobust.cli import main
+from zsrobust.datasets import datasets
+from zsrobust.datasets.catalogue import entries
+from zsrobust.registry import load_plugins
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Zsrobust = Callable[..., Done]
 
 
 @pytest.fixture(scope="session")
@@ -18,22 +32,33 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def zsrobust(tmp_path: Path, checkpoints: Path) -> Zsrobust:
-    """Run the real command line in an empty folder."""
+def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Zsrobust]:
+    """Run the real command line in an empty folder: in this process, which has torch loaded, or in a fresh one.
 
-    def call(*arguments: str, ok: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "zsrobust", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "ZSROBUST_CHECKPOINTS": str(checkpoints), "COLUMNS": "200", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == ok, done.stdout + done.stderr
-        return done
+    A plugin registers things for good, so that it always gets a fresh process.
+    """
+    load_plugins()
+    known, registered = dict(entries), dict(datasets._entries)
+    monkeypatch.chdir(tmp_path)
 
-    return call
+    def call(*arguments: str, ok: int = 0, fresh: bool = False, **more: str) -> Done:
+        environment = {"ZSROBUST_CHECKPOINTS": str(checkpoints), "COLUMNS": "200", **more}
+        if fresh or "--plugin" in arguments:
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-m", "zsrobust", *arguments],
+                cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            found = Done(done.returncode, done.stdout, done.stderr)
+        else:
+            result = CliRunner().invoke(main, arguments, env=environment)
+            found = Done(result.exit_code, result.stdout, result.stderr)
+        assert found.returncode == ok, found.stdout + found.stderr
+        return found
+
+    yield call
+    for registry, before in ((entries, known), (datasets._entries, registered)):
+        registry.clear()
+        registry.update(before)
 
 
 @pytest.fixture(autouse=True)

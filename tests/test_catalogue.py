@@ -2,6 +2,9 @@
 
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import layouts
 import numpy as np
@@ -175,6 +178,47 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ZSRobustError, match="Cannot prepare birds in .*: No space left on device"):
         datasets["birds"].open("test", Cut(224))
     assert not list((tmp_path / "cache" / "prepared").iterdir())
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from zsrobust.datasets import Cut, prepared
+from zsrobust.datasets.records import Opened, Record
+sys.path.insert(0, sys.argv[2])
+from colors import picture
+
+def records():
+    for k in range(40):
+        if k == 30 and sys.argv[3] == "die":
+            print("thirty", flush=True)
+            time.sleep(60)
+        yield Record(f"row {k}", picture(k, 64, 64), k)
+
+about = {"dataset": "x", "split": "test", "source": "here"}
+prepared.write(Path(sys.argv[1]), Opened(None, records()), lambda record: record.label,
+               size=40, side=64, cut=Cut(224), about=about, progress=lambda done, total: None)
+print(prepared.read(Path(sys.argv[1])).digest)
+"""
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_complete_and_the_next_one_cleans_up(tmp_path):
+    def start(folder, how):
+        arguments = [sys.executable, "-c", SLOW, str(tmp_path / folder / "x"), str(Path(__file__).parent), how]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+    with start("one", "die") as dying:
+        assert dying.stdout.readline() == "thirty\n"
+        dying.kill()
+    (left,) = (tmp_path / "one").iterdir()
+    assert left.name.startswith(".x.")
+    assert not prepared.is_complete(tmp_path / "one" / "x")
+    digests = []
+    for folder in ("one", "undisturbed"):
+        with start(folder, "live") as living:
+            digests.append(living.stdout.read())
+        assert [each.name for each in (tmp_path / folder).iterdir()] == ["x"]
+    assert digests[0] == digests[1] != ""
 
 
 def test_another_cut_is_another_cache_where_images_have_sizes_of_their_own(tmp_path):

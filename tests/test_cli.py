@@ -1,4 +1,4 @@
-"""The command line as a user runs it: every test starts real processes in an empty folder."""
+"""The command line as a user runs it, in an empty folder; once in fresh processes, else in this one."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def cells(folder: Path) -> dict[str, bytes]:
 def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp_path):
     command = ("run", *MINI, "--defense", "tecoa:epochs=1", "--attack", "pgd10", "--limit", "8",
                "--dataset", "mini_cells", "--dataset", "mini_train")  # fmt: skip
-    first = zsrobust(*command)
+    first = zsrobust(*command, fresh=True)
     assert "Cells" in first.stdout
     assert "16 images attacked" in first.stdout
     stored = cells(tmp_path / "results")

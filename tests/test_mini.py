@@ -81,7 +81,7 @@ def test_the_weights_are_the_ones_that_were_measured():
 @pytest.mark.parametrize("name", ACCURACY)
 def test_the_zero_shot_accuracy_is_the_one_that_was_measured(name):
     dataset = datasets[name]
-    classifier = load_clip(MINI.backbone).classifier(dataset.prompts)
+    classifier = load_clip(MINI.backbone).classifier(dataset.prompts())
     images = dataset.load("test")
     correct = (predict(classifier, torch.from_numpy(images.pixels).float() / 255) == images.labels).mean()
     assert 100 * correct == pytest.approx(ACCURACY[name], abs=0.5)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -85,9 +86,8 @@ def write(
     `label_of` returns a record's canonical label, None for one to leave out. Raises ZSRobustError when the number of
     images is not `size`, when some cannot be decoded (all are tried and counted), or when the disk is full.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     shape = (size, 3, cut.side if side is None else side, cut.side if side is None else side)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = _temporary(folder)
     try:
         content = hashlib.sha256(repr(shape).encode())
         labels: list[int] = []
@@ -123,6 +123,28 @@ def write(
         raise ZSRobustError(f"Cannot prepare {about['dataset']} in {folder.parent}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(folder: Path) -> Path:
+    """Return a new folder beside `folder`, and remove those that processes of this machine left there when they died."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*"):
+            if not _alive(int(left.name.split(".")[-2])):
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.{socket.gethostname()}.{os.getpid()}.", dir=folder.parent))
+    except OSError as error:
+        raise ZSRobustError(f"Cannot write in {folder.parent}: {error.strerror}. Set ZSROBUST_CACHE to another.") from error
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _settle(temporary: Path, folder: Path) -> None:

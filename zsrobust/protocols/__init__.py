@@ -2,7 +2,6 @@
 
 import tomllib
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +44,6 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-@cache
 def load(spec: str = DEFAULT) -> Protocol:
     """Return a protocol by name, `reference` or `reference:precision=float16` say, or from a TOML file.
 

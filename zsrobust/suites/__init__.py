@@ -3,7 +3,6 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-@cache
 def load(name: str) -> Suite:
     """Return a suite by name, or from a TOML file by its path.
 
