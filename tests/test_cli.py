@@ -1,12 +1,14 @@
 """The command line as a user runs it, in an empty folder; once in fresh processes, else in this one."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import zsrobust as package
+from zsrobust.attacks import attacks
 from zsrobust.cli import main
 
 MINI = ("--suite", "mini")
@@ -18,14 +20,14 @@ def cells(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp_path):
-    command = ("run", *MINI, "--defense", "tecoa:epochs=1", "--attack", "pgd10", "--limit", "8",
+    command = ("run", *MINI, "--defense", "tecoa:epochs=1,limit=256", "--attack", "pgd10", "--limit", "8",
                "--dataset", "mini_cells", "--dataset", "mini_train")  # fmt: skip
     first = zsrobust(*command, fresh=True)
     assert "Cells" in first.stdout
     assert "16 images attacked" in first.stdout
     stored = cells(tmp_path / "results")
     assert sorted(stored) == [
-        f"mini/sound/pgd10-eps=6-255/tecoa-epochs=1/mini_{name}.limit=8.json" for name in ("cells", "train")
+        f"mini/sound/pgd10-eps=6-255/tecoa-epochs=1-limit=256/mini_{name}.limit=8.json" for name in ("cells", "train")
     ]
     second = zsrobust(*command)
     assert "all were stored" in second.stdout
@@ -50,17 +52,21 @@ def test_a_cell_of_another_identity_is_computed_again_and_the_field_named(zsrobu
     assert json.loads(path.read_text())["identity"]["attack"]["steps"] == 2
 
 
-def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tmp_path):
-    plugin = tmp_path / "crash.py"
-    plugin.write_text(
-        "from dataclasses import dataclass\nfrom zsrobust.attacks import attacks\n"
-        "@dataclass(frozen=True)\nclass Crash:\n    eps: float = 0.1\n    norm: str = 'linf'\n"
-        "    def __call__(self, classifier, images, labels, generator):\n"
-        "        if classifier(images).shape[1] == 2:\n            raise RuntimeError('two classes are too few')\n"
-        "        return (images + self.eps).clamp(0, 1)\n"
-        "attacks.register('crash')(Crash())\n"
-    )
-    command = ("--plugin", str(plugin), "run", *MINI, "--defense", "clip", "--attack", "crash", "--limit", "8",
+def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Crash:
+        """Cannot do with two classes."""
+
+        eps: float = 0.1
+        norm: str = "linf"
+
+        def __call__(self, classifier, images, labels, generator):
+            if classifier(images).shape[1] == 2:
+                raise RuntimeError("two classes are too few")
+            return (images + self.eps).clamp(0, 1)
+
+    monkeypatch.setitem(attacks._entries, "crash", Crash())
+    command = ("run", *MINI, "--defense", "clip", "--attack", "crash", "--limit", "8",
                "--dataset", "mini_cells", "--dataset", "mini_train")  # fmt: skip
     done = zsrobust(*command, ok=1)
     assert "two classes are too few" in done.stdout
@@ -124,13 +130,13 @@ def test_a_result_that_is_not_ours_stops_the_run_and_is_left_as_it_was(zsrobust,
 
 def test_a_truncated_checkpoint_is_named_and_others_are_measured(zsrobust, tmp_path):
     mine = tmp_path / "mine"
-    command = ("train", "tecoa:epochs=1", *MINI, "--checkpoints", str(mine))
+    command = ("train", "tecoa:epochs=1,limit=256", *MINI, "--checkpoints", str(mine))
     assert "epoch 1: loss" in zsrobust(*command).stdout
     assert "was there" in zsrobust(*command).stdout
     (path,) = mine.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     assert f"The checkpoint {path} is damaged" in zsrobust(*command, ok=2).stderr
-    both = zsrobust(*QUICK, "--defense", "tecoa:epochs=1", "--checkpoints", str(mine), ok=2)
+    both = zsrobust(*QUICK, "--defense", "tecoa:epochs=1,limit=256", "--checkpoints", str(mine), ok=2)
     assert f"Error: The checkpoint {path} is damaged" in both.stderr
     assert "8 images attacked" in both.stdout  # the other defense is measured all the same
     assert len(cells(tmp_path / "results")) == 1
@@ -206,9 +212,9 @@ def test_a_users_file_holds_a_suite_and_its_datasets(zsrobust, tmp_path):
 
 
 def test_an_export_is_evaluated_as_the_defense_it_is(zsrobust, tmp_path):
-    zsrobust("export", "tecoa:epochs=1", *MINI, "--out", "exported")
+    zsrobust("export", "tecoa:epochs=1,limit=256", *MINI, "--out", "exported")
     same = ("run", *MINI, "--attack", "pgd2", "--dataset", "mini_train", "--limit", "16")
-    zsrobust(*same, "--defense", "tecoa:epochs=1", "--defense", "weights:exported")
+    zsrobust(*same, "--defense", "tecoa:epochs=1,limit=256", "--defense", "weights:exported")
     counts = [json.loads(content)["robust_correct"] for content in cells(tmp_path / "results").values()]
     assert len(counts) == 2
     assert len(set(counts)) == 1

@@ -90,18 +90,22 @@ def zsrobust(place, *arguments, ok=0, **environment):
 READ = """
 import sys
 from pathlib import Path
+import numpy as np
 import zsrobust
-from zsrobust.datasets import datasets
+from zsrobust.datasets import Cut, datasets
 from zsrobust.entries import load_entries
+from zsrobust.pixels import tensor
 sys.path.insert(0, sys.argv[1])
 from colors import ColorReader
 load_entries(Path("parts.toml"))
 for name in sys.argv[2:]:
     dataset = datasets[name]
-    result = zsrobust.evaluate(ColorReader(len(dataset.classes)), dataset=name, attack="pgd:steps=1")
-    assert result.images == dataset.size, (name, result.images)
-    assert result.clean_correct == result.images, (name, result.clean_correct, result.images)
+    images = dataset.open("test", Cut(32, 1.0, "bicubic"))
+    logits = ColorReader(len(dataset.classes))(tensor(images, np.arange(dataset.size), Cut(32)))
+    assert (logits.argmax(1).numpy() == images.labels).all(), name
     print(name, "right")
+result = zsrobust.evaluate(ColorReader(101), dataset="part_of_food101", attack="pgd2")
+assert result.clean_correct == result.images == datasets["part_of_food101"].size
 """
 
 
@@ -126,24 +130,38 @@ def test_every_dataset_is_downloaded_prepared_and_right_and_then_works_offline(p
     assert done.stdout.split()[::2] == names
 
 
+PREPARE = """
+import sys
+from zsrobust.datasets import Cut
+from zsrobust.datasets.catalogue import entries, register_dataset
+from zsrobust.registry import ZSRobustError
+from pathlib import Path
+register_dataset("third", {"like": "cifar10", "size": int(sys.argv[1])}, Path())
+try:
+    print("prepared", entries["third"].prepare("test", Cut(32), lambda *progress: None))
+except ZSRobustError as error:
+    print(error)
+"""
+
+
 def test_the_next_source_is_tried_where_one_is_gone_gated_or_another_set(place):
-    entry = entries["cifar10"]
     theirs, images = pictures("cifar10")
+
+    def prepare(cache):
+        where = {"HF_ENDPOINT": server.url, "ZSROBUST_CACHE": str(place / cache)}
+        (line,) = call(place, [sys.executable, "-c", PREPARE, str(len(images))], **where).stdout.splitlines()
+        return line
+
     with HubServer() as server:
-        _, gated, good = entry.sources
+        _, gated, good = entries["cifar10"].sources
         server.add(gated.repo, {"test-00000-of-00001.parquet": b"PAR1"}, revision=gated.revision, gated=True)
         server.add(good.repo, wds(images, theirs), revision=good.revision)
-        (place / "third.toml").write_text(f'[dataset.third]\nlike = "cifar10"\nsize = {len(images)}\n')
-        where = {"HF_ENDPOINT": server.url, "ZSROBUST_CACHE": str(place / "third")}
-        done = zsrobust(place, "--plugin", "third.toml", "data", "third", "--suite", "mini", **where)
-        assert "third is prepared" in done.stdout
-        del server.repos["dataset", good.repo]
-        where["ZSROBUST_CACHE"] = str(place / "none")
-        done = zsrobust(place, "data", "cifar10", "--suite", "mini", ok=2, **where)
-        (line,) = done.stderr.strip().splitlines()
-        assert "There is no dataset mteb/cifar10" in line
-        assert "uoft-cs/cifar10 asks for consent" in line
-        assert "There is no dataset djghosh/wds_cifar10_test" in line
+        assert prepare("third").startswith("prepared ")
+        server.add(good.repo, wds(images[1:], theirs), revision=good.revision)
+        smaller = prepare("smaller")
+        assert "There is no dataset mteb/cifar10" in smaller
+        assert "uoft-cs/cifar10 asks for consent" in smaller
+        assert f"djghosh/wds_cifar10_test@7509909 holds {len(images) - 1} images; third (test) has {len(images)}" in smaller
 
 
 def test_without_network_and_data_a_run_says_at_once_what_is_missing(place):

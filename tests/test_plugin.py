@@ -12,7 +12,7 @@ SCRIPT = """
 from zsrobust.testing import check_attack, check_dataset, check_defense
 check_attack("example_fgsm")
 check_dataset("example_patterns")
-check_defense("example_noise:epochs=1", checkpoints=__import__("sys").argv[1])
+check_defense("example_noise:epochs=1,limit=256", checkpoints=__import__("sys").argv[1])
 import zsrobust
 print(zsrobust.evaluate("clip", attack="example_fgsm", dataset="example_patterns", eps=6 / 255).images)
 """
