@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from zsrobust import suites
 from zsrobust.classifier import load_clip, weights_digest
+from zsrobust.prompts import prompted
 from zsrobust.registry import ZSRobustError
 
 PROMPTS = [["a photo of a red circle", "something red"], ["a blue star"], ["the letter q"]]
@@ -60,6 +61,30 @@ def test_a_state_dict_in_openais_layout_gives_the_same_logits(tmp_path):
     assert torch.allclose(loaded.encoder(images), model.encode_image(images), atol=1e-5)
     assert loaded.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     assert type(loaded.encoder.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "parts"),
+    [("ViT-B-16-quickgelu/openai", 197), ("ViT-L-14-quickgelu/openai", 257), ("RN50-quickgelu/openai", None)],
+)
+def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, parts):
+    torch.manual_seed(0)
+    clip = load_clip(backbone, weights=False)
+    images = torch.rand(1, 3, clip.side, clip.side, requires_grad=True)
+    classifier = clip.classifier([["a cat"], ["a dog"]])
+    logits = classifier(images)
+    mean, std = torch.tensor(clip.mean)[:, None, None], torch.tensor(clip.std)[:, None, None]
+    with torch.no_grad():
+        features, texts, scale = clip.model((images - mean) / std, clip.tokenize(["a cat", "a dog"]))
+    assert torch.allclose(logits, scale * features @ texts.T, atol=1e-4)
+    (gradient,) = torch.autograd.grad((logits[0, 0] - logits[0, 1]), images)
+    assert gradient.abs().sum() > 0
+    if parts is None:
+        with pytest.raises(ZSRobustError, match="Visual prompts need a vision transformer"):
+            prompted(clip, 4, 0)
+    else:
+        assert len(clip.encoder.positional_embedding) == parts
+        assert prompted(clip, 4, 0).tower.ln_pre.tokens.shape == (4, clip.encoder.positional_embedding.shape[1])
 
 
 @pytest.mark.parametrize(

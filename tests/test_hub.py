@@ -21,13 +21,14 @@ import pytest
 from hubserver import Fault, HubServer, parquet, png, wds, zipped
 from PIL import Image
 
-from zsrobust.datasets.hub import HubSource, _class_names
+from zsrobust.datasets.formats import _class_names
+from zsrobust.datasets.hub import HubSource
 from zsrobust.registry import ZSRobustError
 
 PRELUDE = """
 import hashlib, json, sys
 from pathlib import Path
-from zsrobust.datasets import hub
+from zsrobust.datasets import formats, hub
 from zsrobust.registry import ZSRobustError
 sources, folder, seen, out = json.loads(sys.argv[1]), Path("listings"), [], []
 
@@ -41,7 +42,7 @@ def rows(opened):
     return [(r.where, hashlib.sha256(r.image).hexdigest(), r.label) for r in opened.records]
 
 def get(name="one", split="test"):
-    opened = hub.read(source(name), split, fetch(name, split))
+    opened = formats.read(source(name), split, fetch(name, split))
     return [opened.names, rows(opened)]
 
 def error(call, *arguments):
@@ -370,7 +371,7 @@ def test_memory_does_not_grow_with_the_file(hub, run):
     grown, count = run(
         "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) >> 10\n"
         "paths = {name: fetch(name) for name in sources}\n"
-        "count = lambda name: sum(1 for _ in hub.read(source(name), 'test', paths[name]).records)\n"
+        "count = lambda name: sum(1 for _ in formats.read(source(name), 'test', paths[name]).records)\n"
         "count('small'); before = peak(); out = [count('large'), peak() - before][::-1]",
         **sources,
     )

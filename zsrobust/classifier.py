@@ -159,6 +159,8 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     root.setLevel(logging.ERROR)  # open_clip logs its progress to the root logger
     try:
         trained = _look_up(name, tag, weights) if tag is not None else {}
+        if name.startswith("hf-hub:") and not weights_are_here(backbone):
+            check_network(f"The backbone {backbone} is not here")
         if tag and (not weights or Path(tag).is_file()):
             preprocessing = {key: trained[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in trained}
             model: Any = open_clip.create_model(name, load_weights=False, force_preprocess_cfg=preprocessing)

@@ -31,7 +31,10 @@ class Live(Reporter):
         self._progress.update(self._bars[title], completed=done, note=note)
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Show a download, in bytes, or a dataset being prepared, in images."""
+        """Show a download, in bytes, or a dataset being prepared, in images; or a line."""
+        if not total:
+            self.note(what)
+            return
         if what not in self._bars:
             self._bars[what] = self._begin(what, total)
         self._progress.update(self._bars[what], completed=done, total=total)

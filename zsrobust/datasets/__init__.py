@@ -98,7 +98,7 @@ class State:
     looked: tuple[str, ...] = ()  #: where it was looked for in vain
 
 
-#: Called with what is done ("downloading data/test.parquet"), how much of it, and how much in all.
+#: Called with what is done ("preparing cifar10"), how much of it, and how much in all; 0 of 0: a line to be seen.
 Progress = Callable[[str, int, int], None]
 
 

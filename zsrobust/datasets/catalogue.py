@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zsrobust.datasets import Cut, Dataset, Images, Progress, Split, State, datasets, hub, prepared
+from zsrobust.datasets import Cut, Dataset, Images, Progress, Split, State, datasets, formats, hub, prepared
 from zsrobust.datasets.hub import HubSource
 from zsrobust.datasets.labels import assign, fold
 from zsrobust.datasets.layouts import LAYOUTS, open_folder
@@ -91,13 +91,13 @@ class Entry:
         def from_hub(source: HubSource) -> Path:
             paths = hub.download(source, split, _listings(), progress)
             where = f"{source.repo}@{source.revision[:7]}"
-            opened = hub.read(source, split, paths)
+            opened = formats.read(source, split, paths)
             return self._write(folder, split, cut, where, opened, canonical=source.order == "canonical", progress=progress)
 
         for place, read in self._local(split):
             if place.is_dir():
                 return from_local(place, read)
-        return self._first([partial(from_hub, source) for source in self._hub(split)], split)
+        return self._first([partial(from_hub, source) for source in self._hub(split)], split, progress)
 
     def load(self, split: Split, cut: Cut) -> Images:
         """Return the images, prepared first if they are not; raises ZSRobustError as `prepare` does."""
@@ -119,12 +119,15 @@ class Entry:
                 return sum(label_of(record) is not None for record in opened.records)
         return None
 
-    def _first(self, ways: Sequence[Callable[[], T]], split: Split) -> T:
-        """Return what the first way gives that works; without the network no other is tried."""
+    def _first(self, ways: Sequence[Callable[[], T]], split: Split, progress: Progress | None = None) -> T:
+        """Return what the first way gives that works, and tell of those that did not; offline, no other is tried."""
         errors: list[str] = []
         for way in ways:
             try:
-                return way()
+                found = way()
+                if errors and progress:
+                    progress(f"{self.name}: passed over: {' '.join(errors)}", 0, 0)
+                return found
             except Unreachable as error:
                 raise Unreachable(f"{self.advice(split)} {error}") from error
             except ZSRobustError as error:

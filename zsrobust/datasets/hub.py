@@ -1,4 +1,4 @@
-"""Copies of datasets in repositories of the Hugging Face hub: which files, fetched, verified, and read as a stream.
+"""Copies of datasets in repositories of the Hugging Face hub: which files, fetched, and verified.
 
 A copy is pinned to a commit. Files lie in the cache of huggingface_hub, whose HF_HOME, HF_TOKEN, HF_ENDPOINT and
 HF_HUB_OFFLINE work as everywhere; beside them we keep the listing of the repository, and which files we verified.
@@ -8,24 +8,17 @@ import hashlib
 import json
 import re
 import shutil
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from zsrobust.datasets import Split
-from zsrobust.datasets.records import Opened, Record
+from zsrobust.datasets import Progress, Split
 from zsrobust.network import Unreachable
 from zsrobust.registry import ZSRobustError
 
 PATIENCE = 5.0  #: seconds that the hub has to answer at all, before anything is asked of it that it may retry
-IMAGES = ("webp", "png", "jpg", "jpeg")  #: the order in which CLIP_benchmark looks for a sample's image
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,16 +99,6 @@ def download(source: HubSource, split: Split, folder: Path, progress: Progress) 
     return paths
 
 
-def read(source: HubSource, split: Split, paths: Sequence[Path]) -> Opened:
-    """Open the downloaded files of a split. Of a parquet file, a row group is in memory: 100 images as `datasets` writes.
-
-    Raises ZSRobustError, here or while the records are read, that names a file which is damaged.
-    """
-    if not paths:
-        raise ZSRobustError(f"{source.repo}: no files of the {split} split to read.")
-    return _READ[source.format](source, paths)
-
-
 def _listing(source: HubSource, folder: Path) -> list[HubFile]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -142,9 +125,9 @@ def _parquet_files(source: HubSource, split: str, listing: Sequence[HubFile]) ->
     pattern = re.compile(rf"(.*/)?({re.escape(split)}-\d+-of-(?P<of>\d+)(-\w+)?|{re.escape(split)}/\d+)\.parquet")
     matches = [(file, match) for file in listing if (match := pattern.fullmatch(file.path))]
     if len({match[1] for _, match in matches}) > 1:
-        raise _unfit(source, f"has split {split!r} in several folders. Name the folder too, as in 'data/{split}'")
+        raise unfit(source, f"has split {split!r} in several folders. Name the folder too, as in 'data/{split}'")
     if any(int(match["of"]) != len(matches) for _, match in matches if match["of"]):
-        raise _unfit(source, f"lists {len(matches)} files of split {split!r}, and their names say another number")
+        raise unfit(source, f"lists {len(matches)} files of split {split!r}, and their names say another number")
     return _some(source, split, sorted((file for file, _ in matches), key=lambda file: file.path))
 
 
@@ -161,11 +144,12 @@ def _zip_files(source: HubSource, name: str, listing: Sequence[HubFile]) -> list
 
 def _some(source: HubSource, split: str, found: list[HubFile]) -> list[HubFile]:
     if not found:
-        raise _unfit(source, f"has no {source.format} files of split {split!r}")
+        raise unfit(source, f"has no {source.format} files of split {split!r}")
     return found
 
 
-def _unfit(source: HubSource, what: str) -> ZSRobustError:
+def unfit(source: HubSource, what: str) -> ZSRobustError:
+    """Return the error for a repository that does not hold what it should."""
     return ZSRobustError(f"{source.repo} {what}. Its files: {_page(source)}/tree/{source.revision}")
 
 
@@ -267,7 +251,7 @@ def _explain(error: BaseException, source: HubSource, what: str) -> ZSRobustErro
     if isinstance(error, errors.RevisionNotFoundError):
         return ZSRobustError(f"{repo} has no revision {source.revision} (any more). Its history: {page}/commits/main")
     if isinstance(error, errors.EntryNotFoundError):
-        return _unfit(source, f"has no {what}")
+        return unfit(source, f"has no {what}")
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         return ZSRobustError(f"There is no dataset {repo} on the hub, or it is private. See {page}, or set HF_TOKEN.")
     if status in (401, 403):
@@ -283,133 +267,4 @@ def _explain(error: BaseException, source: HubSource, what: str) -> ZSRobustErro
     )
 
 
-def _parquet(source: HubSource, paths: Sequence[Path]) -> Opened:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    label = source.names or source.label
-    found = []
-    for path in paths:
-        with _whole(path):
-            schema = parquet.read_schema(path)
-            names = None if source.names else _class_names(schema.metadata or {}, source.label)
-        if absent := {source.image, label}.difference(schema.names):
-            raise _unfit(source, f"has no column {sorted(absent)[0]!r}, but {', '.join(schema.names)}")
-        found.append(names)
-    if any(names != found[0] for names in found):
-        raise _unfit(source, "has files that disagree on the class names")
-
-    def records() -> Iterator[Record]:
-        for path in paths:
-            row = 0
-            with _whole(path), parquet.ParquetFile(path) as file:
-                for batch in batches(file):
-                    images = batch.column(source.image)
-                    if isinstance(images, pa.StructArray):
-                        images = images.field("bytes")
-                    for image, value in zip(images, batch.column(label), strict=True):
-                        yield _record(f"{_where(source, path)} row {row}", image.as_py(), value.as_py())
-                        row += 1
-
-    def batches(file: parquet.ParquetFile) -> Iterator[pa.RecordBatch]:
-        # One iterator over the whole file would hold the dictionaries of all row groups, which is all images.
-        for group in range(file.num_row_groups):
-            yield from file.iter_batches(batch_size=64, row_groups=[group], columns=[source.image, label])
-
-    return Opened(found[0], records())
-
-
-def _class_names(metadata: Mapping[bytes, bytes], label: str) -> list[str] | None:
-    """Return the names that `datasets` wrote into a file; None where there are none, or mere numbers."""
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names: list[str] = features.get(label, {}).get("names") or []
-    first = int(names[0]) if names and names[0].isdecimal() else 0
-    return None if names == [str(first + index) for index in range(len(names))] else names
-
-
-def _tar(source: HubSource, paths: Sequence[Path]) -> Opened:
-    shards = [path for path in paths if path.suffix == ".tar"]
-    names = None
-    for path in paths:
-        if path.name == "classnames.txt":
-            names = path.read_text("utf-8").removesuffix("\n").split("\n")
-        elif path.name == "nshards.txt":
-            numbers = [int(shard.stem) for shard in shards if shard.parent == path.parent]
-            told = path.read_text("utf-8").strip()
-            if [told, numbers] != [str(len(numbers)), list(range(len(numbers)))]:
-                raise _unfit(source, f"has shards {numbers} of the {told} that {_where(source, path)} tells of")
-
-    def records() -> Iterator[Record]:
-        for path in shards:
-            for key, sample in _samples(path):
-                where = f"{_where(source, path)} {key}"
-                image = next((sample[kind] for kind in (source.image, *IMAGES) if kind in sample), None)
-                label = sample.get(source.label, sample.get("cls", b"")).strip()
-                yield _record(where, image, int(label) if label.isdigit() else None)
-
-    return Opened(names, records())
-
-
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the samples of a tar, whose members come together: their key, and their contents by extension."""
-    key, sample = "", dict[str, bytes]()
-    with _whole(path), tarfile.open(path, "r|") as archive:
-        while member := archive.next():
-            content = archive.extractfile(member)
-            if content is None:
-                continue
-            name, _, extension = member.name.rpartition(".")
-            if name != key and sample:
-                yield key, sample
-                sample = {}
-            key, sample[extension.lower()] = name, content.read()
-        with path.open("rb") as file:  # tarfile takes a damaged header for the end
-            file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                raise tarfile.ReadError("a damaged header")
-    if sample:
-        yield key, sample
-
-
-def _zip(source: HubSource, paths: Sequence[Path]) -> Opened:
-    pattern = re.compile(re.escape(source.inside.strip("/") + "/" if source.inside else "") + r"([^/]+)/([^/.][^/]*)")
-    found = []
-    for path in paths:
-        with _whole(path), zipfile.ZipFile(path) as archive:
-            found += [(match[1], path, name) for name in archive.namelist() if (match := pattern.fullmatch(name))]
-    if not found:
-        raise _unfit(source, f"has no folders of classes inside {source.inside or 'the top level'!r}")
-
-    def records() -> Iterator[Record]:
-        for path in paths:
-            with _whole(path), zipfile.ZipFile(path) as archive:
-                for label, name in sorted((label, name) for label, home, name in found if home == path):
-                    yield _record(f"{_where(source, path)} {name}", archive.read(name), label)
-
-    return Opened(sorted({label for label, _, _ in found}), records())
-
-
-def _where(source: HubSource, path: Path) -> str:
-    """Return a file's repository and path in it; the cache holds it under `snapshots/REVISION`."""
-    return f"{source.repo} {path.as_posix().rpartition(f'{source.revision}/')[2]}"
-
-
-def _record(where: str, image: bytes | None, label: int | str | None) -> Record:
-    if not image:
-        raise ZSRobustError(f"{where} has no image.")
-    if label is None or (not isinstance(label, str) and label < 0):  # -1 says unknown
-        raise ZSRobustError(f"{where} has no label.")
-    return Record(where, image, label if isinstance(label, str) else int(label))
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, EOFError, NotImplementedError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ZSRobustError(f"{path} is damaged ({reason}). Delete it; the next run fetches it again.") from error
-
-
 _SELECT = {"parquet": _parquet_files, "tar": _tar_files, "zip": _zip_files}
-_READ = {"parquet": _parquet, "tar": _tar, "zip": _zip}

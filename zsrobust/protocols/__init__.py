@@ -45,14 +45,17 @@ def names() -> list[str]:
 
 
 def load(spec: str = DEFAULT) -> Protocol:
-    """Return a protocol by name, `reference` or `reference:precision=float16` say, or from a TOML file.
+    """Return a protocol by name, `reference` or `reference:precision=float16` say, or from a TOML file, named as the file.
 
-    Raises ZSRobustError for one that is not there, and for switches that do not exist.
+    Raises ZSRobustError for one that is not there, for switches that do not exist, and for a file with the name of one of
+    ours, whose results it would mix with.
     """
     if spec.endswith(".toml"):
         path = Path(spec)
         if not path.is_file():
             raise ZSRobustError(f"No protocol file {path}. See: zsrobust list protocols")
+        if path.stem in names():
+            raise ZSRobustError(f"The protocol {path.stem!r} is one of ours; give the file {path} another name.")
         return _parse(path.stem, path.read_text(encoding="utf-8"), str(path))
     name, changed = split_spec(spec)
     if name not in names():

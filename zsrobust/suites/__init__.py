@@ -36,10 +36,13 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Suite:
-    """Return a suite by name, or from a TOML file by its path.
+    """Return a suite by name, or from a TOML file by its path, named as the file.
 
-    A file may say `like = "paper"`, and only what differs. Raises ZSRobustError for a suite that is not there, or not one.
+    A file may say `like = "paper"`, and only what differs. Raises ZSRobustError for a suite that is not there, or not one,
+    and for a file with the name of one of ours, whose results it would mix with.
     """
+    if name.endswith(".toml") and Path(name).stem in names():
+        raise ZSRobustError(f"The suite {Path(name).stem!r} is one of ours; give the file {name} another name.")
     try:
         return _suite(Path(name).stem if name.endswith(".toml") else name, _values(name))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError) as error:
