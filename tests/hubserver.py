@@ -1,5 +1,6 @@
 """The hub on this machine: its HTTP protocol as huggingface_hub speaks it, with faults on request; and what it serves."""
 
+import base64
 import hashlib
 import io
 import json
@@ -117,6 +118,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._serve()
+
+    def do_POST(self) -> None:
+        """Take what an upload of small files asks for: a repository, what to send how, and one commit with the contents."""
+        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.request_ = Request("POST", path, None, self.headers.get("Authorization"))
+        hub.requests.append(self.request_)
+        if self.request_.authorization != f"Bearer {hub.token}":
+            return self._refuse(401, "")
+        if path == "/api/validate-yaml":
+            return self._answer(b'{"errors": [], "warnings": []}')
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            hub.add(name, {}, kind=asked.get("type", "model"))
+            return self._answer(json.dumps({"url": f"{hub.url}/{name}"}).encode())
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if not match or ("model", match[1]) not in hub.repos:
+            return self._refuse(404, "RepoNotFound")
+        if match[2] == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+            ]
+            return self._answer(json.dumps({"files": files}).encode())
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                hub.repos["model", match[1]].files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        revision = hub.repos["model", match[1]].revision
+        return self._answer(
+            json.dumps({"commitUrl": f"{hub.url}/{match[1]}/commit/{revision}", "commitOid": revision}).encode()
+        )
 
     def _serve(self) -> None:
         hub, url = self.server.hub, urlsplit(self.path)

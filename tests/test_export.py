@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import open_clip
 import pytest
 import torch
+from hubserver import HubServer
 from tiny import make_clip, moved
 
 from zsrobust import suites
@@ -180,6 +181,17 @@ def test_push_makes_the_repository_and_uploads_the_folder(tiny, tmp_path, monkey
         push(folder, "org/broken")
     with pytest.raises(ZSRobustError, match="is no export. Make one: zsrobust export"):
         push(tmp_path / "clip", "org/robust")
+
+
+def test_an_export_is_pushed_through_the_real_client(zsrobust, tmp_path):
+    with HubServer() as hub:
+        command = ("export", "clip", "--suite", "mini", "--out", "out", "--push", "org/robust")
+        where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        done = zsrobust(*command, fresh=True, HF_TOKEN=hub.token, **where)
+        assert done.stdout.splitlines() == ["out written", f"{hub.url}/org/robust uploaded"]
+        files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert hub.repos["model", "org/robust"].files == files
+        assert {"open_clip_model.safetensors", "open_clip_config.json", "README.md"} <= files.keys()
 
 
 def test_a_refused_upload_is_one_line():
