@@ -1,12 +1,14 @@
 """What `zsrobust data` shows: where the images of each dataset are, and how large. No torch here."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from zsrobust.datasets import Split
 from zsrobust.datasets.catalogue import entries
+from zsrobust.datasets.prepared import read_about
 
 STATES = {"prepared": "prepared", "local": "present", "hub": "missing", "missing": "missing"}
 
@@ -26,4 +28,6 @@ def _rows() -> Iterator[list[Any]]:
                 state = entry.state(split, None)
                 gigabytes = f"{state.size / 1e9:.2f} GB" if state.size is not None else ""
                 place = f"{state.place} on the hub" if state.where == "hub" else state.place
+                if state.where == "prepared":
+                    place = f"from {read_about(Path(place))['source']}"
                 yield [name, split, f"{size:,}", STATES[state.where], gigabytes, place]

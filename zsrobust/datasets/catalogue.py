@@ -233,8 +233,8 @@ def check_available(names: Sequence[str]) -> None:
         where = f"in {root}" if root else "for copies of your own nowhere, as neither --data-root nor ZSROBUST_DATA is set"
         raise Unreachable(
             f"{len(absent)} of {len(names)} datasets are not here: {', '.join(absent)}. Looked in "
-            f"{prepared.cache_folder()}, and {where}; and the hub cannot be reached ({error}) Give a folder with your "
-            "copies, or run once with the network: zsrobust data --suite paper. `--suite mini` needs nothing."
+            f"{prepared.cache_folder()}, and {where}; and the hub cannot be reached ({error.__cause__ or error}) Give a "
+            "folder with your copies, or run once with the network: zsrobust data --suite paper. `--suite mini` needs nothing."
         ) from error
 
 

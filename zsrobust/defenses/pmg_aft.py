@@ -58,7 +58,9 @@ def pmg_aft_code(step: Step) -> Tensor:
     """Return the loss of the released code: both KL terms summed over the batch, and P_adv their second argument.
 
     Its first release (2024-04-24) has the paper's direction: `direction=paper`. The logits are raw cosines (the recipe's
-    logit_scale is 1), and P_clean takes gradients.
+    logit_scale is 1), and P_clean takes gradients. Three things of that code are left out: that it trains in half precision,
+    that its attack leaves gradients in the weights (made negligible there by the loss scaler), and that it keeps the epoch
+    which does best on the test sets.
     """
     ours, theirs, clean = step.adversarial_logits, step.teacher_logits, step.clean_logits
     if step.options["direction"] == "paper":
