@@ -14,7 +14,9 @@ from click.testing import CliRunner
 from zsrobust.cli import main
 from zsrobust.datasets import datasets
 from zsrobust.datasets.catalogue import entries
+from zsrobust.entries import _loaded
 from zsrobust.registry import load_plugins
+from zsrobust.runner import _select
 
 
 class Done(NamedTuple):
@@ -41,6 +43,14 @@ def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch)
     known, registered = dict(entries), dict(datasets._entries)
     monkeypatch.chdir(tmp_path)
 
+    def forget() -> None:
+        """Forget what a user's file registered, as the end of a process does."""
+        for registry, before in ((entries, known), (datasets._entries, registered)):
+            registry.clear()
+            registry.update(before)
+        _loaded.clear()
+        _select.cache_clear()
+
     def call(*arguments: str, ok: int = 0, fresh: bool = False, **more: str) -> Done:
         environment = {"ZSROBUST_CHECKPOINTS": str(checkpoints), "COLUMNS": "200", **more}
         if fresh or "--plugin" in arguments:
@@ -50,15 +60,14 @@ def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch)
             )  # fmt: skip
             found = Done(done.returncode, done.stdout, done.stderr)
         else:
+            forget()
             result = CliRunner().invoke(main, arguments, env=environment)
             found = Done(result.exit_code, result.stdout, result.stderr)
         assert found.returncode == ok, found.stdout + found.stderr
         return found
 
     yield call
-    for registry, before in ((entries, known), (datasets._entries, registered)):
-        registry.clear()
-        registry.update(before)
+    forget()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from zsrobust import suites
-from zsrobust.classifier import load_clip, weights_digest
+from zsrobust.classifier import ZeroShotClassifier, load_clip, weights_digest
 from zsrobust.prompts import prompted
 from zsrobust.registry import ZSRobustError
 
@@ -20,6 +20,11 @@ def test_the_head_is_the_unit_mean_over_prompts_times_the_scale(clip):
     expected = torch.stack([F.normalize(texts[:2].mean(0), dim=0), texts[2], texts[3]])
     assert torch.allclose(clip.head(PROMPTS), expected * clip.model.logit_scale.exp(), atol=1e-5)
     assert torch.allclose(clip.head(PROMPTS, scale=1.0).norm(dim=1), torch.ones(3), atol=1e-6)
+
+
+def test_a_classifier_is_where_its_head_is(clip):
+    made = ZeroShotClassifier(torch.nn.Flatten(), clip.head(PROMPTS).to("meta"), clip.mean, clip.std, clip.side)
+    assert {buffer.device.type for buffer in made.buffers()} == {"meta"}
 
 
 def test_texts_are_encoded_once(clip, monkeypatch):

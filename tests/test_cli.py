@@ -211,6 +211,84 @@ def test_a_users_file_holds_a_suite_and_its_datasets(zsrobust, tmp_path):
     assert stored["images"] == 2
 
 
+def slides(tmp_path, seed=0):
+    import numpy as np
+    from PIL import Image
+
+    for split in ("test", "train"):
+        for label, name in enumerate(("healthy_tissue", "tumor")):
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            pixels = np.random.RandomState(seed + label).randint(0, 255, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / name / "1.png")
+
+
+def mine(tmp_path, template):
+    (tmp_path / "mine.toml").write_text(
+        'like = "mini"\ntitle = "mine"\ntrain_on = "slides"\ndatasets = ["slides"]\n[recipe]\ntrain_on = "slides"\n'
+        f'[dataset.slides]\nfolder = "test"\ntrain_folder = "train"\ntemplates = ["{template}"]\n'
+    )
+
+
+def test_a_checkpoint_knows_its_class_texts_and_needs_no_images_to_be_used(zsrobust, tmp_path):
+    cache = {"ZSROBUST_CACHE": str(tmp_path / "cache"), "ZSROBUST_CHECKPOINTS": str(tmp_path / "own")}
+    slides(tmp_path)
+    mine(tmp_path, "a slide of {}")
+    command = ("train", "tecoa:epochs=1", "--suite", "mine.toml")
+    assert "written" in zsrobust(*command, **cache).stdout
+    mine(tmp_path, "red {} in the scenery")
+    assert "was made from another class texts" in zsrobust(*command, ok=2, **cache).stderr
+    mine(tmp_path, "a slide of {}")
+    slides(tmp_path, seed=7)  # other pictures, which were not prepared
+    assert "was there" in zsrobust(*command, **cache).stdout
+
+
+def test_pictures_that_change_in_a_folder_are_prepared_and_measured_again(zsrobust, tmp_path):
+    cache = {"ZSROBUST_CACHE": str(tmp_path / "cache")}
+    slides(tmp_path)
+    mine(tmp_path, "a slide of {}")
+    command = ("run", "--suite", "mine.toml", "--defense", "clip", "--attack", "pgd2")
+    zsrobust(*command, **cache)
+    slides(tmp_path, seed=7)
+    assert "computed again: another dataset.digest" in zsrobust(*command, **cache).stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[dataset]\nbirds = 3", "dataset holds no tables"),
+        ("weights = 3", "weights holds no tables"),
+        ("[dataset.birds]\nfolder = 3", "folder is text, not 3"),
+        ('[dataset.birds]\nsize = "8"', "size is a whole number, not '8'"),
+        ('[dataset.birds]\ntemplates = "a {}"', "templates is a list of texts"),
+        ('[dataset.birds]\ntemplates = ["a photo"]', "each template has one {}"),
+        ('[dataset."../birds"]\nlike = "cifar10"', "needs a name of letters, digits and _"),
+        ('[weights.ours]\ntitle = "x"', "do not say their paper, where"),
+        ('datasets = "cifar10"', "datasets is a list of names"),
+        ('[recipe]\nepochs = "4"', "epochs of its recipe is a number"),
+        ('[limits]\nautoattack = "32"', "limits are whole numbers"),
+        ('backbon = "x"', "Did you mean backbone"),
+        ('like = "mine.toml"', "is like itself"),
+        ("= 3", "is not one"),
+    ],
+)
+def test_a_wrong_file_of_a_user_is_one_line(zsrobust, tmp_path, content, message):
+    like = "" if "like = " in content and "dataset" not in content else 'like = "mini"\n'
+    (tmp_path / "mine.toml").write_text(like + content)
+    (line,) = zsrobust("run", "--suite", "mine.toml", "--defense", "clip", "--attack", "pgd2", ok=2).stderr.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("zoom = '1/0'", "is not one"), ("native = 'cifar10'", "native is a list"), ("zoom = 0.5", "it is 1 or more"),
+     ("judgd = 'any'", "Did you mean judged"), ("judged = 'never'", "is not one")],
+)  # fmt: skip
+def test_a_wrong_protocol_is_one_line(zsrobust, tmp_path, content, message):
+    (tmp_path / "mine.toml").write_text(content)
+    (line,) = zsrobust(*QUICK, "--protocol", "mine.toml", ok=2).stderr.splitlines()
+    assert message in line
+
+
 def test_an_export_is_evaluated_as_the_defense_it_is(zsrobust, tmp_path):
     zsrobust("export", "tecoa:epochs=1,limit=256", *MINI, "--out", "exported")
     same = ("run", *MINI, "--attack", "pgd2", "--dataset", "mini_train", "--limit", "16")

@@ -120,7 +120,7 @@ def test_the_license_of_published_weights_stands_in_the_front_matter(tiny, tmp_p
 
 
 def test_visual_prompts_stay_here(checkpoints, tmp_path):
-    with pytest.raises(ZSRobustError, match="cannot be exported: its tower is a PromptedEncoder"):
+    with pytest.raises(ZSRobustError, match="cannot be exported: visual prompts"):
         export("vpt_tecoa:epochs=1,limit=64,tokens=2", Workshop(MINI, checkpoints), tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
 

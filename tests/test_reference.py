@@ -223,6 +223,8 @@ def test_every_twentieth_batch_of_256_is_selected():
     images = Images(pixels=np.zeros((12000, 3, 1, 1), np.uint8), labels=np.arange(12000))
     kept = images.every(20, 256).labels
     assert kept.tolist() == [*range(256), *range(5120, 5376), *range(10240, 10496)]
+    shuffled = images.at(np.random.RandomState(0).permutation(12000))
+    assert shuffled.every(20, 256, by_class=True).labels.tolist() == kept.tolist()
 
 
 def test_everything_is_attacked_and_the_last_prediction_counts():

@@ -76,10 +76,13 @@ def make(bench: Bench, cells: Sequence[Cell], folder: Path, force: bool) -> Bill
     wanted = [cell for cell in cells if force or not (folder / bench.path(cell)).exists()]
     bill.cells, bill.stored = len(wanted), len(cells) - len(wanted)
     needed: dict[tuple[str, Split], None] = {(cell.dataset, "test"): None for cell in wanted}
+    begun: set[Path] = set()
     for spec in dict.fromkeys(cell.defense for cell in wanted):
         for recipe in defenses.create(spec).recipes(bench.suite):
-            if bench.workshop.checkpoint_path(recipe).exists():
+            path = bench.workshop.checkpoint_path(recipe)
+            if path.exists() or path in begun:
                 continue
+            begun.add(path)
             needed[recipe.train_on, "train"] = None
             size = datasets[recipe.train_on].train_size or 0
             images = min(size, recipe.limit or size) * recipe.epochs

@@ -37,8 +37,8 @@ class ZeroShotClassifier(nn.Module):
         super().__init__()
         self.encoder, self.side = encoder, side
         self.register_buffer("head", head)
-        self.register_buffer("mean", torch.tensor(mean, dtype=head.dtype)[:, None, None])
-        self.register_buffer("std", torch.tensor(std, dtype=head.dtype)[:, None, None])
+        self.register_buffer("mean", torch.tensor(mean, dtype=head.dtype, device=head.device)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=head.dtype, device=head.device)[:, None, None])
 
     def features(self, images: Tensor) -> Tensor:
         """Return the unit-norm image embeddings, (N, D), of images (N, 3, S, S) in [0, 1]."""
@@ -97,7 +97,9 @@ class Clip:
     def digest(self) -> str:
         """The sha256 of everything that its logits depend on: both towers' weights, activation, preprocessing."""
         activation = "QuickGELU" if any(type(part).__name__ == "QuickGELU" for part in self.model.modules()) else "GELU"
-        parts = (weights_digest(self.model.state_dict()), activation, self.mean, self.std, self.side)
+        parts: tuple[object, ...] = (weights_digest(self.model.state_dict()), activation, self.mean, self.std, self.side)
+        if (self.interpolation, self.squash) != ("bicubic", False):
+            parts = (*parts, self.interpolation, self.squash)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def copy(self) -> nn.Module:
@@ -165,7 +167,9 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
             preprocessing = {key: trained[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in trained}
             model: Any = open_clip.create_model(name, load_weights=False, force_preprocess_cfg=preprocessing)
             if weights:
-                model.load_state_dict(_read_weights(Path(tag)))
+                model.load_state_dict(
+                    _read_weights(Path(tag), bool((open_clip.get_model_config(name) or {}).get("quick_gelu")))
+                )
         else:
             model = open_clip.create_model(name, pretrained=tag, require_pretrained=weights, load_weights=weights)
         tokenize: Any = open_clip.get_tokenizer(name)
@@ -248,13 +252,16 @@ def weights_are_here(backbone: str) -> bool:
     return bool(repo) and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
     """Return the tensors of a safetensors or PyTorch file; OpenAI's layout has three numbers beside the weights."""
     import safetensors.torch
 
-    read = safetensors.torch.load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
+    pickled = partial(torch.load, weights_only=True, map_location="cpu")
+    read = safetensors.torch.load_file if path.suffix == ".safetensors" else pickled
     weights: dict[str, Tensor] = read(path)
     numbers = ("input_resolution", "context_length", "vocab_size")
+    if not quick_gelu and weights.keys() & set(numbers):
+        raise ZSRobustError(f"{path} is in OpenAI's layout, whose weights have QuickGELU. Use a -quickgelu architecture.")
     return {name: tensor for name, tensor in weights.items() if name not in numbers}
 
 

@@ -286,15 +286,9 @@ def export(
 
 
 def _suite(name: str | None) -> "Suite":
-    """Return the suite; a user's file may hold datasets and weights of its own beside it."""
-    from zsrobust import suites
+    from zsrobust.entries import load_suite
 
-    loaded = suites.load(name or suites.DEFAULT)
-    if name and name.endswith(".toml"):
-        from zsrobust.entries import load_entries
-
-        load_entries(Path(name))
-    return loaded
+    return load_suite(name)
 
 
 def _check_data(names: Sequence[str]) -> None:

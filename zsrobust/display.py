@@ -133,7 +133,7 @@ def _per_class(result: Result, folder: Path) -> str:
     """Return clean and robust accuracy, in percent, as means over the classes."""
     if result.status == "failed":
         return DASH
-    clean, robust = Outcomes.read(folder / f"{result.path}.npz").mean_per_class()
+    clean, robust = Outcomes.read(folder / f"{result.path}.npz").mean_per_class(result.everything)
     return f"{100 * clean:.2f}  {100 * robust:.2f}"
 
 

@@ -3,10 +3,20 @@
 import tomllib
 from pathlib import Path
 
+from zsrobust import suites
 from zsrobust.datasets.catalogue import register_dataset
 from zsrobust.registry import ZSRobustError, load_plugins
+from zsrobust.suites import Suite
 
 _loaded: set[Path] = set()
+
+
+def load_suite(name: str | None) -> Suite:
+    """Return a suite, the default one for None; a user's file may hold datasets and weights of its own beside it."""
+    loaded = suites.load(name or suites.DEFAULT)
+    if name and name.endswith(".toml"):
+        load_entries(Path(name))
+    return loaded
 
 
 def load_entries(path: Path) -> None:
@@ -21,7 +31,10 @@ def load_entries(path: Path) -> None:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ZSRobustError(f"{path} is no file of entries: {error}") from None
-    _loaded.add(path.resolve())
+    for kind in suites.ENTRIES:
+        entries = tables.get(kind, {})
+        if not isinstance(entries, dict) or not all(isinstance(fields, dict) for fields in entries.values()):
+            raise ZSRobustError(f"{path}: {kind} holds no tables. Write [{kind}.NAME], and its fields below.")
     for name, fields in tables.get("dataset", {}).items():
         register_dataset(name, fields, path.parent)
     if "weights" in tables:
@@ -29,3 +42,4 @@ def load_entries(path: Path) -> None:
 
         for name, fields in tables["weights"].items():
             register_weights(name, fields, path.parent)
+    _loaded.add(path.resolve())

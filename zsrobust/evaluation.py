@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Attack, frozen, perturbation_size
+from zsrobust.attacks import Attack, exact, frozen, perturbation_size
 from zsrobust.datasets import Cut, Dataset, Images
 from zsrobust.pixels import tensor
 from zsrobust.registry import ZSRobustError, format_eps
@@ -114,7 +114,7 @@ def judge(
     what was misclassified is attacked as well. Raises CheatError when the attack breaks a rule, and whatever the attack or
     the classifier raise.
     """
-    with frozen(meter):
+    with frozen(meter), exact():
         return _judge(meter, attack, name, images, seed, batch_size, cut, attacked, progress)
 
 
@@ -200,7 +200,7 @@ def describe_dataset(
     name: str, dataset: Dataset, images: Images, limit: int | None, prompts: str = "plain", cut: Cut | None = None
 ) -> dict[str, Any]:
     """Return a dataset's part of the identity: name, size, subset, and what it showed the classifier."""
-    resized = cut is not None and images.cut is None and images.pixels.shape[-1] != cut.side
+    resized = cut is not None and images.cut is None and (images.pixels.shape[-1] != cut.side or cut.zoom != 1)
     templates = dataset.wordings.get(prompts, (dataset.classes, dataset.templates))[1]
     return {
         "name": name,
@@ -211,6 +211,7 @@ def describe_dataset(
         "templates": list(templates),
         "prompts": hashlib.sha256(repr(dataset.prompts(prompts)).encode()).hexdigest()[:16],
         "digest": images.digest,
+        **({"split": dataset.split} if dataset.split else {}),
         **({"cut": asdict(images.cut or cut)} if cut and (images.cut or resized) else {}),
     }
 

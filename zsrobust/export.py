@@ -15,8 +15,8 @@ from zsrobust.defenses import Defense, Tower, Workshop, defenses
 from zsrobust.defenses.weights import CONFIG, FILES, Weights, hub_error
 from zsrobust.evaluation import versions
 from zsrobust.network import check_network
-from zsrobust.registry import ZSRobustError
-from zsrobust.results import load_results, write_atomically
+from zsrobust.registry import ZSRobustError, join_spec, split_spec
+from zsrobust.results import differences, load_results, read, write_atomically
 
 TEXTS = ["a photo of a dog", "ZSROBUST, naïve: 1/255!"]  #: on which two tokenizers must agree
 
@@ -28,8 +28,13 @@ def export(spec: str, workshop: Workshop, out: Path, results: Path) -> Path:
     for a folder that holds anything but an earlier export.
     """
     _check_free(out)
-    rows = _results(spec, workshop, results)
-    defense, tower, clip = defenses.create(spec), workshop.tower(spec), workshop.clip
+    defense = defenses.create(spec)
+    if any(recipe.trainable == "prompts" for recipe in defense.recipes(workshop.suite)):
+        raise ZSRobustError(f"{spec} cannot be exported: visual prompts are nothing that open_clip loads.")
+    spec = join_spec(*split_spec(spec))
+    load_results(results)  # a file there that is no result is told of before a training, not after
+    tower, clip = workshop.tower(spec), workshop.clip
+    rows = _results(spec, workshop, tower, results)
     weights = _whole(spec, clip, tower)
     digests = {"image_tower": weights_digest(tower.encoder.state_dict()), "model": weights_digest(weights)}
     about = {"defense": spec, "suite": workshop.suite.name, **digests, **tower.identity}
@@ -96,10 +101,12 @@ def _write_tokenizer(clip: Clip, out: Path) -> None:
         raise ZSRobustError(f"The tokenizer of {clip.name} cannot be exported: read from {out}, it gives other tokens.")
 
 
-def _results(spec: str, workshop: Workshop, folder: Path) -> list[dict[str, Any]]:
-    """Return a row for every stored cell of a defense on a suite."""
+def _results(spec: str, workshop: Workshop, tower: Tower, folder: Path) -> list[dict[str, Any]]:
+    """Return a row for every stored cell of a defense on a suite that was measured with this very tower."""
     stored = load_results(folder)
-    cells = stored[(stored["defense"] == spec) & (stored["suite"] == workshop.suite.name)].to_dict("records")
+    own = stored[(stored["defense"] == spec) & (stored["suite"] == workshop.suite.name)].to_dict("records")
+    expected = json.loads(json.dumps({"spec": spec, **tower.identity}))
+    cells = [cell for cell in own if not list(differences(read(Path(cell["path"])).identity["defense"], expected))]
 
     def percent(cell: Mapping[Any, Any], count: str) -> str:
         return f"{cell[count] / cell['images']:.2%}" if cell["status"] == "ok" else "—"
@@ -172,4 +179,4 @@ def _measured(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "None so far."
     table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return f"{table}\n\nRobust: correct both without and under attack."
+    return f"{table}\n\nRobust: correct both without and under attack (under `reference`: under attack)."

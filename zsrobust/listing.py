@@ -11,12 +11,13 @@ from zsrobust.attacks import attacks
 from zsrobust.datasets import datasets
 from zsrobust.defenses import Defense, Workshop, defenses
 from zsrobust.defenses.weights import Weights
+from zsrobust.entries import load_suite
 from zsrobust.registry import format_eps
 
 
 def describe(kinds: Sequence[str], suite: str, checkpoints: Path) -> str:
     """Return a table for each kind; what is present is told for one suite."""
-    workshop = Workshop(suites.load(suite), checkpoints)
+    workshop = Workshop(load_suite(suite), checkpoints)
     return "\n\n".join(_table(kind, workshop) for kind in kinds)
 
 

@@ -51,14 +51,14 @@ class Outcomes:
         """Number of images classified correctly under attack, whatever they were without."""
         return int((self.adversarial == self.labels).sum())
 
-    def mean_per_class(self) -> tuple[float, float]:
+    def mean_per_class(self, everything: bool = False) -> tuple[float, float]:
         """Return clean and robust accuracy, each the mean over the classes that have images, in [0, 1].
 
-        Robust is correct both without and under attack.
+        Robust is correct both without and under attack; or, with `everything`, under attack.
         """
         images = np.bincount(self.labels)
         right = self.clean == self.labels
-        safe = right & (self.adversarial == self.labels)
+        safe = (right | everything) & (self.adversarial == self.labels)
         shares = [np.bincount(self.labels, weights=each)[images > 0] / images[images > 0] for each in (right, safe)]
         return float(shares[0].mean()), float(shares[1].mean())
 
@@ -97,6 +97,11 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     error: str | None = None  #: the traceback of a failed cell
     outcomes: str | None = None  #: sha256 of the `.npz` file
+
+    @property
+    def everything(self) -> bool:
+        """Whether also what was misclassified was attacked, so that robust is what is right in the end."""
+        return bool(self.identity.get("switches", {}).get("attacked") == "all")
 
     @property
     def path(self) -> Path:
@@ -177,9 +182,8 @@ def read(path: Path) -> Result:
             raise ValueError("another format")
         result = Result(**stored)
         counts = (result.images, result.clean_correct, result.robust_correct)
-        everything = result.identity.get("switches", {}).get("attacked") == "all"  # also what was misclassified
         whole = all(type(count) is int and 0 <= count <= counts[0] for count in counts)
-        if not whole or (counts[2] > counts[1] and not everything):
+        if not whole or (counts[2] > counts[1] and not result.everything):
             raise ValueError("impossible counts")
         if result.status not in ("ok", "failed") or (result.status == "ok" and not result.images):
             raise ValueError("impossible status")
@@ -232,10 +236,11 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
 
 
 def _made(identity: Mapping[str, Any]) -> str:
-    """Return a digest of the defense and the attack, which all cells of a row of a table must share."""
+    """Return a digest of defense, attack and protocol's switches, which all cells of a row of a table must share."""
     defense = {key: value for key, value in identity["defense"].items() if key != "title"}
     attack = {key: value for key, value in identity["attack"].items() if key != "plan"}  # it follows from the classes
-    return hashlib.sha256(json.dumps([defense, attack], sort_keys=True).encode()).hexdigest()[:16]
+    made = [defense, attack, *([switches] if (switches := identity.get("switches")) else [])]
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def wilson(correct: int, images: int, z: float = 1.959964) -> tuple[float, float]:

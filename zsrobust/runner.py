@@ -17,12 +17,13 @@ from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.classifier import HalfPrecision
 from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Tower, Workshop, defenses
+from zsrobust.entries import load_suite
 from zsrobust.evaluation import describe_attack, describe_dataset, device_of, run_cell
 from zsrobust.pixels import cut_for, tensor
 from zsrobust.protocols import Protocol
 from zsrobust.registry import Registry, ZSRobustError, format_eps, join_spec, split_spec
 from zsrobust.results import Result
-from zsrobust.suites import Suite, load
+from zsrobust.suites import Suite
 from zsrobust.tables import TABLES
 
 BATCH_SIZE = 256
@@ -209,7 +210,7 @@ def _select(dataset: str, cut: Cut, select: str, limit: int | None) -> Images:
     if limit is not None:
         return _select(dataset, cut, select, None).subset(limit)
     images = datasets[dataset].open("test", cut)
-    return images.every(20, 256) if select == "every_20th_batch" else images
+    return images.every(20, 256, datasets[dataset].by_class) if select == "every_20th_batch" else images
 
 
 def about(cell: Cell, tower: Tower) -> dict[str, Any]:
@@ -345,7 +346,7 @@ def evaluate(
     Raises ZSRobustError for unknown names, for data that cannot be had, and for a module or an attack that breaks the
     rules.
     """
-    loaded = load(suite)
+    loaded = load_suite(suite)
     bench = Bench(loaded, protocols.load(protocol), Workshop(loaded, Path(checkpoints), device or "cpu"))
     resolved, bare = resolve_attack(attack, loaded, eps)
     name = normalize(defense, defenses) if isinstance(defense, str) else "module"

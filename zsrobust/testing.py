@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zsrobust import suites
 from zsrobust.attacks import Attack, attacks
 from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Workshop, defenses
+from zsrobust.entries import load_suite
 from zsrobust.evaluation import Meter, judge
 from zsrobust.pixels import cut_for, tensor
 
@@ -73,7 +73,7 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
 
 def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "checkpoints") -> None:
     """Check a defense on a suite, training it if its checkpoint is missing: shapes, precision, gradients, determinism."""
-    workshop = Workshop(suites.load(suite), Path(checkpoints))
+    workshop = Workshop(load_suite(suite), Path(checkpoints))
     defense = defenses.create(spec)
     _demand(defense.title and defense.paper, f"{spec} needs a title and a paper")
     recipe = defense.recipe_for(workshop.suite)

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import attacks, frozen
+from zsrobust.attacks import attacks, exact, frozen
 from zsrobust.classifier import Clip, ZeroShotClassifier, weights_digest
 from zsrobust.datasets import Cut, Dataset, Images
 from zsrobust.pixels import cut_for, tensor
@@ -163,6 +163,7 @@ class Checkpoint:
     recipe: dict[str, Any]
     sources: dict[str, str]  #: digests of what the recipe names: the backbone, and the images trained on
     history: list[dict[str, float]]  #: per epoch: loss, accuracy, distance (relative L2), seconds
+    prompts: str | None  #: digest of the class texts trained against; None in checkpoints that do not say
     weights: dict[str, Tensor]
 
     @classmethod
@@ -173,7 +174,7 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             recipe, sources, history = (json.loads(metadata[name]) for name in ("recipe", "sources", "history"))
-            return cls(path, recipe, sources, history, weights)
+            return cls(path, recipe, sources, history, metadata.get("prompts"), weights)
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise ZSRobustError(f"The checkpoint {path} is damaged ({error}). Delete it, and it is trained again.") from None
 
@@ -191,6 +192,11 @@ class Checkpoint:
 def sources(clip: Clip, images: Images) -> dict[str, str]:
     """Return the digests of what a recipe names and a checkpoint is made from."""
     return {"backbone": clip.digest, "images": images.digest}
+
+
+def texts(recipe: Recipe, dataset: Dataset) -> str:
+    """Return the digest of the class texts that a recipe trains against."""
+    return hashlib.sha256(json.dumps(dataset.prompts(recipe.prompts or "plain")).encode()).hexdigest()
 
 
 def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
@@ -216,6 +222,7 @@ def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Mo
     return encoder.eval().requires_grad_(False)
 
 
+@exact()
 def train(
     recipe: Recipe,
     clip: Clip,
@@ -283,6 +290,7 @@ def train(
         "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
         "sources": json.dumps(sources(clip, images)),
         "history": json.dumps(history),
+        "prompts": texts(recipe, dataset),
     }
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in learning.items()}
     write_atomically(path, safetensors.torch.save(weights, metadata))

@@ -62,6 +62,18 @@ def check_bounds(eps: float, norm: Norm, **positive: float) -> None:
 
 
 @contextmanager
+def exact() -> Iterator[None]:
+    """Within it, float32 is float32: on newer GPUs convolutions take TF32, of 10 bits, where nobody says otherwise."""
+    convolution, product = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolution.allow_tf32, product.allow_tf32
+    convolution.allow_tf32 = product.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolution.allow_tf32, product.allow_tf32 = before
+
+
+@contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Within it, the module is in eval mode and its weights take no gradient."""
     modes = [(part, part.training) for part in module.modules()]

@@ -62,7 +62,7 @@ class AutoAttack:
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         adversarial = images.contiguous().clone()
         robust = logits.argmax(1) == labels
-        with frozen(classifier), _contained():
+        with frozen(classifier), _contained(images.device):
             for part in plan["parts"]:
                 left = robust.nonzero()[:, 0]
                 if not len(left):
@@ -91,7 +91,7 @@ class AutoAttack:
 
 
 @contextmanager
-def _contained() -> Iterator[None]:
+def _contained(device: torch.device) -> Iterator[None]:
     """Keep the library's global side effects in: random state, the tracer it removes; its log becomes warnings."""
 
     class Handler(logging.Handler):
@@ -104,7 +104,7 @@ def _contained() -> Iterator[None]:
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         sys.settrace(tracer)

@@ -28,6 +28,10 @@ class Cut:
     interpolation: Interpolation = "bicubic"
     squash: bool = False  #: both sides are resized to `side`, and nothing is cropped
 
+    def __post_init__(self) -> None:
+        if not self.zoom >= 1:
+            raise ZSRobustError(f"zoom {self.zoom:g} would leave less than the square that is cropped; it is 1 or more.")
+
     @property
     def resized(self) -> int:
         """The length of the shortest side before cropping, in pixels."""
@@ -75,9 +79,13 @@ class Images:
         kept = sorted(range(len(self)), key=lambda position: (rank[position], turn[int(self.labels[position])]))[:limit]
         return self.at(np.array(sorted(kept)))
 
-    def every(self, batches: int, size: int) -> "Images":
-        """Return what stands in the batches 0, `batches`, 2 · `batches`, … of `size` images each."""
-        return self.at(np.flatnonzero(np.arange(len(self)) // size % batches == 0))
+    def every(self, batches: int, size: int, by_class: bool = False) -> "Images":
+        """Return what stands in the batches 0, `batches`, 2 · `batches`, … of `size` images each.
+
+        With `by_class` the images are counted class by class, and within a class in their order.
+        """
+        order = np.argsort(self.labels, kind="stable") if by_class else np.arange(len(self))
+        return self.at(order[np.arange(len(self)) // size % batches == 0])
 
     def at(self, positions: NDArray[np.int64]) -> "Images":
         """Return the images at these positions, in memory."""
@@ -131,6 +139,8 @@ class Dataset:
     side: int | None  #: the images are squares of this many pixels a side; None: each has a size of its own, and is cut
     load: Callable[[Split], Images] | None = None  #: "test" for evaluation, "train" where there is a training split
     train_size: int | None = None  #: number of images of the training split, where there is one
+    split: str | None = None  #: what the evaluation split is upstream, where that needs telling
+    by_class: bool = False  #: whether torchvision has its images class by class: `reference` selects in that order
     wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     #: other class names and templates, by name: "released", "openai"
     origin: Origin | None = None  #: in the place of `load`: where it comes from, if it must be prepared

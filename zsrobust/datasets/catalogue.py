@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,7 @@ class Entry:
     dropped: tuple[str, ...] = ()  #: classes of sources that are left out
     wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     split: str = "test"  #: what the evaluation split is upstream
+    by_class: bool = False  #: whether torchvision has its images class by class, and not in a list's order
     train_size: int | None = None
     side: int | None = None  #: of images that are all squares of one size; None where each has its own
     metric: str = "top-1"
@@ -147,9 +149,15 @@ class Entry:
             return sorted(folder.glob(f"{self.name}-{split}-*"))
         content = (
             self.called, self.dropped, self._size(split), self.side, None if self.side else asdict(cut),
-            [asdict(source) for source in self.sources], str(self.folder), str(self.train_folder),
+            [asdict(source) for source in self.sources], self.layout, self._fingerprint(split),
         )  # fmt: skip
         return [folder / f"{self.name}-{split}-{hashlib.sha256(repr(content).encode()).hexdigest()[:12]}"]
+
+    def _fingerprint(self, split: Split) -> list[tuple[str, int, int]]:
+        """Return what tells whether the files of a folder of its own have changed: their paths, sizes and times."""
+        own = self.folder if split == "test" or self.layout else self.train_folder
+        files = sorted(path for path in own.rglob("*") if path.is_file()) if own else []
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
     def _local(self, split: Split) -> Iterator[Local]:
         """Yield where a local copy may be, and how to open it."""
@@ -234,7 +242,7 @@ def check_available(names: Sequence[str]) -> None:
         raise Unreachable(
             f"{len(absent)} of {len(names)} datasets are not here: {', '.join(absent)}. Looked in "
             f"{prepared.cache_folder()}, and {where}; and the hub cannot be reached ({error.__cause__ or error}) Give a "
-            "folder with your copies, or run once with the network: zsrobust data --suite paper. `--suite mini` needs nothing."
+            "folder with your copies, or run once with the network: zsrobust data --suite paper. `--suite mini` needs none."
         ) from error
 
 
@@ -250,6 +258,8 @@ def register(entry: Entry) -> None:
             size=entry.size,
             side=entry.side,
             train_size=entry.train_size,
+            split=entry.split,
+            by_class=entry.by_class,
             wordings=entry.wordings,
             origin=entry,
         )
@@ -264,13 +274,24 @@ def register_dataset(name: str, fields: Mapping[str, Any], base: Path) -> None:
     names of the subfolders in the order of `classes` where they differ. Without `size`, the images are counted.
     Raises ZSRobustError that names what is wrong.
     """
-    values = dict(fields)
     where = f"The dataset {name!r} of {base}"
+    if not isinstance(fields, Mapping):
+        raise ZSRobustError(f"{where} is no table: [dataset.{name}]")
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise ZSRobustError(f"{where} needs a name of letters, digits and _.")
+    values = dict(fields)
     known = {each.name for each in dataclasses.fields(Entry)} - {"name", "called", "wordings"} | {"like", "folders"}
     for key in values.keys() - known:
         raise suggest(f"field of {where}:", key, sorted(known), f"Its fields: {', '.join(sorted(known))}.")
+    for key, value in values.items():
+        kind = _KINDS.get(key, str)
+        texts = not isinstance(value, list) or key == "sources" or all(isinstance(each, str) for each in value)
+        if not isinstance(value, kind) or not texts:
+            raise ZSRobustError(f"{where}: {key} is {_TOLD[kind]}, not {value!r}.")
+    if any(template.count("{}") != 1 for template in values.get("templates", ())):
+        raise ZSRobustError(f"{where}: each template has one {{}}, for the class name.")
     for key in values.keys() & {"folder", "train_folder"}:
-        values[key] = base / values[key]
+        values[key] = base.resolve() / values[key]
         if not values[key].is_dir():
             raise ZSRobustError(f"{where}: no folder {values[key]}.")
     if values.get("layout") not in (None, *LAYOUTS):
@@ -302,6 +323,14 @@ def register_dataset(name: str, fields: Mapping[str, Any], base: Path) -> None:
     if not entry.size:
         raise ZSRobustError(f"{where} needs its size, the number of test images.")
     register(entry)
+
+
+#: Types of an entry's fields that are no text; and what they are called.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("classes", "templates", "dropped", "folders", "sources"), list),
+    **dict.fromkeys(("size", "train_size", "side"), int), "by_class": bool,
+}  # fmt: skip
+_TOLD = {list: "a list of texts", int: "a whole number", bool: "true or false", str: "text"}
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

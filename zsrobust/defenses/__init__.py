@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 from zsrobust.classifier import Clip, load_clip, weights_are_here
+from zsrobust.datasets import Images, datasets
 from zsrobust.datasets import Progress as Preparing
-from zsrobust.datasets import datasets
 from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
 from zsrobust.results import check_writable, slug
 from zsrobust.suites import Suite
-from zsrobust.training import Checkpoint, Recipe, sources, train, trained_encoder
+from zsrobust.training import Checkpoint, Recipe, texts, train, trained_encoder
 
 #: Fields of a recipe that a spec cannot set: they are the method's, or the suite's.
 FIXED = ("objective", "backbone", "trainable", "options")
@@ -119,20 +119,18 @@ class Workshop:
     def trained(self, recipe: Recipe, name: str) -> Tower:
         """Return the tower of a recipe, trained if its checkpoint is missing."""
         path = self.checkpoint_path(recipe)
-        dataset = datasets[recipe.train_on]
-        cut = recipe.cut(self.clip)
-        if dataset.origin is not None:
-            dataset.origin.prepare("train", cut, self.preparing)
-        images = dataset.open("train", cut).subset(recipe.limit)
+        dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
         if path.exists():
             checkpoint = Checkpoint.read(path)
-            if checkpoint.recipe != recipe.to_dict() or checkpoint.sources != sources(self.clip, images):
-                raise ZSRobustError(
-                    f"The checkpoint {path} was made by another recipe, or from other weights or images than these. "
-                    "Delete it, and it is trained again."
-                )
+            # Images that are not here are not fetched to be compared.
+            there = dataset.origin is None or dataset.origin.state("train", cut).where == "prepared"
+            images = dataset.open("train", cut).subset(recipe.limit) if there else None
+            self._compare(checkpoint, recipe, texts(recipe, dataset), images)
         else:
             check_writable(path.parent)
+            if dataset.origin is not None:
+                dataset.origin.prepare("train", cut, self.preparing)
+            images = dataset.open("train", cut).subset(recipe.limit)
 
             def report(done: int, total: int, note: str) -> None:
                 self.progress(name, done, total, note)
@@ -141,6 +139,25 @@ class Workshop:
         encoder = trained_encoder(self.clip, recipe, checkpoint)
         identity = {**checkpoint.sources, "checkpoint": checkpoint.digest, "recipe": recipe.to_dict()}
         return Tower(encoder, identity, {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history})
+
+    def _compare(self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, images: Images | None) -> None:
+        """Raise ZSRobustError, naming what differs, if a checkpoint is not what the recipe would make now."""
+        differing = [
+            name
+            for name, stored, asked in (
+                ("recipe", checkpoint.recipe, recipe.to_dict()),
+                ("backbone", checkpoint.sources.get("backbone"), self.clip.digest),
+                ("class texts", checkpoint.prompts or prompts, prompts),
+                ("images", checkpoint.sources.get("images"), images.digest if images else checkpoint.sources.get("images")),
+            )
+            if stored != asked
+        ]
+        if differing:
+            here = "" if "backbone" in differing else f"; or evaluate it as it is: --defense weights:{checkpoint.path}"
+            raise ZSRobustError(
+                f"The checkpoint {checkpoint.path} was made from another {', '.join(differing)} than there is now. Move it "
+                f"away, and it is trained again{here}"
+            )
 
     def tower(self, spec: str) -> Tower:
         """Return the tower of the defense that a spec names."""

@@ -56,7 +56,7 @@ def load(spec: str = DEFAULT) -> Protocol:
             raise ZSRobustError(f"No protocol file {path}. See: zsrobust list protocols")
         if path.stem in names():
             raise ZSRobustError(f"The protocol {path.stem!r} is one of ours; give the file {path} another name.")
-        return _parse(path.stem, path.read_text(encoding="utf-8"), str(path))
+        return _parse(path.stem, path.read_text(encoding="utf-8", errors="replace"), str(path))
     name, changed = split_spec(spec)
     if name not in names():
         raise suggest("protocol", name, names(), "See: zsrobust list protocols")
@@ -73,7 +73,9 @@ def _parse(name: str, text: str, where: str) -> Protocol:
         for key, value in values.items():
             if key not in kinds or key == "name":
                 raise suggest(f"switch of the protocol {where}:", key, list(kinds), f"Its switches: {', '.join(kinds)}.")
+            if key == "native" and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+                raise ValueError("native is a list of names of datasets")
             values[key] = tuple(value) if key == "native" else parse_value(str(value), kinds[key])
         return Protocol(name=name, **values)
-    except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+    except (tomllib.TOMLDecodeError, ValueError, TypeError, ZeroDivisionError) as error:
         raise ZSRobustError(f"The protocol {where} is not one: {error}. See: zsrobust list protocols") from None

@@ -49,8 +49,10 @@ def load(name: str) -> Suite:
         raise ZSRobustError(f"The suite {name} is not one: {error}. An example: zsrobust/suites/paper.toml") from None
 
 
-def _values(name: str) -> dict[str, Any]:
+def _values(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what a suite's file says, on top of the suite that it is like."""
+    if name in above:
+        raise ZSRobustError(f"The suite {name} is like itself.")
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise ZSRobustError(f"No suite file {name}. See: zsrobust list suites")
@@ -61,7 +63,7 @@ def _values(name: str) -> dict[str, Any]:
         raise suggest("suite", name, names(), "See: zsrobust list suites")
     if "like" not in values:
         return values
-    base = _values(values.pop("like"))
+    base = _values(values.pop("like"), (*above, name))
     for section in ("attack", "limits", "recipe"):
         values[section] = {**base.get(section, {}), **values.get(section, {})}
     return {**base, **values}
@@ -74,6 +76,13 @@ def _suite(name: str, values: dict[str, Any]) -> Suite:
         raise suggest(f"field of the suite {name}:", key, known, f"Its fields: {', '.join(known)}, like.")
     for key in {"title", "backbone", "train_on", "datasets", "attack"} - values.keys():
         raise ZSRobustError(f'The suite {name} does not say its {key}. Give it, or like = "paper".')
+    if not isinstance(values["datasets"], list) or not all(isinstance(each, str) for each in values["datasets"]):
+        raise ZSRobustError(f"The suite {name}: datasets is a list of names.")
+    if not all(type(size) is int and size > 0 for size in values.get("limits", {}).values()):
+        raise ZSRobustError(f"The suite {name}: limits are whole numbers of images, by attack.")
+    for key, value in values.get("recipe", {}).items():
+        if isinstance(value, str) and key not in ("train_on", "eps", "step_size", "zoom", "interpolation", "optimizer"):
+            raise ZSRobustError(f"The suite {name}: {key} of its recipe is a number, not {value!r}.")
     values["datasets"] = tuple(values["datasets"])
     for section in ("attack", "recipe"):
         values[section] = {key: _number(key, value) for key, value in values.get(section, {}).items()}
