@@ -215,7 +215,7 @@ def _bar(file: HubFile, progress: Progress) -> type[Any]:
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **{**settings, "disable": True})  # type: ignore[no-untyped-call]
+            super().__init__(*args, **{**settings, "disable": True})  # type: ignore[no-untyped-call]  # theirs
 
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0
