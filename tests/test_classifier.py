@@ -89,6 +89,7 @@ def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, 
             prompted(clip, 4, 0)
     else:
         assert len(clip.encoder.positional_embedding) == parts
+    if parts == 197:  # once; a copy of ViT-L/14 is large
         assert prompted(clip, 4, 0).tower.ln_pre.tokens.shape == (4, clip.encoder.positional_embedding.shape[1])
 
 

@@ -22,10 +22,10 @@ SUITE = f"""
 like = "paper"
 title = "parts of three datasets, ViT-B/32 with random weights"
 backbone = "ViT-B-32-quickgelu/random.pt"
-train_on = "tiny_part"
+train_on = "cifar_part"
 datasets = ["tiny_part", "cifar_part", "imagenet_part"]
 [recipe]
-train_on = "tiny_part"
+train_on = "cifar_part"
 [dataset.tiny_part]
 like = "tiny_imagenet"
 folder = "{DATA / PARTS["tiny_part"]}"
@@ -33,6 +33,7 @@ layout = "tiny_imagenet"
 [dataset.cifar_part]
 like = "cifar10"
 folder = "{DATA / PARTS["cifar_part"]}"
+train_folder = "{DATA / PARTS["cifar_part"]}"
 [dataset.imagenet_part]
 like = "imagenet"
 folder = "{DATA / PARTS["imagenet_part"]}"
@@ -45,11 +46,11 @@ def test_real_images_are_prepared_attacked_and_trained_on_by_the_same_commands(z
     (tmp_path / "real.toml").write_text(SUITE)
     cache = {"ZSROBUST_CACHE": str(tmp_path / "cache")}
     prepared = zsrobust("data", "--suite", "real.toml", **cache).stdout.splitlines()
-    assert [line.split()[0] for line in prepared] == [*PARTS, "tiny_part:train"]
+    assert [line.split()[0] for line in prepared] == [*PARTS, "cifar_part:train"]
     about = [json.loads(path.read_text()) for path in (tmp_path / "cache/prepared").glob("*/about.json")]
     sizes = {(each["dataset"], each["split"]): each["images"] for each in about}
     assert sizes == {
-        ("tiny_part", "test"): 4000, ("tiny_part", "train"): 10000, ("cifar_part", "test"): 2000, ("imagenet_part", "test"): 1000,
+        ("tiny_part", "test"): 4000, ("cifar_part", "train"): 2000, ("cifar_part", "test"): 2000, ("imagenet_part", "test"): 1000,
     }  # fmt: skip
     zsrobust(
         "run", "--suite", "real.toml", "--defense", "clip", "--attack", "pgd2", "--limit", "4", "--dataset", "cifar_part",
