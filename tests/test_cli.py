@@ -86,6 +86,8 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         (("--plugin", "mine.toml", "list"), "mine.toml is no file of entries"),
         ((*QUICK, "--protocol", "refrence"), "Unknown protocol 'refrence'. Did you mean reference?"),
         ((*QUICK, "--protocol", "sound:judged=never"), "judged='never' is not one of any, final"),
+        ((*QUICK, "--protocol", "sound:prompts=realeased"), "prompts='realeased' is not one of plain, released, openai"),
+        ((*QUICK, "--defense", "tecoa:prompts=realeased"), "prompts='realeased' is not one of released, openai"),
         ((*QUICK, "--protocol", "mine.toml"), "No protocol file mine.toml"),
         ((*QUICK, "--data-root", "nowhere"), "Directory 'nowhere' does not exist"),
         (("data", "cifar11", *MINI), "Unknown dataset 'cifar11'. Did you mean cifar10"),

@@ -28,7 +28,7 @@ ROWS = {
 }
 
 
-MIXED = "The cells of this row are of different checkpoints or attacks; run them again for a mean."
+MIXED = "The cells of this row are of different checkpoints, attacks or switches of the protocol; run them again for a mean."
 
 
 @dataclass(frozen=True)

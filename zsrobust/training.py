@@ -56,7 +56,7 @@ class Recipe:
     normalization: Literal["imagenet"] | None = None  #: of the images, for the student and the teacher; None: the backbone's
     zoom: float | None = None  #: training images are resized to this times the tower's side, then cropped; None is 1
     interpolation: Literal["bicubic", "bilinear"] | None = None  #: of that; None is the backbone's
-    prompts: str | None = None  #: the wording of the class texts; None is the plain one
+    prompts: Literal["released", "openai"] | None = None  #: the wording of the class texts; None is the plain one
     limit: int | None = None  #: train on a class-balanced subset of so many images; to try things out
     options: Mapping[str, Any] = field(default_factory=dict)  #: what the objective and the prompts read
 

@@ -103,7 +103,6 @@ class State:
     where: Literal["prepared", "local", "hub", "missing"]
     place: str  #: the folder, or the repository
     size: int | None = None  #: bytes on disk, or to download; None where that is not known
-    looked: tuple[str, ...] = ()  #: where it was looked for in vain
 
 
 #: Called with what is done ("preparing cifar10"), how much of it, and how much in all; 0 of 0: a line to be seen.

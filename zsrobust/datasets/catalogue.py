@@ -59,14 +59,12 @@ class Entry:
         """Return where its images are; for a cut of None, whichever was prepared."""
         for folder in filter(prepared.is_complete, self._cached(split, cut)):
             return State("prepared", str(folder), sum(file.stat().st_size for file in folder.iterdir()))
-        local = [place for place, _ in self._local(split)]
-        for place in local:
+        for place, _ in self._local(split):
             if place.is_dir():
                 return State("local", str(place))
-        looked = tuple(map(str, local))
         for source in self._hub(split):
-            return State("hub", source.repo, looked=looked)
-        return State("missing", "", looked=looked)
+            return State("hub", source.repo)
+        return State("missing", "")
 
     def to_download(self, split: Split) -> int:
         """Return the bytes to download before its images can be prepared.

@@ -18,7 +18,7 @@ class Protocol:
     name: str
     title: str = ""
     select: Literal["all", "every_20th_batch"] = "all"  #: of the images in their order; batches of 256
-    prompts: str = "plain"  #: "plain": the paper's template; "released": the code's prompts; "openai": its ensembles
+    prompts: Literal["plain", "released", "openai"] = "plain"  #: the paper's template, the code's prompts, or ensembles
     normalization: Literal["backbone", "imagenet"] = "backbone"
     logit_scale: float | None = None  #: None is the model's own; 1 makes the logits raw cosines
     zoom: float = 1.0  #: the shortest side is resized to this times the tower's input side; then the center is cropped
