@@ -225,8 +225,8 @@ def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
         ("tecoa:epochs=0", "epochs must be positive"),
         ("tecoa:eps=8", "eps '8.0' is not a bound"),
         ("vpt_tecoa:tokens=-1", "tokens must not be negative"),
-        ("tecoa:train_on=mini_shapes", "Only mini_train has a training split"),
-        ("tecoa:train_on=mini_handwriting", "Only mini_train has a training split"),
+        ("tecoa:train_on=mini_shapes", "mini_train and mini_objects have a training split"),
+        ("tecoa:train_on=mini_handwriting", "mini_train and mini_objects have a training split"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(spec, message, tmp_path):

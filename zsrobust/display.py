@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from zsrobust.results import Outcomes, Result, wilson
+from zsrobust.results import Outcomes, Result
 from zsrobust.runner import Cell, Reporter
+from zsrobust.statistics import wilson
 from zsrobust.tables import DASH, percent
 
 

@@ -21,7 +21,7 @@ from zsrobust.attacks import Attack, exact, frozen, perturbation_size
 from zsrobust.datasets import Cut, Dataset, Images
 from zsrobust.pixels import tensor
 from zsrobust.registry import ZSRobustError, format_eps
-from zsrobust.results import Outcomes, Result
+from zsrobust.results import Outcomes, Result, Samples
 
 TOLERANCE = 1e-6  # of float32 arithmetic, in pixels of [0, 1]
 
@@ -57,6 +57,37 @@ class Meter(nn.Module):
         self.backward_passes += len(gradient)
 
 
+class Sampler:
+    """Keeps, of the images that an attack is judged on, the first that it broke and the first that survived."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._kept: dict[bool, tuple[int, Tensor, Tensor]] = {}
+
+    def look(self, positions: "np.ndarray[Any, np.dtype[np.int64]]", originals: Tensor, found: Tensor, broken: Any) -> None:
+        """See a batch: positions and whether each was broken, (N,); images and adversarial images, (N, 3, S, S)."""
+        for kind in {False, True} - self._kept.keys():
+            for place in np.flatnonzero(broken == kind)[:1]:
+                image = originals[place].cpu()
+                self._kept[kind] = (int(positions[place]), image, found[place].detach().cpu() - image)
+
+    @property
+    def samples(self) -> Samples | None:
+        """What was kept, broken ones first; None if no image was attacked."""
+        kept = [self._kept[kind] for kind in (True, False) if kind in self._kept]
+        if not kept:
+            return None
+        places, images, changes = zip(*kept, strict=True)
+        change = torch.stack(changes)
+        scale = max(float(change.abs().max()), 1e-12)
+        return Samples(
+            positions=np.array(places, dtype=np.int64),
+            pixels=(torch.stack(images) * 255).round().byte().numpy(),
+            change=(change / scale * 127).round().to(torch.int8).numpy(),
+            scale=scale,
+        )
+
+
 def run_cell(
     identity: dict[str, Any],
     classifier: nn.Module,
@@ -69,10 +100,11 @@ def run_cell(
     cut: Cut | None = None,
     attacked: Attacked = "correct",
     progress: Progress = lambda done, total: None,
+    sampler: Sampler | None = None,
 ) -> tuple[Result, Outcomes | None]:
     """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback.
 
-    See `judge` for `cut` and `attacked`.
+    See `judge` for `cut`, `attacked` and `sampler`.
     """
     started = time.perf_counter()
     result = Result(identity, images=len(images), device=str(device_of(classifier)), versions=versions())
@@ -83,7 +115,7 @@ def run_cell(
         try:
             outcomes = judge(
                 meter, attack, name, images,
-                seed=seed, batch_size=batch_size, cut=cut, attacked=attacked, progress=progress,
+                seed=seed, batch_size=batch_size, cut=cut, attacked=attacked, progress=progress, sampler=sampler,
             )  # fmt: skip
             result.clean_correct, result.robust_correct = outcomes.clean_correct, outcomes.robust_correct
             if attacked == "all":
@@ -107,20 +139,21 @@ def judge(
     cut: Cut | None = None,
     attacked: Attacked = "correct",
     progress: Progress = lambda done, total: None,
+    sampler: Sampler | None = None,
 ) -> Outcomes:
     """Predict, attack what was classified correctly, check, and predict again; in eval mode, the weights frozen.
 
     `cut` says how images of their own size become what is attacked; None leaves them as they are. With `attacked="all"`
-    what was misclassified is attacked as well. Raises CheatError when the attack breaks a rule, and whatever the attack or
-    the classifier raise.
+    what was misclassified is attacked as well; a `sampler` sees every batch. Raises CheatError when the attack breaks a
+    rule, and whatever the attack or the classifier raise.
     """
     with frozen(meter), exact():
-        return _judge(meter, attack, name, images, seed, batch_size, cut, attacked, progress)
+        return _judge(meter, attack, name, images, seed, batch_size, cut, attacked, progress, sampler)
 
 
 def _judge(
     meter: Meter, attack: Attack, name: str, images: Images, seed: int, batch_size: int,
-    cut: Cut | None, attacked: Attacked, progress: Progress,
+    cut: Cut | None, attacked: Attacked, progress: Progress, sampler: Sampler | None,
 ) -> Outcomes:  # fmt: skip
     device, everything = device_of(meter), np.arange(len(images))
     clean = np.concatenate(
@@ -145,6 +178,8 @@ def _judge(
             getattr(attack, "returns_clean", False) and meter.forward_passes - asked > 2 * len(found)
         ):
             raise CheatError(f"{name} returned {untouched.sum()} images as they were (no gradient?): that is no attack.")
+        if sampler:
+            sampler.look(positions, originals, found, adversarial[positions] != images.labels[positions])
         done += len(positions)
         progress(done, len(images))
     return Outcomes(images.labels, clean, adversarial, perturbation)

@@ -1,13 +1,12 @@
 """Results: what one cell found, its complete identity, and how it is stored. No torch here.
 
-A cell is two files side by side: `DATASET.json`, small and readable, with counts and never percentages; and
-`DATASET.npz`, the outcome of every image.
+A cell is files side by side: `DATASET.json`, small and readable, with counts and never percentages; `DATASET.npz`, the
+outcome of every image; and `DATASET.samples.npz`, an image or two to look at, where the dataset's images may be shown.
 """
 
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import tempfile
@@ -24,17 +23,18 @@ from numpy.typing import NDArray
 
 from zsrobust.registry import ZSRobustError
 
-FORMAT = "zsrobust-result-1"
+FORMAT = "zsrobust-result-2"
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What happened to each image, in the order of the (sub)set: four arrays of shape (N,)."""
+    """What happened to each image, in the order of the (sub)set: four arrays of shape (N,), and the names of the classes."""
 
     labels: NDArray[np.int64]
     clean: NDArray[np.int64]  #: class predicted on the clean image
     adversarial: NDArray[np.int64]  #: class predicted on the adversarial image
     perturbation: NDArray[np.float32]  #: size of the perturbation in the attack's norm; 0 where not attacked
+    classes: NDArray[np.str_] | None = None  #: (K,) names of the classes
 
     @property
     def clean_correct(self) -> int:
@@ -64,19 +64,49 @@ class Outcomes:
 
     def to_bytes(self) -> bytes:
         """Return the outcomes as the bytes of an `.npz` file."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **vars(self))
-        return buffer.getvalue()
+        return _pack({name: array for name, array in vars(self).items() if array is not None})
 
     @classmethod
     def read(cls, path: Path) -> "Outcomes":
         """Read the outcomes beside a result; raises ZSRobustError if they are missing or damaged."""
-        try:
-            content = io.BytesIO(path.with_suffix(".npz").read_bytes())
-            with np.load(content, allow_pickle=False) as arrays:
-                return cls(**arrays)
-        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise ZSRobustError(f"{path.with_suffix('.npz')} holds no outcomes ({error}). Run the cell again.") from None
+        return cls(**_unpack(path.with_suffix(".npz")))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A few attacked images to look at: the first that the attack broke, and the first that survived."""
+
+    positions: NDArray[np.int64]  #: (k,) in the order of the (sub)set
+    pixels: NDArray[np.uint8]  #: (k, 3, S, S) the clean images
+    change: NDArray[np.int8]  #: (k, 3, S, S) adversarial minus clean; 127 stands for `scale`
+    scale: float  #: the largest change of a pixel, in [0, 1]
+
+    def to_bytes(self) -> bytes:
+        """Return the samples as the bytes of an `.npz` file."""
+        return _pack({**vars(self), "scale": np.float64(self.scale)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Samples | None":
+        """Read the samples beside a result, None if there are none; raises ZSRobustError if they are damaged."""
+        path = path.with_suffix(".samples.npz")
+        if not path.exists():
+            return None
+        arrays = _unpack(path)
+        return cls(arrays["positions"], arrays["pixels"], arrays["change"], float(arrays["scale"]))
+
+
+def _pack(arrays: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _unpack(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ZSRobustError(f"{path} is missing or damaged ({error}). Run the cell again.") from None
 
 
 @dataclass
@@ -92,7 +122,9 @@ class Result:
     seconds: float = 0.0
     forward: int = 0  #: images that passed through the classifier
     backward: int = 0  #: images whose gradient was taken
-    training: dict[str, Any] = field(default_factory=dict)  #: seconds an epoch and the like, where there was training
+    training: dict[str, Any] = field(
+        default_factory=dict
+    )  #: seconds an epoch, and its history, where it was trained
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     error: str | None = None  #: the traceback of a failed cell
@@ -154,18 +186,27 @@ def check_writable(folder: Path) -> None:
     probe.unlink()
 
 
-def write(result: Result, outcomes: Outcomes | None, folder: Path) -> Path:
-    """Write a cell under `folder` and return the path of its JSON file, which is written last."""
+def write(result: Result, outcomes: Outcomes | None, folder: Path, samples: Samples | None = None) -> Path:
+    """Write a cell under `folder` and return the path of its JSON file, which is written last, with its own digest."""
     path = folder / result.path.with_name(result.path.name + ".json")
     if outcomes is not None:
         content = outcomes.to_bytes()
         result.outcomes = hashlib.sha256(content).hexdigest()
         write_atomically(path.with_suffix(".npz"), content)
+    if samples is not None:
+        write_atomically(path.with_suffix(".samples.npz"), samples.to_bytes())
     stored = {"format": FORMAT, **{key: value for key, value in asdict(result).items() if value is not None}}
+    stored["digest"] = _digest(stored)
     write_atomically(path, (json.dumps(stored, indent=1, ensure_ascii=False) + "\n").encode())
-    if outcomes is None:
-        path.with_suffix(".npz").unlink(missing_ok=True)
+    for suffix, missing in ((".npz", outcomes is None), (".samples.npz", samples is None)):
+        if missing:
+            path.with_suffix(suffix).unlink(missing_ok=True)
     return path
+
+
+def _digest(stored: Mapping[str, Any]) -> str:
+    """Return the sha256 of a result's JSON, whatever its layout."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 def outcomes_match(result: Result, path: Path) -> bool:
@@ -178,8 +219,11 @@ def read(path: Path) -> Result:
     """Read one cell; raises ZSRobustError for a file that is not ours, or not whole."""
     try:
         stored = json.loads(path.read_bytes())
-        if stored.pop("format") != FORMAT:
+        if stored["format"] != FORMAT:
             raise ValueError("another format")
+        if stored.pop("digest") != _digest(stored):
+            raise ValueError("edited: its digest does not fit")
+        del stored["format"]
         result = Result(**stored)
         counts = (result.images, result.clean_correct, result.robust_correct)
         whole = all(type(count) is int and 0 <= count <= counts[0] for count in counts)
@@ -188,7 +232,7 @@ def read(path: Path) -> Result:
         if result.status not in ("ok", "failed") or (result.status == "ok" and not result.images):
             raise ValueError("impossible status")
         _row(path, result)  # every field that a table reads is there
-        if result.path != path.relative_to(path.parents[4]).with_name(path.name.removesuffix(".json")):
+        if result.path.parts != path.resolve().with_name(path.name.removesuffix(".json")).parts[-5:]:
             raise ValueError("its identity belongs elsewhere")
         return result
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -197,20 +241,27 @@ def read(path: Path) -> Result:
         ) from None
 
 
+def paths(folder: str | Path) -> list[Path]:
+    """Return the JSON files of the cells under a results folder, or under the folder of a suite in one, sorted."""
+    folder = Path(folder)
+    return sorted([*folder.glob("*/*/*/*/*.json"), *folder.glob("*/*/*/*.json")])
+
+
 def load_results(folder: str | Path = "results") -> pd.DataFrame:
     """Return a DataFrame with a row for every cell stored under `folder`; empty if there is none.
 
-    Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images clean_correct
-    robust_correct status epoch_seconds seconds flags versions path made. `defense` and `attack` are spec strings.
-    Raises ZSRobustError for a JSON file that is not a result.
+    `folder` may also be the folder of one suite in it. Columns: suite protocol defense defense_title attack eps dataset
+    dataset_title seed limit images clean_correct robust_correct status epoch_seconds history seconds flags versions path
+    made. `defense` and `attack` are spec strings; `history` is that of the training, a dictionary an epoch.
+    Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
-    rows = [_row(path, read(path)) for path in sorted(Path(folder).glob("*/*/*/*/*.json"))]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame([_row(path, read(path)) for path in paths(folder)], columns=COLUMNS)
 
 
 COLUMNS = [
     "suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title", "seed", "limit",
-    "images", "clean_correct", "robust_correct", "status", "epoch_seconds", "seconds", "flags", "versions", "path", "made",
+    "images", "clean_correct", "robust_correct", "status", "epoch_seconds", "history", "seconds", "flags", "versions",
+    "path", "made",
 ]  # fmt: skip
 
 
@@ -229,6 +280,7 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "limit": identity["dataset"]["limit"],
         **{name: getattr(result, name) for name in ("images", "clean_correct", "robust_correct", "status")},
         "epoch_seconds": result.training.get("epoch_seconds"),
+        "history": result.training.get("history"),
         **{name: getattr(result, name) for name in ("seconds", "flags", "versions")},
         "path": str(path),
         "made": _made(identity),
@@ -241,18 +293,3 @@ def _made(identity: Mapping[str, Any]) -> str:
     attack = {key: value for key, value in identity["attack"].items() if key != "plan"}  # it follows from the classes
     made = [defense, attack, *([switches] if (switches := identity.get("switches")) else [])]
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def wilson(correct: int, images: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (95% by default), each end in [0, 1].
-
-    Wilson (1927), Probable inference, the law of succession, and statistical inference.
-    """
-    if images == 0:
-        return 0.0, 1.0
-    share = correct / images
-    center = share + z * z / (2 * images)
-    spread = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    scale = 1 + z * z / images
-    # At the ends, rounding must not push the interval off the share.
-    return max(0.0, min(share, (center - spread) / scale)), min(1.0, max(share, (center + spread) / scale))

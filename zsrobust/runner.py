@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from zsrobust import protocols, results
+from zsrobust import protocols, results, tables
 from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.classifier import HalfPrecision
 from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Tower, Workshop, defenses
 from zsrobust.entries import load_suite
-from zsrobust.evaluation import describe_attack, describe_dataset, device_of, run_cell
+from zsrobust.evaluation import Sampler, describe_attack, describe_dataset, device_of, run_cell
 from zsrobust.pixels import cut_for, tensor
 from zsrobust.protocols import Protocol
 from zsrobust.registry import Registry, ZSRobustError, format_eps, join_spec, split_spec
 from zsrobust.results import Result
+from zsrobust.rows import Need
 from zsrobust.suites import Suite
-from zsrobust.tables import TABLES
 
 BATCH_SIZE = 256
 
@@ -66,24 +66,26 @@ def plan(
     attack_specs: Sequence[str] = (),
     dataset_names: Sequence[str] = (),
     *,
+    needs: Sequence[Need] = (),
     eps: float | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Cell]:
-    """Return the cells asked for, by defense, attack, dataset; what is left open is what Tables 1 to 3 need.
+    """Return the cells asked for, by defense, attack, dataset: `needs`, or the product of the specs.
 
-    A dataset may be any that is registered, a plugin's say. Raises ZSRobustError for unknown names.
+    What is left open is what Tables 1 to 3 need. A dataset may be any that is registered, a plugin's say. Raises
+    ZSRobustError for unknown names.
     """
-    needed = [(row, table.attack) for table in TABLES.values() for row in table.rows]
     chosen_defenses = [normalize(spec, defenses) for spec in defense_specs]
     chosen_attacks = [normalize(spec, attacks) for spec in attack_specs]
+    wanted = list(needs) or [need for number in ("1", "2", "3") for need in tables.needs(number)]
     if chosen_defenses or chosen_attacks:
-        some_defenses = chosen_defenses or [row for row, _ in needed]
-        some_attacks = chosen_attacks or [attack for _, attack in needed]
-        needed = [(defense, attack) for defense in some_defenses for attack in some_attacks]
+        some_defenses = chosen_defenses or [need.defense for need in wanted]
+        some_attacks = chosen_attacks or [need.attack for need in wanted]
+        wanted = [Need(defense, attack) for defense in some_defenses for attack in some_attacks]
     cells = []
-    for defense, spec in dict.fromkeys(needed):
-        attack, bare = resolve_attack(spec, suite, eps)
+    for defense, spec, bound in dict.fromkeys(wanted):
+        attack, bare = resolve_attack(spec, suite, eps if eps is not None else bound)
         for name in dataset_names or suite.datasets:
             size = limit if limit is not None else suite.limits.get(split_spec(spec)[0])
             cells.append(Cell(defense, bare, attack.eps, name, _whole(size, name), seed))
@@ -295,15 +297,18 @@ def _compute(bench: Bench, cell: Cell, identity: dict[str, Any], folder: Path, t
         reporter.judged(cell, done - last)
         last = done
 
-    images = bench.images(cell)
+    images, dataset = bench.images(cell), datasets[cell.dataset]
+    sampler = Sampler() if dataset.may_be_shown else None
     result, outcomes = run_cell(
         identity, bench.classifier(cell, tower), bench.attack(cell), cell.attack, images,
         seed=cell.seed, batch_size=BATCH_SIZE, cut=bench.cut_of(cell.dataset), attacked=bench.protocol.attacked,
-        progress=progress,
+        progress=progress, sampler=sampler,
     )  # fmt: skip
-    result.training = {key: value for key, value in tower.training.items() if key != "history"}
+    result.training = tower.training
     progress(len(images), len(images))
-    results.write(result, outcomes, folder)
+    if outcomes is not None:
+        outcomes = dataclasses.replace(outcomes, classes=np.array(dataset.classes))
+    results.write(result, outcomes, folder, sampler.samples if sampler and outcomes is not None else None)
     if result.status == "failed":
         reporter.note(f"failed: {cell.defense} under {cell.attack} on {cell.dataset}: {_last_line(result.error)}")
     return result

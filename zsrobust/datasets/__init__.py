@@ -142,6 +142,7 @@ class Dataset:
     by_class: bool = False  #: whether torchvision has its images class by class: `reference` selects in that order
     wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     #: other class names and templates, by name: "released", "openai"
+    may_be_shown: bool = False  #: whether its license lets anyone show its images, in a report's gallery say
     origin: Origin | None = None  #: in the place of `load`: where it comes from, if it must be prepared
 
     def open(self, split: Split, cut: Cut) -> Images:

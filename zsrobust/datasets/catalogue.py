@@ -49,6 +49,7 @@ class Entry:
     side: int | None = None  #: of images that are all squares of one size; None where each has its own
     metric: str = "top-1"
     licence: str = ""
+    may_be_shown: bool = False  #: whether that lets anyone show its images
     citation: str = ""
     sources: tuple[HubSource, ...] = ()
     layout: str | None = None  #: how local files are laid out, by a name in LAYOUTS; None: one subfolder a class
@@ -259,6 +260,7 @@ def register(entry: Entry) -> None:
             split=entry.split,
             by_class=entry.by_class,
             wordings=entry.wordings,
+            may_be_shown=entry.may_be_shown,
             origin=entry,
         )
     )
@@ -326,7 +328,8 @@ def register_dataset(name: str, fields: Mapping[str, Any], base: Path) -> None:
 #: Types of an entry's fields that are no text; and what they are called.
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("classes", "templates", "dropped", "folders", "sources"), list),
-    **dict.fromkeys(("size", "train_size", "side"), int), "by_class": bool,
+    **dict.fromkeys(("size", "train_size", "side"), int),
+    **dict.fromkeys(("by_class", "may_be_shown"), bool),
 }  # fmt: skip
 _TOLD = {list: "a list of texts", int: "a whole number", bool: "true or false", str: "text"}
 

@@ -27,6 +27,8 @@ class Suite:
     attack: Mapping[str, float]  #: values for the attacks' fields, `eps` among them, in pixels of [0, 1]
     limits: Mapping[str, int] = field(default_factory=dict)  #: by attack: the size of the subset it is measured on
     recipe: Mapping[str, Any] = field(default_factory=dict)  #: values for the recipes' fields
+    sweep: tuple[float, ...] = ()  #: the bounds of Figure 4, in pixels of [0, 1]
+    second: str | None = None  #: the suite with the second target dataset, of Tables s1 and s2
 
 
 def names() -> list[str]:
@@ -64,6 +66,7 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if "like" not in values:
         return values
     base = _values(values.pop("like"), (*above, name))
+    base.pop("second", None)
     for section in ("attack", "limits", "recipe"):
         values[section] = {**base.get(section, {}), **values.get(section, {})}
     return {**base, **values}
@@ -83,7 +86,10 @@ def _suite(name: str, values: dict[str, Any]) -> Suite:
     for key, value in values.get("recipe", {}).items():
         if isinstance(value, str) and key not in ("train_on", "eps", "step_size", "zoom", "interpolation", "optimizer"):
             raise ZSRobustError(f"The suite {name}: {key} of its recipe is a number, not {value!r}.")
+    if not isinstance(values.get("second"), str | None):
+        raise ZSRobustError(f"The suite {name}: second is the name of a suite.")
     values["datasets"] = tuple(values["datasets"])
+    values["sweep"] = tuple(parse_eps(str(bound)) for bound in values.get("sweep", ()))
     for section in ("attack", "recipe"):
         values[section] = {key: _number(key, value) for key, value in values.get(section, {}).items()}
     if "eps" not in values["attack"]:
