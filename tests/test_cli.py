@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import zsrobust as package
+from zsrobust import results
 from zsrobust.attacks import attacks
 from zsrobust.cli import main
 
@@ -44,12 +45,25 @@ def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp
 def test_a_cell_of_another_identity_is_computed_again_and_the_field_named(zsrobust, tmp_path):
     zsrobust(*QUICK)
     (path,) = (tmp_path / "results").rglob("*.json")
-    stored = json.loads(path.read_text())
-    stored["identity"]["attack"]["steps"] = 3
-    stored["identity"]["dataset"]["digest"] = "another"
-    path.write_text(json.dumps(stored))
+    stored = results.read(path)
+    stored.identity["attack"]["steps"] = 3
+    stored.identity["dataset"]["digest"] = "another"
+    results.write(stored, results.Outcomes.read(path), tmp_path / "results")
     assert "computed again: another attack.steps, dataset.digest" in zsrobust(*QUICK).stderr
     assert json.loads(path.read_text())["identity"]["attack"]["steps"] == 2
+
+
+def test_what_a_table_or_a_figure_needs_is_planned_and_no_more(zsrobust):
+    dry = ("run", *MINI, "--dry-run", "--dataset", "mini_cells")
+    fourth = zsrobust(*dry, "--table", "4").stdout
+    assert "tecoa on mini_train, 4 epochs; pmg_aft:beta=0 on mini_train, 4 epochs; pmg_aft on mini_train, 4 epochs" in fourth
+    assert "compute   3 cells, 900 images" in fourth
+    assert "tecoa on mini_objects, 4 epochs" in zsrobust(*dry, "--table", "s1").stdout
+    sweep = zsrobust(*dry, "--figure", "4").stdout
+    assert "tecoa:eps=3/255 on mini_train" in sweep
+    assert "compute   6 cells" in sweep
+    both = zsrobust(*dry, "--figure", "5", "--table", "1").stdout
+    assert "compute   10 cells" in both  # six rows, and four points of the interpolation
 
 
 def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tmp_path, monkeypatch):
@@ -108,6 +122,18 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         ((*QUICK, "--results", "/dev/null/results"), "Cannot write /dev/null/results"),
         (("train", "clip", *MINI), "clip is not trained"),
         (("table",), "Which table?"),
+        (("table", "--out", "numbers.md"), "Which table? Try: zsrobust table 1, or --out results/table1.md"),
+        (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2"),
+        (("table", "s1", *MINI), "No results of the suite 'mini_second' in results. Next: zsrobust run --suite mini --table s1"),
+        (("figure", "3", *MINI), "No results of the suite 'mini'"),
+        (("figure",), "Which figure? Try: zsrobust figure 1, or --out results/figure1.svg"),
+        (("report",), "no results"),
+        (("compare", "clip", "tecoa", *MINI), "No results of the suite 'mini' in results"),
+        (("check", "nowhere", "--against", "paper"), "nowhere"),
+        (("run", *MINI, "--table", "7"), "There is no table '7'"),
+        (("run", *MINI, "--figure", "3"), "There is no figure '3'. Figures: 1, 2, 4, 5."),
+        (("run", *MINI, "--table", "1", "--defense", "clip"), "A table or a figure says its defenses"),
+        (("run", *MINI, "--table", "1", "--table", "s1"), "of several suites, mini and mini_second"),
         (("table", "1", *MINI), "No results of the suite 'mini' in results. Next: zsrobust run --suite mini"),
     ],
 )

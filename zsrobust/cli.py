@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,12 @@ import click
 
 from zsrobust.registry import ZSRobustError, load_plugin_file, parse_eps
 
+KINDS = ["suites", "protocols", "defenses", "attacks", "datasets", "reported"]  # as in zsrobust.listing, which is heavy
+
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from zsrobust.rows import Need
     from zsrobust.runner import Bench, Cell
     from zsrobust.suites import Suite
 
@@ -87,11 +92,16 @@ def main(plugins: Sequence[Path]) -> None:
 
 
 @main.command("list")
-@click.argument("kind", required=False, type=click.Choice(["suites", "protocols", "defenses", "attacks", "datasets"]))
+@click.argument(
+    "kind", required=False, type=click.Choice(["suites", "protocols", "defenses", "attacks", "datasets", "reported"])
+)
 @click.option("--suite", help="Show what is present of this suite; mini if not given.")
 @checkpoints_option
 def list_(kind: str | None, suite: str | None, checkpoints: Path) -> None:
-    """Show suites, protocols, defenses, attacks and datasets: names, papers, what is present."""
+    """Show suites, protocols, defenses, attacks and datasets: names, papers, what is present.
+
+    `zsrobust list reported` shows what later papers printed of the same methods.
+    """
     from zsrobust import listing
 
     click.echo(listing.describe([kind] if kind else listing.KINDS, suite or "mini", checkpoints))
@@ -157,6 +167,8 @@ def train(defense: str, suite: str | None, checkpoints: Path, device: str | None
 @click.option("--defense", "defenses", multiple=True, help="Name or spec, tecoa:lr=1e-4 say; repeat for several.")
 @click.option("--attack", "attacks", multiple=True, help="Name or spec, pgd:steps=20 say; repeat for several.")
 @click.option("--dataset", "datasets", multiple=True, help="Repeat for several; all of the suite's if not given.")
+@click.option("--table", "numbers", multiple=True, metavar="N", help="What this table of the paper needs: 1 to 5, s1, s2.")
+@click.option("--figure", "figures", multiple=True, metavar="N", help="What this figure of the paper needs: 1, 2, 4, 5.")
 @eps_option
 @limit_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the attacks' randomness.")
@@ -173,6 +185,8 @@ def run(
     defenses: Sequence[str],
     attacks: Sequence[str],
     datasets: Sequence[str],
+    numbers: Sequence[str],
+    figures: Sequence[str],
     eps: float | None,
     limit: int | None,
     seed: int,
@@ -185,15 +199,20 @@ def run(
 ) -> None:
     """Compute the cells that are missing: train, attack, store, and print a table.
 
-    Without --defense and --attack: every cell that Tables 1, 2 and 3 need.
+    Without --defense, --attack, --table and --figure: every cell that Tables 1, 2 and 3 need.
     """
     loaded = _suite(suite)
+    needs: list[Need] = []
+    if numbers or figures:
+        if defenses or attacks or eps is not None:
+            raise ZSRobustError("A table or a figure says its defenses, attacks and eps itself: leave those options out.")
+        loaded, needs = _needs(numbers, figures, loaded)
     _check_data(datasets or loaded.datasets)
     from zsrobust import display, protocols, runner
     from zsrobust.defenses import Workshop
     from zsrobust.results import check_writable
 
-    cells = runner.plan(loaded, defenses, attacks, datasets, eps=eps, limit=limit, seed=seed)
+    cells = runner.plan(loaded, defenses, attacks, datasets, needs=needs, eps=eps, limit=limit, seed=seed)
     bench = runner.Bench(loaded, protocols.load(protocol), Workshop(loaded, checkpoints, _device(device)))
     if not _agreed(bench, cells, folder, force, dry_run, yes):
         return
@@ -216,9 +235,50 @@ def run(
 @eps_option
 @limit_option
 @protocol_option
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write: .md, .tex or .csv.")
+@click.option("--defense", "defenses", multiple=True, help="A row more, by its spec; repeat for several.")
+@click.option("--intervals", is_flag=True, help="Add 95% intervals.")
+@click.option("--compare", type=click.Choice(["paper"]), help="Add what the paper printed, and the difference.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write: .md, .tex, .csv or .html.")
 @folder_option
 def table(
+    number: str | None,
+    suite: str | None,
+    eps: float | None,
+    limit: int | None,
+    protocol: str,
+    defenses: Sequence[str],
+    intervals: bool,
+    compare: str | None,
+    out: Path | None,
+    folder: Path,
+) -> None:
+    """Write one of the paper's tables from the stored results.
+
+    1 robust, 2 clean, 3 AutoAttack, 4 the terms of the loss, 5 layer and distance, s1 and s2 the second target dataset.
+    Without NUMBER it is read off the name of --out; without --suite it is the only one that the results hold.
+    """
+    from zsrobust import tables
+    from zsrobust.registry import join_spec, split_spec
+
+    number = number or _number_in(out, "table")
+    tables.find(number)
+    results, loaded = _held(folder, suite, number)
+    page = tables.build(
+        number, results, loaded, eps=_shown(eps, loaded), limit=limit, protocol=_protocol_name(protocol),
+        intervals=intervals, compare=compare == "paper", more=[join_spec(*split_spec(spec)) for spec in defenses],
+    )  # fmt: skip
+    _print(tables.render(page, out.suffix if out else ".md"), out)
+
+
+@main.command()
+@click.argument("number", required=False)
+@suite_option
+@eps_option
+@limit_option
+@protocol_option
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write: .svg, .pdf or .png.")
+@folder_option
+def figure(
     number: str | None,
     suite: str | None,
     eps: float | None,
@@ -227,28 +287,186 @@ def table(
     out: Path | None,
     folder: Path,
 ) -> None:
-    """Write one of the paper's tables from the stored results: 1 robust, 2 clean, 3 AutoAttack.
+    """Draw one of the paper's figures from the stored results.
 
-    Without NUMBER it is read off the name of --out; without --suite it is the only one that the results hold.
+    1 accuracy by dataset, 2 distance along training, 4 other bounds, 5 robust against clean. Without --out: figureN.svg.
     """
-    from zsrobust import protocols, suites, tables
-    from zsrobust.registry import format_eps
-    from zsrobust.results import load_results, write_atomically
+    from zsrobust import figures
+    from zsrobust.results import write_atomically
 
-    if number is None:
-        named = re.search(r"table[-_ ]?(\w)", out.stem) if out else None
-        if not named:
-            raise ZSRobustError("Which table? Try: zsrobust table 1, or --out results/table1.md")
-        number = named[1]
+    number = number or _number_in(out, "figure")
+    results, loaded = _held(folder, suite)
+    chosen: dict[str, Any] = {"limit": limit, "protocol": _protocol_name(protocol), "eps": _shown(eps, loaded)}
+    drawn = figures.draw(number, results, loaded, **chosen)
+    out = out or Path(f"figure{number}.svg")
+    write_atomically(out, figures.render(drawn, out.suffix))
+    click.echo(f"{out} written")
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@suite_option
+@click.option("--attack", default="pgd10", show_default=True, help="Name or spec.")
+@click.option("--metric", type=click.Choice(["robust", "clean"]), default="robust", show_default=True)
+@eps_option
+@limit_option
+@protocol_option
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write: .md or .csv.")
+@folder_option
+def compare(
+    first: str,
+    second: str,
+    suite: str | None,
+    attack: str,
+    metric: Any,
+    eps: float | None,
+    limit: int | None,
+    protocol: str,
+    out: Path | None,
+    folder: Path,
+) -> None:
+    """Compare two defenses, image by image: the difference on each dataset, and where it is significant."""
+    from zsrobust import comparison
+    from zsrobust.registry import join_spec, split_spec
+
+    results, loaded = _held(folder, suite)
+    specs = [join_spec(*split_spec(spec)) for spec in (first, second, attack)]
+    compared = comparison.compare(
+        results, loaded, *specs[:2], attack=specs[2], eps=_shown(eps, loaded), protocol=_protocol_name(protocol),
+        limit=limit, metric=metric,
+    )  # fmt: skip
+    _print(comparison.render(compared, out.suffix if out else ".md"), out)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="report.html", show_default=True)
+@folder_option
+def report(out: Path, folder: Path) -> None:
+    """Write one page of HTML with everything in the results: leaderboard, figures, datasets, images, provenance."""
+    from zsrobust.report import build
+    from zsrobust.results import write_atomically
+
+    content = build(folder).encode()
+    write_atomically(out, content)
+    click.echo(f"{out} written, {len(content) / 1e6:.1f} MB")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--against", required=True, metavar="BASELINE", help="A folder of results, or: paper.")
+@click.option("--suite", help="Only cells of this suite.")
+@click.option("--table", "numbers", multiple=True, metavar="N", help="Only what this table of the paper needs.")
+@click.option("--defense", "defenses", multiple=True, help="Only cells of this defense; repeat for several.")
+@click.option("--attack", "attacks", multiple=True, help="Only cells under this attack; repeat for several.")
+@limit_option
+@click.option("--tolerance", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="In percentage points.")
+@click.option("--strict", is_flag=True, help="Against the paper, too, exit with 1 where numbers differ.")
+def check(
+    folder: Path,
+    against: str,
+    suite: str | None,
+    numbers: Sequence[str],
+    defenses: Sequence[str],
+    attacks: Sequence[str],
+    limit: int | None,
+    tolerance: float,
+    strict: bool,
+) -> None:
+    """Hold the results in FOLDER against a baseline, cell by cell; nothing is computed.
+
+    Exit code 0: all agree. 1: some do not, or are missing. 2: there is nothing to compare with.
+    """
+    from zsrobust import regression, suites
+    from zsrobust.registry import format_eps, join_spec, split_spec
+    from zsrobust.results import load_results
+
+    if not folder.is_dir():
+        raise ZSRobustError(f"No folder of results {folder}. Next: zsrobust run --results {folder}")
+    wanted: dict[str, Sequence[Any]] = {
+        "defense": [join_spec(*split_spec(spec)) for spec in defenses],
+        "attack": [join_spec(*split_spec(spec)) for spec in attacks],
+        "limit": [] if limit is None else [limit],
+    }
+    needed: list[tuple[str, str, str]] = []
+    if suite or numbers or against == "paper":
+        loaded, needs = _needs(numbers, (), suites.load(suite or suites.DEFAULT))
+        wanted["suite"] = [loaded.name]
+        needed = [(need.defense, need.attack, format_eps(need.eps or loaded.attack["eps"])) for need in needs]
+
+    def keep(about: Mapping[str, Any]) -> bool:
+        asked = all(about[key] in values for key, values in wanted.items() if values)
+        return asked and (not needed or (about["defense"], about["attack"], about["eps"]) in needed)
+
+    if against == "paper":
+        found = regression.check_paper(load_results(folder), loaded, keep=keep, tolerance=tolerance)
+    else:
+        found = regression.check(folder, Path(against), keep=keep, tolerance=tolerance)
+    for line in [*found.lines, *found.notes, found.summary]:
+        click.echo(line)
+    if not found.ok and (strict or against != "paper"):
+        raise click.exceptions.Exit(1)
+
+
+def _needs(numbers: Sequence[str], drawn: Sequence[str], suite: "Suite") -> "tuple[Suite, list[Need]]":
+    """Return what tables and figures are made of, and the suite that they are made from."""
+    from zsrobust import figures, tables
+
+    names = {tables.suite_name(number, suite) for number in numbers} | ({suite.name} if drawn or not numbers else set())
+    if len(names) > 1:
+        raise ZSRobustError(f"These are of several suites, {' and '.join(sorted(names))}: one run each, please.")
+    (name,) = names
+    found = [need for number in numbers for need in tables.needs(number)]
+    found += [need for number in drawn for need in figures.needs(number, suite)]
+    return (suite if name == suite.name else _suite(name)), found
+
+
+def _number_in(out: Path | None, kind: str) -> str:
+    """Return the number of a table or figure that a file is named after."""
+    named = re.search(rf"{kind}[-_ ]?(s?\d)", out.stem) if out else None
+    if not named:
+        raise ZSRobustError(
+            f"Which {kind}? Try: zsrobust {kind} 1, or --out results/{kind}1{'.md' if kind == 'table' else '.svg'}"
+        )
+    return named[1]
+
+
+def _held(folder: Path, name: str | None, table: str | None = None) -> "tuple[pd.DataFrame, Suite]":
+    """Return the results in a folder, and the suite that is shown of them: the only one there, if none is named."""
+    from zsrobust import suites, tables
+    from zsrobust.results import load_results
+
     results = load_results(folder)
-    held = sorted(set(results["suite"]))
-    known = [name for name in held if name in suites.names()]
-    loaded = suites.load(suite or (known[0] if len(known) == 1 else suites.DEFAULT))
+    held = set(results["suite"])
+    seconds = {suites.load(each).second for each in suites.names()}
+    known = [each for each in suites.names() if each in held and each not in seconds]
+    loaded = suites.load(name or (known[0] if len(known) == 1 else suites.DEFAULT))
+    if table:
+        loaded = suites.load(tables.suite_name(table, loaded))
     if loaded.name not in held:
-        raise ZSRobustError(f"No results of the suite {loaded.name!r} in {folder}. Next: zsrobust run --suite {loaded.name}")
-    shown_eps = format_eps(eps if eps is not None else loaded.attack["eps"])
-    page = tables.build(number, results, loaded, eps=shown_eps, limit=limit, protocol=protocols.load(protocol).name)
-    text = tables.render(page, out.suffix if out else ".md")
+        series_of = f" --table {table}" if table and tables.find(table).second else ""
+        of = name or suites.DEFAULT if series_of else loaded.name
+        raise ZSRobustError(
+            f"No results of the suite {loaded.name!r} in {folder}. Next: zsrobust run --suite {of}{series_of}"
+        )
+    return results, loaded
+
+
+def _shown(eps: float | None, suite: "Suite") -> str:
+    from zsrobust.registry import format_eps
+
+    return format_eps(eps if eps is not None else suite.attack["eps"])
+
+
+def _protocol_name(protocol: str) -> str:
+    from zsrobust import protocols
+
+    return protocols.load(protocol).name
+
+
+def _print(text: str, out: Path | None) -> None:
+    from zsrobust.results import write_atomically
+
     if out is None:
         click.echo(text, nl=False)
     else:

@@ -1,12 +1,13 @@
 """What `zsrobust list` prints: names, papers, what is present."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from zsrobust import protocols, suites
+from zsrobust import protocols, reported, suites
 from zsrobust.attacks import attacks
 from zsrobust.datasets import datasets
 from zsrobust.defenses import Defense, Workshop, defenses
@@ -23,7 +24,8 @@ def describe(kinds: Sequence[str], suite: str, checkpoints: Path) -> str:
 
 def _table(kind: str, workshop: Workshop) -> str:
     header, rows = _ROWS[kind]
-    return f"{kind.upper()}\n{tabulate(rows(workshop), header, tablefmt='plain', maxcolwidths=[None, 60, 60])}"
+    text = tabulate(rows(workshop), header, tablefmt="plain", maxcolwidths=[None, 60, 60], disable_numparse=True)
+    return f"{kind.upper()}\n{text}"
 
 
 def _suites(workshop: Workshop) -> Iterator[list[Any]]:
@@ -73,6 +75,14 @@ def _datasets(workshop: Workshop) -> Iterator[list[Any]]:
         yield [name, dataset.about, f"{size}{', target of fine-tuning' if name == workshop.suite.train_on else ''}"]
 
 
+def _reported(workshop: Workshop) -> Iterator[list[Any]]:
+    others = reported.others()
+    for row in others[others["dataset"] == "average"].to_dict("records"):
+        numbers = ["" if math.isnan(row[metric]) else f"{row[metric]:.2f}" for metric in ("clean", "robust")]
+        attack = " ".join(filter(None, (row["attack"], row["eps"])))
+        yield [row["paper"], row["method"], row["eval_sets"], attack, *numbers, f"{row['origin']}; {row['grade']}"]
+
+
 _ROWS: dict[str, tuple[list[str], Callable[[Workshop], Iterator[list[Any]]]]] = {
     "suites": (["name", "what", "size"], _suites),
     "protocols": (["name", "what", "switches"], _protocols),
@@ -81,3 +91,5 @@ _ROWS: dict[str, tuple[list[str], Callable[[Workshop], Iterator[list[Any]]]]] = 
     "datasets": (["name", "what", "size"], _datasets),
 }
 KINDS = tuple(_ROWS)
+#: What later papers printed is long, and shown only when asked for.
+_ROWS["reported"] = (["paper", "method", "on", "attack", "clean", "robust", "who measured; how it was read"], _reported)

@@ -1,0 +1,333 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from test_comparison import store
+from test_results import make
+
+from zsrobust import load_results, regression, reported, results, suites
+from zsrobust.registry import ZSRobustError
+from zsrobust.regression import check, check_paper
+
+RECIPE = {"objective": "tecoa", "lr": 0.003}
+N = 300
+
+
+def trained(folder, dataset="mini_shapes", robust=range(100), clean=range(200), checkpoint="c1", recipe=RECIPE, **changes):
+    """Store a cell of a trained defense on 300 images, of which by default 100 are robust."""
+    about = {"defense__backbone": "b1", "defense__checkpoint": checkpoint, "defense__recipe": recipe}
+    return store(folder, "tecoa", dataset, robust, clean, N, **{**about, **changes})
+
+
+@pytest.fixture
+def baseline(tmp_path):
+    trained(tmp_path / "baseline")
+    return tmp_path / "baseline"
+
+
+@pytest.fixture
+def ours(tmp_path):
+    return tmp_path / "ours"
+
+
+def only(report):
+    """Return the one verdict of a report, which does not agree."""
+    assert not report.ok
+    (verdict,) = [each for each in report.verdicts if each.way is None]
+    assert verdict.cell in report.lines[2]
+    assert verdict.why in report.lines[2]
+    return verdict
+
+
+def ways(report):
+    return [verdict.way for verdict in report.verdicts]
+
+
+def test_a_copy_agrees_and_more_cells_are_counted(baseline, ours):
+    shutil.copytree(baseline, ours)
+    trained(ours, "mini_flags")
+    report = check(ours, baseline, tolerance=0)
+    assert (report.ok, report.lines, ways(report)) == (True, [], ["identical"])
+    assert report.summary == "1 cell agrees (1 identical); 0 do not; 1 more in the folder"
+    assert check(ours / "mini", baseline / "mini").ok
+
+
+def test_outcomes_of_the_same_weights_may_change_within_the_tolerance(baseline, ours):
+    trained(ours, robust=range(103))
+    assert ways(check(ours, baseline)) == ["moved"]
+    trained(ours, robust=range(104))
+    verdict = only(check(ours, baseline))
+    assert verdict.why == "4 of 300 images have another outcome, of the same weights; 3 may"
+    assert (verdict.ours, verdict.baseline, verdict.difference) == ("66.67 / 34.67", "66.67 / 33.33", "+0.00 / +1.33")
+    assert check(ours, baseline, tolerance=1.34).ok
+    trained(ours, robust=range(101))
+    assert only(check(ours, baseline, tolerance=0)).why.startswith("1 of 300")
+    trained(ours, clean=range(201))
+    assert only(check(ours, baseline, tolerance=0.3)).why.startswith("1 of 300")
+
+
+def test_opposite_changes_do_not_cancel(baseline, ours):
+    trained(ours, robust=range(1, 101))
+    assert only(check(ours, baseline, tolerance=0.5)).why.startswith("2 of 300")
+    assert only(check(ours, baseline, tolerance=0.5)).difference == "+0.00 / +0.00"
+
+
+def test_a_missing_cell_and_where_else_it_is(baseline, ours):
+    trained(ours, "mini_flags")
+    verdict = only(check(ours, baseline))
+    assert (verdict.cell, verdict.why) == ("mini/sound/pgd10-eps=6-255/tecoa/mini_shapes", "missing")
+    trained(ours, protocol="reference")
+    report = check(ours, baseline)
+    assert only(report).why == "missing; there under protocol reference"
+    assert report.summary == "0 cells agree; 1 does not; 2 more in the folder"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"recipe": {**RECIPE, "lr": 0.01}, "checkpoint": "c2"}, "another recipe.lr"),
+        ({"attack__steps": 20}, "another attack.steps"),
+        ({"switches": {"zoom": 1.1}}, "another switches"),
+        ({"defense__backbone": "b2", "checkpoint": "c2"}, "another backbone"),
+        ({"dataset__prompts": "p2", "dataset__digest": "d2"}, "another dataset.prompts"),
+    ],
+)
+def test_another_recipe_attack_or_wording_does_not_agree(baseline, ours, changes, why):
+    trained(ours, **changes)
+    assert only(check(ours, baseline, tolerance=100)).why == why
+
+
+def test_weights_without_a_recipe_are_never_retrained(tmp_path, ours):
+    for folder, checkpoint in ((tmp_path / "baseline", "c1"), (ours, "c2")):
+        store(folder, "weights:a", robust=range(5), defense__checkpoint=checkpoint)
+    assert only(check(ours, tmp_path / "baseline", tolerance=100)).why == "another checkpoint"
+
+
+def test_titles_seconds_and_versions_do_not_matter(baseline, ours):
+    trained(ours, defense__title="New", dataset__title="Newer")
+    path = next(ours.glob("*/*/*/*/*.json"))
+    result = results.read(path)
+    result.seconds, result.versions = 99.0, {"torch": "9"}
+    results.write(result, results.Outcomes.read(path), ours)
+    assert ways(check(ours, baseline, tolerance=0)) == ["identical"]
+
+
+DATASETS = [name for name in suites.load("mini").datasets if name != "mini_train"]
+
+
+def retrained(tmp_path, lost, gained, count):
+    """Store a baseline, and its cells trained again: of 100 robust images `lost` go, of the others `gained` come."""
+    for name in DATASETS[:count]:
+        trained(tmp_path / "baseline", name)
+        trained(tmp_path / "ours", name, [*range(lost, 100), *range(100, 100 + gained)], checkpoint="c2")
+    return check(tmp_path / "ours", tmp_path / "baseline")
+
+
+def test_a_training_repeated_may_flip_images_at_random(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in DATASETS:
+        trained(tmp_path / "baseline", name)
+        flipped = set(range(100)) ^ set(generator.choice(200, 20, replace=False))
+        trained(tmp_path / "ours", name, flipped, checkpoint="c2")
+    report = check(tmp_path / "ours", tmp_path / "baseline")
+    assert report.ok
+    assert report.summary == (
+        "15 cells agree (15 retrained within tolerance 1 points or the paired test at 1%); 0 do not; 0 more in the folder"
+    )
+    (note,) = report.notes
+    assert note.startswith("mini/sound/pgd10-eps=6-255/tecoa was retrained: +0.00 / ")
+
+
+def test_a_training_repeated_may_not_lose_a_tenth(tmp_path):
+    report = retrained(tmp_path, lost=30, gained=0, count=3)
+    assert ways(report) == [None] * 4
+    p = 6 * 2 / 2**30  # of three cells, clean and robust
+    assert {each.why for each in report.verdicts[1:]} == {
+        f"retrained: robust -30 of 300 images, p {p:.1g} after Holm's correction"
+    }
+
+
+def test_within_the_tolerance_a_retrained_cell_is_not_tested(tmp_path):
+    retrained(tmp_path, lost=12, gained=0, count=1)
+    assert only(check(tmp_path / "ours", tmp_path / "baseline", tolerance=3.9)).why.startswith(
+        "retrained: robust -12 of 300"
+    )
+    assert check(tmp_path / "ours", tmp_path / "baseline", tolerance=4).ok
+
+
+def test_losses_that_no_cell_can_tell_from_chance_show_in_the_mean(tmp_path):
+    verdict = only(retrained(tmp_path, lost=8, gained=2, count=15))
+    assert verdict.cell == "mini/sound/pgd10-eps=6-255/tecoa"
+    assert verdict.why.startswith("retrained: the mean of 15 cells moved, p ")
+    assert (verdict.ours, verdict.baseline, verdict.difference) == ("66.67 / 31.33", "66.67 / 33.33", "+0.00 / -2.00")
+
+
+def test_clean_images_count_as_robust_ones_do(tmp_path):
+    trained(tmp_path / "baseline")
+    trained(tmp_path / "ours", clean=range(170), checkpoint="c2")
+    assert only(check(tmp_path / "ours", tmp_path / "baseline")).why.startswith("retrained: clean -30 of 300 images")
+
+
+@pytest.mark.parametrize("changes", [{"dataset__digest": "d2"}, {"labels": 1}, {"limit": 200}])
+@pytest.mark.parametrize("checkpoint", ["c1", "c2"])
+def test_other_images_are_compared_by_interval(baseline, ours, changes, checkpoint):
+    trained(ours, robust=range(120), checkpoint=checkpoint, **changes)
+    assert ways(check(ours, baseline)) == ["interval"]
+    trained(ours, robust=range(150), checkpoint=checkpoint, **changes)
+    verdict = only(check(ours, baseline))
+    low, high = (100 * end for end in regression.newcombe((100, 300), (150, 300)))
+    how = "retrained, by interval" if checkpoint == "c2" else "by interval"
+    assert verdict.why == f"{how}: robust differs by {low:+.2f} to {high:+.2f}"
+    assert low > 1
+    assert check(ours, baseline, tolerance=low + 0.01).ok
+    assert not check(ours, baseline, tolerance=low - 0.01).ok
+
+
+def test_without_outcomes_on_a_side_the_interval_decides(baseline, ours):
+    trained(ours, robust=range(110))
+    for folder in (baseline, ours):
+        next(folder.glob("**/*.npz")).unlink()
+        assert ways(check(ours, baseline)) == ["interval"]
+    assert "1 by interval" in check(ours, baseline).summary
+
+
+def test_limits_are_matched_where_the_baseline_has_several(baseline, ours):
+    trained(baseline, limit=30)
+    trained(ours, limit=30)
+    report = check(ours, baseline)
+    assert [(each.cell.rpartition("/")[2], each.way) for each in report.verdicts] == [
+        ("mini_shapes", None),
+        ("mini_shapes.limit=30", "identical"),
+    ]
+    assert only(report).why == "missing; there with limit 30"
+
+
+def test_a_file_that_was_edited_by_hand_does_not_agree(baseline, ours):
+    path = trained(ours)
+    stored = json.loads(path.read_text())
+    stored["robust_correct"] = 120
+    path.write_text(json.dumps(stored))
+    report = check(ours, baseline, tolerance=100)
+    assert "edited: its digest does not fit" in only(report).why
+    with pytest.raises(ZSRobustError, match="edited"):
+        check(baseline, ours)
+
+
+def test_damaged_files_count_unless_the_baseline_has_them_and_was_not_asked(baseline, ours):
+    shutil.copytree(baseline, ours)
+    extra = trained(ours, "mini_flags")
+    extra.write_text("{}")
+    assert only(check(ours, baseline)).cell == "mini/sound/pgd10-eps=6-255/tecoa/mini_flags"
+    trained(baseline, "mini_flags")
+    assert len(check(ours, baseline).verdicts) == 2
+    assert check(ours, baseline, keep=lambda about: about["dataset"] == "mini_shapes").ok
+
+
+def test_outcomes_must_be_those_that_were_counted(baseline, ours):
+    path = trained(ours)
+    other = trained(ours, "mini_flags", robust=range(50))
+    path.with_suffix(".npz").write_bytes(other.with_suffix(".npz").read_bytes())
+    assert only(check(ours, baseline)).why == "its outcomes are another run's"
+    with pytest.raises(ZSRobustError, match="is no baseline: its outcomes are another run's"):
+        check(baseline, ours, keep=lambda about: about["dataset"] == "mini_shapes")
+    result = results.read(other)
+    results.write(result, results.Outcomes.read(trained(ours)), ours)  # a wrong count, and a digest that fits
+    trained(baseline, "mini_flags")
+    assert only(check(ours, baseline)).why == "its counts are not those of its outcomes"
+
+
+def test_failed_cells(baseline, ours):
+    path = trained(ours)
+    result = results.read(path)
+    result.status, result.error, result.outcomes = "failed", "Traceback\nValueError: no\n", None
+    results.write(result, None, ours)
+    assert only(check(ours, baseline)).why == "failed: ValueError: no"
+    with pytest.raises(ZSRobustError, match="only failed ones"):
+        check(baseline, ours)
+    trained(ours, "mini_flags")
+    trained(baseline, "mini_flags")
+    report = check(baseline, ours)
+    assert (report.ok, ways(report), report.extra) == (True, ["identical"], 0)
+    assert report.notes == ["mini/sound/pgd10-eps=6-255/tecoa/mini_shapes failed in the baseline, and is left out."]
+
+
+def test_a_filter_sees_what_a_cell_is(baseline, ours):
+    shutil.copytree(baseline, ours)
+    store(baseline, "clip", "mini_shapes", attack="autoattack", limit=32)
+    seen = []
+    assert check(ours, baseline, keep=lambda about: seen.append(about) or about["defense"] == "tecoa").ok
+    assert {
+        "suite": "mini", "protocol": "sound", "attack": "autoattack", "eps": "6/255", "defense": "clip",
+        "dataset": "mini_shapes", "seed": 0, "limit": 32,
+    } in seen  # fmt: skip
+
+
+def test_nothing_to_compare_is_an_error(baseline, ours):
+    with pytest.raises(ZSRobustError, match="No folder of results .*ours"):
+        check(ours, baseline)
+    with pytest.raises(ZSRobustError, match="No folder of results .*ours"):
+        check(baseline, ours)
+    with pytest.raises(ZSRobustError, match="has no such cells"):
+        check(baseline, baseline, keep=lambda about: False)
+
+
+PAPER = suites.load("paper")
+
+
+def measured(folder, counts, dataset="cifar10", defense="clip", attack="pgd10", eps="1/255", suite="paper", status="ok"):
+    """Store counts (images, clean, robust) as a cell of the paper's suite."""
+    images, clean, robust = counts
+    result = make(defense, dataset, attack, images=images, clean_correct=clean, robust_correct=robust, status=status)
+    result.identity["suite"] = suite
+    result.identity["attack"]["eps"] = eps
+    results.write(result, None, folder)
+
+
+def test_the_papers_numbers_are_held_against_our_intervals(tmp_path):
+    robust, clean = (reported.cell(number, "clip", "cifar10").percent for number in "12")
+    measured(tmp_path, (10_000, round(clean * 100), round(robust * 100)))
+    report = check_paper(load_results(tmp_path), PAPER, tolerance=0)
+    assert (report.ok, ways(report)) == (True, ["paper", "paper"])
+    assert report.summary.startswith("2 cells agree (2 within tolerance 0 points of our 95% interval); 0 do not")
+    measured(tmp_path, (10_000, round(clean * 100), 1000))
+    verdict = only(check_paper(load_results(tmp_path), PAPER))
+    assert verdict.cell == "Table 1: sound/pgd10-eps=1-255/clip/cifar10"
+    assert (verdict.ours, verdict.baseline) == ("10.00 (9.4–10.6)", str(robust))
+    assert verdict.difference == f"{10 - robust:+.2f}"
+
+
+def test_the_bound_of_agreement_with_the_paper(tmp_path):
+    printed = float(reported.cell("1", "clip", "cifar10").percent)
+    measured(tmp_path, (10_000, 10_000, 1000))
+    off = printed - 0.005 - 100 * regression.wilson(1000, 10_000)[1]
+    keep = {"keep": lambda about: about["attack"] == "pgd10"}
+    for tolerance, way in ((off + 0.001, "paper"), (off - 0.001, None)):
+        found = check_paper(load_results(tmp_path), PAPER, tolerance=tolerance, **keep).verdicts
+        assert next(each for each in found if each.cell.startswith("Table 1")).way == way
+
+
+def test_what_is_doubtful_stands_beside_the_papers_number(tmp_path):
+    doubtful = reported.cells().query("doubt != '' and table == '1'").iloc[0]
+    measured(tmp_path, (1000, 1000, 1000), doubtful["dataset"], doubtful["defense"])
+    report = check_paper(load_results(tmp_path), PAPER)
+    (verdict,) = [each for each in report.verdicts if each.cell.startswith("Table 1")]
+    first = doubtful["doubt"].split(";")[0]
+    assert f"doubtful: {first}" in verdict.why
+    assert any(note.startswith(f"{first}: printed") for note in report.notes)
+
+
+def test_tables_1_to_3_are_compared_at_one_bound_of_one_suite(tmp_path):
+    measured(tmp_path, (10, 5, 5), attack="autoattack")
+    measured(tmp_path, (10, 5, 5), attack="pgd:steps=3")
+    report = check_paper(load_results(tmp_path), PAPER, tolerance=100)
+    assert [each.cell[:7] for each in report.verdicts] == ["Table 3"]
+    assert report.extra == 1
+    measured(tmp_path, (10, 5, 5), eps="4/255", defense="tecoa")
+    measured(tmp_path, (10, 5, 5), status="failed", defense="tecoa")
+    assert len(check_paper(load_results(tmp_path), PAPER, tolerance=100).verdicts) == 1
+    with pytest.raises(ZSRobustError, match="The paper has no numbers on the suite paper, or on these cells"):
+        check_paper(load_results(tmp_path), PAPER, keep=lambda about: about["defense"] == "tecoa")
+    measured(tmp_path, (10, 5, 5), suite="mini")
+    with pytest.raises(ZSRobustError, match="The paper has no numbers on the suite mini"):
+        check_paper(load_results(tmp_path), suites.load("mini"))
