@@ -122,9 +122,7 @@ class Result:
     seconds: float = 0.0
     forward: int = 0  #: images that passed through the classifier
     backward: int = 0  #: images whose gradient was taken
-    training: dict[str, Any] = field(
-        default_factory=dict
-    )  #: seconds an epoch, and its history, where it was trained
+    training: dict[str, Any] = field(default_factory=dict)  #: seconds an epoch and its history, where it was trained
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     error: str | None = None  #: the traceback of a failed cell
