@@ -1,0 +1,57 @@
+"""What the repository stores of the mini suite: whole, complete, and the same as what is printed from it."""
+
+from pathlib import Path
+
+import pytest
+
+from zsrobust import figures, load_results, regression, results, suites, tables
+
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "results"
+NUMBERS = list(tables.TABLES)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return load_results(STORED)
+
+
+def page(frame, number):
+    suite = suites.load(tables.suite_name(number, suites.load("mini")))
+    return tables.build(number, frame, suite, eps="6/255")
+
+
+def test_every_cell_is_there_whole_and_of_todays_format(frame):
+    suite = suites.load("mini")
+    needs = [(suite.name, need) for number in NUMBERS[:5] for need in tables.needs(number)]
+    needs += [(suite.name, need) for number in figures.FIGURES for need in figures.needs(number, suite)]
+    needs += [(suite.second, need) for need in tables.needs("s1")]
+    for name, need in needs:
+        row = frame[(frame["suite"] == name) & (frame["defense"] == need.defense) & (frame["attack"] == need.attack)]
+        assert set(suites.load(name).datasets) <= set(row["dataset"]), (name, need)
+    assert set(frame["status"]) == {"ok"}
+    for path in results.paths(STORED):
+        result = results.read(path)
+        outcomes = results.Outcomes.read(path)
+        assert results.outcomes_match(result, path)
+        assert (outcomes.clean_correct, outcomes.robust_correct) == (result.clean_correct, result.robust_correct)
+        assert len(outcomes.classes) == result.identity["dataset"]["classes"]
+        assert results.Samples.read(path) is not None or not result.clean_correct
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_tables_are_those_of_the_cells(frame, number):
+    made = page(frame, number)
+    assert "—" not in "".join(entry.text for _, entries in made.rows for entry in entries)
+    for suffix in (".md", ".tex", ".csv"):
+        stored = STORED / "mini" / f"table{number.replace('s', '_s')}{suffix}"
+        assert tables.render(made, suffix) == stored.read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_that_table(frame):
+    shown = tables.render(page(frame, "1"), ".md").split("\n\n")[1]
+    assert f"<!-- zsrobust table 1 --suite mini -->\n{shown}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_they_agree_with_themselves():
+    assert regression.check(STORED, STORED, tolerance=0).ok
