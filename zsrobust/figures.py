@@ -408,7 +408,7 @@ def _write_beside(
     axes: "Axes", text: str, at: tuple[float, float], lines: list["Path"], taken: list["Bbox"], **look: Any
 ) -> "Bbox":
     """Write a text at the first side of a point where it hides nothing, or least; return its box, in dots of the page."""
-    label = axes.annotate(text, at, (0, 0), textcoords="offset points", **look)
+    label = axes.annotate(text, xy=at, xytext=(0, 0), textcoords="offset points", **look)
 
     def put(right: int, up: int) -> "Bbox":
         aligned = {"ha": ("center", "left", "right")[np.sign(right)], "va": ("center", "bottom", "top")[np.sign(up)]}
