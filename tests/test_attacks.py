@@ -6,6 +6,7 @@ from torch import nn
 
 from zsrobust.attacks import attacks, frozen, perturbation_size
 from zsrobust.attacks.autoattack import AutoAttack
+from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.evaluation import Meter, judge
 from zsrobust.registry import ZSRobustError
@@ -19,6 +20,10 @@ REGISTERED = [name for name in attacks if name not in ("torchattacks", "pgd100")
 )
 def test_every_attack_holds_the_contract(spec):
     check_attack(spec)
+
+
+def numbers(images):
+    return Draws.of(0, "toy", np.arange(len(images)))
 
 
 def binary(seed, norm, eps):
@@ -43,7 +48,7 @@ def test_pgd_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_the_marg
     classifier, images, margin = binary(0, norm, eps)
     labels = torch.zeros(64, dtype=torch.long)
     attack = PGD(eps=eps, steps=20, step_size=eps / 2, norm=norm, loss=loss, random_start=random_start)
-    adversarial = attack(classifier, images, labels, torch.Generator().manual_seed(0))
+    adversarial = attack(classifier, images, labels, numbers(images))
     assert perturbation_size(adversarial - images, norm).max() <= eps * (1 + 1e-12)
     broken = classifier(adversarial).argmax(1) != labels
     decided = (margin - 1).abs() > 1e-6
@@ -54,7 +59,7 @@ def test_pgd_reaches_the_linear_optimum_exactly():
     classifier, images, _ = binary(1, "linf", 0.02)
     labels = torch.zeros(64, dtype=torch.long)
     attack = PGD(eps=0.02, steps=4, step_size=0.02, early_stop=False)
-    adversarial = attack(classifier, images, labels, torch.Generator().manual_seed(0))
+    adversarial = attack(classifier, images, labels, numbers(images))
     expected = images - 0.02 * classifier.weight[0].sign().view(3, 4, 4)
     assert torch.allclose(adversarial, expected, atol=1e-12)
 
@@ -66,7 +71,7 @@ def test_without_early_stop_broken_images_keep_climbing():
     for early_stop in (True, False):
         attack = PGD(eps=0.02, steps=10, step_size=0.005, early_stop=early_stop)
         meter = Meter(classifier)
-        adversarial = attack(meter, images, labels, torch.Generator().manual_seed(0))
+        adversarial = attack(meter, images, labels, numbers(images))
         runs[early_stop] = (meter.backward_passes, (classifier(adversarial).argmax(1) != labels))
     assert runs[True][0] < runs[False][0] == 640
     assert torch.equal(runs[True][1], runs[False][1])
@@ -74,8 +79,8 @@ def test_without_early_stop_broken_images_keep_climbing():
 
 def test_restarts_attack_only_what_is_left_and_never_lose_a_success():
     classifier, data = toy(5)
-    one = judge(Meter(classifier), PGD(eps=0.01, steps=1, step_size=0.01), "one", data, seed=0, batch_size=24)
-    five = judge(Meter(classifier), PGD(eps=0.01, steps=1, step_size=0.01, restarts=5), "five", data, seed=0, batch_size=24)
+    one = judge(Meter(classifier), PGD(eps=0.01, steps=1, step_size=0.005), "one", data, seed=0, batch_size=24)
+    five = judge(Meter(classifier), PGD(eps=0.01, steps=1, step_size=0.005, restarts=5), "five", data, seed=0, batch_size=24)
     assert five.robust_correct < one.robust_correct
     assert np.all((one.adversarial == one.labels) | (five.adversarial != five.labels))
 

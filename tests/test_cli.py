@@ -74,7 +74,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         eps: float = 0.1
         norm: str = "linf"
 
-        def __call__(self, classifier, images, labels, generator):
+        def __call__(self, classifier, images, labels, draws):
             if classifier(images).shape[1] == 2:
                 raise RuntimeError("two classes are too few")
             return (images + self.eps).clamp(0, 1)
@@ -124,7 +124,10 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         (("table",), "Which table?"),
         (("table", "--out", "numbers.md"), "Which table? Try: zsrobust table 1, or --out results/table1.md"),
         (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2"),
-        (("table", "s1", *MINI), "No results of the suite 'mini_second' in results. Next: zsrobust run --suite mini --table s1"),
+        (
+            ("table", "s1", *MINI),
+            "No results of the suite 'mini_second' in results. Next: zsrobust run --suite mini --table s1",
+        ),
         (("figure", "3", *MINI), "No results of the suite 'mini'"),
         (("figure",), "Which figure? Try: zsrobust figure 1, or --out results/figure1.svg"),
         (("report",), "no results"),

@@ -21,7 +21,7 @@ class Cheat:
     norm: str = "linf"
     returns_clean: bool = False
 
-    def __call__(self, classifier, images, labels, generator):
+    def __call__(self, classifier, images, labels, draws):
         if self.how == "clean":
             return images
         if self.how == "beyond":

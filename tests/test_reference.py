@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from colors import picture
 
 from zsrobust import protocols, suites
+from zsrobust.attacks.draws import Draws
 from zsrobust.datasets import Images, datasets
 from zsrobust.datasets.catalogue import entries, register_dataset
 from zsrobust.defenses import Workshop, defenses
@@ -131,7 +132,11 @@ def pgd(images, labels, logits_of, steps, noise):
 
 
 def uniform(images, seed):
-    return torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
+    return draws(seed, images).uniform(images.shape[1:], "pgd", 0).double() * 2 - 1
+
+
+def draws(seed, images):
+    return Draws.of(seed, "", np.arange(len(images)))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +162,7 @@ def test_logits_and_ten_steps_of_pgd_are_the_released_codes(bench, plain):
     pixels, labels = pixels[:1], labels[:1]  # float64 takes its time
     exact = bench.classifier(CELL, bench.workshop.tower("clip")).double()
     exact.head = texts  # the text tower in float64, too
-    found = bench.attack(CELL)(exact, pixels, labels, torch.Generator().manual_seed(3))
+    found = bench.attack(CELL)(exact, pixels, labels, draws(3, labels))
     expected = pgd(pixels, labels, lambda x: image_features(x, w) @ texts.T, 10, uniform(pixels, 3))
     assert torch.allclose(found, expected, atol=1e-12)
     assert (found - pixels).abs().max() == pytest.approx(EPS)
@@ -192,7 +197,7 @@ def test_losses_and_gradients_of_pmg_aft_code_in_both_its_versions(bench, plain)
     student, teacher = classifier(encoder), classifier(bench.workshop.clip.copy().requires_grad_(False))
 
     def craft(images, wanted):
-        return recipe.crafting()(student, images, wanted, torch.Generator().manual_seed(5))
+        return recipe.crafting()(student, images, wanted, draws(5, wanted))
 
     step = Step(pixels, labels, student, teacher, craft, recipe.options)
     tuned = dict(w)
@@ -236,7 +241,7 @@ def test_everything_is_attacked_and_the_last_prediction_counts():
 
         eps, norm = 1.0 - 1e-6, "linf"
 
-        def __call__(self, module, images, labels, generator):
+        def __call__(self, module, images, labels, draws):
             return (images + module.classifier.weight[0].reshape(images[0].shape).sign().detach()).clamp(0, 1)
 
     sound, _ = run_cell({}, classifier, TowardsClassZero(), "x", wrong)

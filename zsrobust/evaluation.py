@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, exact, frozen, perturbation_size
+from zsrobust.attacks.draws import Draws
 from zsrobust.datasets import Cut, Dataset, Images
 from zsrobust.pixels import tensor
 from zsrobust.registry import ZSRobustError, format_eps
@@ -116,6 +117,7 @@ def run_cell(
             outcomes = judge(
                 meter, attack, name, images,
                 seed=seed, batch_size=batch_size, cut=cut, attacked=attacked, progress=progress, sampler=sampler,
+                dataset=identity.get("dataset", {}).get("name", ""),
             )  # fmt: skip
             result.clean_correct, result.robust_correct = outcomes.clean_correct, outcomes.robust_correct
             if attacked == "all":
@@ -140,20 +142,22 @@ def judge(
     attacked: Attacked = "correct",
     progress: Progress = lambda done, total: None,
     sampler: Sampler | None = None,
+    dataset: str = "",
 ) -> Outcomes:
     """Predict, attack what was classified correctly, check, and predict again; in eval mode, the weights frozen.
 
     `cut` says how images of their own size become what is attacked; None leaves them as they are. With `attacked="all"`
-    what was misclassified is attacked as well; a `sampler` sees every batch. Raises CheatError when the attack breaks a
+    what was misclassified is attacked as well; a `sampler` sees every batch. The random numbers of
+    an image depend on `seed`, the name of the `dataset` and its position there. Raises CheatError when the attack breaks a
     rule, and whatever the attack or the classifier raise.
     """
     with frozen(meter), exact():
-        return _judge(meter, attack, name, images, seed, batch_size, cut, attacked, progress, sampler)
+        return _judge(meter, attack, name, images, seed, batch_size, cut, attacked, progress, sampler, dataset)
 
 
 def _judge(
     meter: Meter, attack: Attack, name: str, images: Images, seed: int, batch_size: int,
-    cut: Cut | None, attacked: Attacked, progress: Progress, sampler: Sampler | None,
+    cut: Cut | None, attacked: Attacked, progress: Progress, sampler: Sampler | None, dataset: str,
 ) -> Outcomes:  # fmt: skip
     device, everything = device_of(meter), np.arange(len(images))
     clean = np.concatenate(
@@ -161,7 +165,7 @@ def _judge(
     )
     adversarial, perturbation = clean.copy(), np.zeros(len(images), dtype=np.float32)
     chosen = np.flatnonzero(clean == images.labels) if attacked == "correct" else everything
-    generator = torch.Generator().manual_seed(seed)
+    draws = Draws.of(seed, dataset, images.positions, device)
     done = len(images) - len(chosen)
     progress(done, len(images))
     for positions in _batches(chosen, batch_size):
@@ -169,7 +173,7 @@ def _judge(
         labels = torch.from_numpy(images.labels[positions]).to(originals.device)
         asked = meter.forward_passes
         with torch.enable_grad():
-            found = attack(meter, originals.clone(), labels.clone(), generator)
+            found = attack(meter, originals.clone(), labels.clone(), draws[torch.from_numpy(positions).to(device)])
         sizes = check(name, attack, originals, found)
         adversarial[positions] = predict(meter, found.detach())
         perturbation[positions] = sizes.cpu().numpy()

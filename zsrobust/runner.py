@@ -169,6 +169,7 @@ class Bench:
                 cell.dataset, dataset, self.images(cell), cell.limit, self.protocol.prompts, self.cut_of(cell.dataset)
             ),
             "seed": cell.seed,
+            "draws": "splitmix64",  # of the seed, the dataset's name, the position: see zsrobust.attacks.draws
         }
         return dict(json.loads(json.dumps(identity)))  # as it will be read again: lists for tuples
 

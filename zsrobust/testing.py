@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, attacks
+from zsrobust.attacks.draws import Draws
 from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Workshop, defenses
 from zsrobust.entries import load_suite
@@ -59,7 +60,7 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
         before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
         pixels, labels = torch.from_numpy(images.pixels).float() / 255, torch.from_numpy(images.labels)
         state = torch.random.get_rng_state()
-        attack(classifier, pixels, labels, torch.Generator().manual_seed(0))
+        attack(classifier, pixels, labels, Draws.of(0, "toy", np.arange(len(labels))))
         first = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
         _demand(torch.equal(state, torch.random.get_rng_state()), f"{spec} changed torch's global random state")
         again = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)

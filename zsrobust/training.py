@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import attacks, exact, frozen
+from zsrobust.attacks.draws import Draws
 from zsrobust.classifier import Clip, ZeroShotClassifier, weights_digest
 from zsrobust.datasets import Cut, Dataset, Images
 from zsrobust.pixels import cut_for, tensor
@@ -250,22 +251,23 @@ def train(
     device = student.head.device
     generator = torch.Generator().manual_seed(recipe.seed)
 
-    def adversarial(clean: Tensor, labels: Tensor) -> Tensor:
+    def adversarial(clean: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         if craft is None:
             raise ZSRobustError(f"The objective {recipe.objective!r} asks for adversarial images; its recipe has no attack.")
         with frozen(student), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # what attacks warn of concerns evaluations
-            return torch.as_tensor(craft(student, clean, labels, generator)).detach()
+            return torch.as_tensor(craft(student, clean, labels, draws)).detach()
 
     history: list[dict[str, float]] = []
     done = 0
-    for _ in range(recipe.epochs):
+    for epoch in range(recipe.epochs):
         started, total_loss, correct, seen = time.perf_counter(), 0.0, 0, 0
         for positions in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
             batch = tensor(images, positions.numpy(), cut, device)
             labels = torch.from_numpy(images.labels[positions.numpy()]).to(device)
             student.train()
-            step = Step(batch, labels, student, teacher, adversarial, recipe.options)
+            draws = Draws.of(recipe.seed, f"epoch {epoch}", positions.numpy(), device)
+            step = Step(batch, labels, student, teacher, partial(adversarial, draws=draws), recipe.options)
             loss = objective(step)
             if not torch.isfinite(loss):
                 raise ZSRobustError(f"Training {recipe.objective}: the loss is {loss.item()} at step {done}. Lower lr.")

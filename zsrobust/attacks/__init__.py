@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from zsrobust.attacks.draws import Draws
 from zsrobust.registry import Registry, ZSRobustError, format_eps
 
 Norm = Literal["linf", "l2"]
@@ -33,10 +34,10 @@ class Attack(Protocol):
     def norm(self) -> Norm:
         """The norm of the bound."""
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images for images (N, 3, S, S) in [0, 1] and labels (N,) int64.
 
-        All randomness comes from `generator`. Gradients are taken with respect to images only.
+        All randomness comes from `draws`, an image's own. Gradients are taken with respect to images only.
         """
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
 
 TARGETS = 9  # of the standard version
@@ -50,7 +51,7 @@ class AutoAttack:
         steps = 100 + 100 * (1 if "margin" in plan["parts"] else plan["targets"]) + 100 * plan["targets"]
         return steps + 5000, steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
         import pyautoattack
 
@@ -59,7 +60,6 @@ class AutoAttack:
         plan = self.plan(logits.shape[1])
         if plan["skipped"]:
             warnings.warn("AutoAttack: PGD-100 on the margin for APGD-T, which needs 4 classes.", stacklevel=2)
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         adversarial = images.contiguous().clone()
         robust = logits.argmax(1) == labels
         with frozen(classifier), _contained(images.device):
@@ -69,7 +69,7 @@ class AutoAttack:
                     break
                 if part == "margin":
                     strong = PGD(eps=self.eps, norm=self.norm, step_size=self.eps / 4, steps=100, loss="margin")
-                    found = strong(classifier, images[left], labels[left], generator)
+                    found = strong(classifier, images[left], labels[left], draws[left])
                 else:
                     library = pyautoattack.AutoAttack(
                         classifier,
@@ -77,7 +77,7 @@ class AutoAttack:
                         version="custom",
                         eps=self.eps,
                         norm={"linf": "Linf", "l2": "L2"}[self.norm],
-                        seed=seed,
+                        seed=draws.seed(),
                         device=images.device,
                     )
                     library.apgd.n_restarts = library.fab.n_restarts = 1

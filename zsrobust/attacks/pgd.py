@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.draws import Draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,14 @@ class PGD:
         steps = self.restarts * self.steps
         return steps + (self.restarts if self.restarts > 1 else 0), steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`."""
         adversarial = images.clone()
         left = torch.arange(len(images), device=images.device)  # images that no restart has broken
         with frozen(classifier):
-            for _ in range(self.restarts):
+            for restart in range(self.restarts):
                 if self.random_start:
-                    adversarial[left] = self._start(images[left], generator)
+                    adversarial[left] = self._start(images[left], draws[left], restart)
                 else:
                     adversarial[left] = images[left]
                 left = self._climb(classifier, images, labels, adversarial, left)
@@ -72,14 +73,14 @@ class PGD:
         with torch.no_grad():
             return left[classifier(adversarial[left]).argmax(1) == labels[left]] if len(left) else left
 
-    def _start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _start(self, images: Tensor, draws: Draws, restart: int) -> Tensor:
         """Return points drawn uniformly from the ball around the images, clipped to [0, 1]."""
-        device = generator.device
+        shape = images.shape[1:]
         if self.norm == "linf":
-            noise = torch.rand(images.shape, generator=generator, device=device).to(images) * 2 - 1
+            noise = draws.uniform(shape, "pgd", restart).to(images) * 2 - 1
             return (images + self.eps * noise).clamp(0, 1)
-        direction = torch.randn(images.shape, generator=generator, device=device).to(images)
-        radius = torch.rand(len(images), generator=generator, device=device).to(images)
+        direction = draws.normal(shape, "pgd", restart).to(images)
+        radius = draws.uniform((), "pgd radius", restart).to(images)
         radius = self.eps * radius ** (1 / images[0].numel())
         return (images + _unit(direction) * _per_image(radius)).clamp(0, 1)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.draws import Draws
 from zsrobust.registry import ZSRobustError, parse_fields
 
 #: Types of arguments that the library's defaults do not tell.
@@ -51,9 +52,9 @@ class TorchAttacks:
             given["norm"] = {"linf": "Linf", "l2": "L2"}[norm]
         return dataclasses.replace(self, method=method, eps=eps, norm=norm, options=given)
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1] as the library's attack makes them."""
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        seed = draws.seed()
         with frozen(classifier), torch.random.fork_rng():
             torch.manual_seed(seed)
             seeded = {"seed": seed} if "seed" in self.options else {}  # the library's default is the clock

@@ -46,9 +46,15 @@ class Images:
     labels: NDArray[np.int64]  #: (N,)
     cut: Cut | None = None  #: how they were made squares; None for squares of their own size
     known_digest: str | None = None  #: the digest, where it was computed before
+    chosen: NDArray[np.int64] | None = None  #: (N,) their positions in the split they are a part of; None: all of it
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The positions of the images in their split, (N,)."""
+        return np.arange(len(self)) if self.chosen is None else self.chosen
 
     @cached_property
     def digest(self) -> str:
@@ -89,7 +95,8 @@ class Images:
 
     def at(self, positions: NDArray[np.int64]) -> "Images":
         """Return the images at these positions, in memory."""
-        return Images(pixels=np.asarray(self.pixels[positions]), labels=self.labels[positions], cut=self.cut)
+        chosen = self.positions[positions]
+        return Images(pixels=np.asarray(self.pixels[positions]), labels=self.labels[positions], cut=self.cut, chosen=chosen)
 
 
 def _hash(text: str) -> bytes:

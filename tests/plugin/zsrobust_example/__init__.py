@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import objective
 from zsrobust.datasets import Dataset, Images, Split, datasets
 from zsrobust.defenses import Defense, defenses
@@ -24,7 +25,7 @@ class FGSM:
     def __post_init__(self) -> None:
         check_bounds(self.eps, self.norm)
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]."""
         points = images.clone().requires_grad_()
         with frozen(classifier):
