@@ -1,0 +1,101 @@
+"""How the benchmarks here measure: ours and a named peer alternately, in one process; medians; one JSON file a benchmark."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from zsrobust.classifier import Clip, ZeroShotClassifier, load_clip
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def ratio(ours: Callable[[], Any], peer: Callable[[], Any], repeat: int = 3) -> dict[str, Any]:
+    """Return the median seconds of both, run in turn after one of each to warm up, and how many times faster ours is."""
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for turn in range(repeat + 1):
+        for name, run in (("ours", ours), ("peer", peer)):
+            taken = seconds_of(run)
+            if turn:
+                seconds[name].append(taken)
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    return {"seconds": medians, "all": seconds, "ratio": medians["peer"] / medians["ours"]}
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Return the seconds that a call takes, with what it left running on the device."""
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    names = ("torch", "open_clip_torch", "pyautoattack")
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "date": date.today().isoformat(),
+    }
+
+
+def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of a benchmark, and print them."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"about": about, "machine": machine(), "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    table = Table(title=about)
+    for key in rows[0]:
+        if key != "all":
+            table.add_column(key)
+    for row in rows:
+        table.add_row(*(_shown(value) for key, value in row.items() if key != "all"))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(each)}" for key, each in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def device() -> str:
+    """Return where to measure."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def vit(classes: int) -> tuple[Clip, ZeroShotClassifier, list[str]]:
+    """Return ViT-B/32 with random weights, its classifier of so many classes, and the classes' prompts."""
+    torch.manual_seed(0)
+    clip = load_clip("ViT-B-32-quickgelu/openai", device(), weights=False)
+    prompts = [f"This is a photo of a thing of kind {number}" for number in range(classes)]
+    return clip, clip.classifier([[prompt] for prompt in prompts]).eval().requires_grad_(False), prompts
+
+
+def pictures(number: int, side: int = 224) -> torch.Tensor:
+    """Return random pictures, (N, 3, S, S) in [0, 1], with some structure in them."""
+    coarse = torch.from_numpy(np.random.RandomState(0).rand(number, 3, 7, 7)).float()
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1).to(device())
+
+
+def half_right(classifier: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return labels by which every second image is classified correctly, as of a model of 50% clean accuracy."""
+    with torch.no_grad():
+        logits = classifier(images)
+    ranked = logits.argsort(1, descending=True)
+    rows = torch.arange(len(images), device=images.device)
+    return ranked[rows, rows % 2]
