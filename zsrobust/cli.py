@@ -175,6 +175,10 @@ def train(defense: str, suite: str | None, checkpoints: Path, device: str | None
 @click.option("--force", is_flag=True, help="Compute again what is stored.")
 @click.option("--dry-run", is_flag=True, help="Only tell what it would download, train and compute, and how long.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before what takes gigabytes or hours.")
+@click.option("--executor", type=click.Choice(["slurm", "local"]), help="Compute in jobs, one a defense, and wait for them.")
+@click.option(
+    "--slurm", "settings", multiple=True, metavar="KEY=VALUE", help="Of the jobs: partition, time (minutes), gpus."
+)
 @data_option
 @folder_option
 @checkpoints_option
@@ -193,13 +197,16 @@ def run(
     force: bool,
     dry_run: bool,
     yes: bool,
+    executor: str | None,
+    settings: Sequence[str],
     folder: Path,
     checkpoints: Path,
     device: str | None,
 ) -> None:
     """Compute the cells that are missing: train, attack, store, and print a table.
 
-    Without --defense, --attack, --table and --figure: every cell that Tables 1, 2 and 3 need.
+    Without --defense, --attack, --table and --figure: every cell that Tables 1, 2 and 3 need. Several runs may share the
+    folders, and torchrun --nproc-per-node 8 -m zsrobust run shares every cell among 8 GPUs.
     """
     loaded = _suite(suite)
     needs: list[Need] = []
@@ -208,19 +215,27 @@ def run(
             raise ZSRobustError("A table or a figure says its defenses, attacks and eps itself: leave those options out.")
         loaded, needs = _needs(numbers, figures, loaded)
     _check_data(datasets or loaded.datasets)
-    from zsrobust import display, protocols, runner
+    from zsrobust import display, protocols, ranks, runner, sharing
     from zsrobust.defenses import Workshop
     from zsrobust.results import check_writable
 
-    cells = runner.plan(loaded, defenses, attacks, datasets, needs=needs, eps=eps, limit=limit, seed=seed)
-    bench = runner.Bench(loaded, protocols.load(protocol), Workshop(loaded, checkpoints, _device(device)))
-    if not _agreed(bench, cells, folder, force, dry_run, yes):
-        return
-    check_writable(folder)
-    with display.live() as shown:
-        found, errors = runner.run(bench, cells, folder, shown, force)
-    if found:
-        display.print_results(found, shown.computed, folder)
+    with sharing.terminable(), ranks.together(device) as own:
+        cells = runner.plan(loaded, defenses, attacks, datasets, needs=needs, eps=eps, limit=limit, seed=seed)
+        bench = runner.Bench(loaded, protocols.load(protocol), Workshop(loaded, checkpoints, _device(own)))
+        if not ranks.decided(lambda: _agreed(bench, cells, folder, force, dry_run, yes)):
+            return
+        ranks.decided(lambda: check_writable(folder))
+        with display.live() as shown:
+            if executor:
+                from zsrobust import cluster
+
+                plugins = click.get_current_context().find_root().params["plugins"]
+                task = cluster.Task(plugins, suite, protocol, folder, checkpoints, device, force)
+                found, errors = cluster.run(executor, settings, task, bench, cells, shown)
+            else:
+                found, errors = runner.run(bench, cells, folder, shown, force)
+        if found and ranks.leads():
+            display.print_results(found, shown.computed, folder)
     for error in errors:
         click.echo(f"Error: {error}", err=True)
     if errors:

@@ -2,19 +2,24 @@
 
 It hands the attack clones, demands finite pixels inside [0, 1] and inside eps of the original, and predicts again
 itself, in float32 and eval mode. A crash, a NaN or a cheat never scores as robustness: the cell fails.
+
+Memory holds a few batches of images, whatever the size of the dataset; where it runs out, batches are halved.
 """
 
 import hashlib
+import inspect
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, exact, frozen, perturbation_size
@@ -29,6 +34,12 @@ TOLERANCE = 1e-6  # of float32 arithmetic, in pixels of [0, 1]
 #: Which images are attacked: those classified correctly, which alone can be robust; or all, as the released code does.
 Attacked = Literal["correct", "all"]
 
+#: The arithmetic of an attack's search; verdicts are always made in float32.
+Search = Literal["float32", "tf32", "bf16"]
+
+#: How many batches of images an attack that packs is given at once, so that its own stay full.
+BATCHES = 4
+
 #: Called after every batch with the images done, and the images in all.
 Progress = Callable[[int, int], None]
 
@@ -38,18 +49,24 @@ class CheatError(ZSRobustError):
 
 
 class Meter(nn.Module):
-    """A classifier that counts the images that pass through it, forward and backward."""
+    """A classifier that counts the images that pass through it, forward and backward.
 
-    def __init__(self, classifier: nn.Module) -> None:
+    `batch_size` is how many images it takes at once; None for any number. `disagreements` counts the images that are broken
+    in a lower precision and not in float32; it is None where nothing was searched in a lower one.
+    """
+
+    def __init__(self, classifier: nn.Module, batch_size: int | None = None) -> None:
         """Wrap a classifier."""
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.batch_size = classifier, batch_size
         self.forward_passes = self.backward_passes = 0
+        self.disagreements: int | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the classifier's logits."""
+        """Return the classifier's logits, in float32 at least: losses of rounded logits would be rounded again."""
         self.forward_passes += len(images)
         logits: Tensor = self.classifier(images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.requires_grad:
             logits.register_hook(self._count)
         return logits
@@ -65,8 +82,8 @@ class Sampler:
         """Start with none."""
         self._kept: dict[bool, tuple[int, Tensor, Tensor]] = {}
 
-    def look(self, positions: "np.ndarray[Any, np.dtype[np.int64]]", originals: Tensor, found: Tensor, broken: Any) -> None:
-        """See a batch: positions and whether each was broken, (N,); images and adversarial images, (N, 3, S, S)."""
+    def look(self, positions: NDArray[np.int64], originals: Tensor, found: Tensor, broken: Any) -> None:
+        """See some images: positions and whether each was broken, (N,); images and adversarial images, (N, 3, S, S)."""
         for kind in {False, True} - self._kept.keys():
             for place in np.flatnonzero(broken == kind)[:1]:
                 image = originals[place].cpu()
@@ -97,15 +114,16 @@ def run_cell(
     images: Images,
     *,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     cut: Cut | None = None,
     attacked: Attacked = "correct",
     progress: Progress = lambda done, total: None,
     sampler: Sampler | None = None,
+    search: Search = "float32",
 ) -> tuple[Result, Outcomes | None]:
     """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback.
 
-    See `judge` for `cut`, `attacked` and `sampler`.
+    See `judge` for `batch_size`, `cut`, `attacked`, `sampler` and `search`.
     """
     started = time.perf_counter()
     result = Result(identity, images=len(images), device=str(device_of(classifier)), versions=versions())
@@ -117,7 +135,7 @@ def run_cell(
             outcomes = judge(
                 meter, attack, name, images,
                 seed=seed, batch_size=batch_size, cut=cut, attacked=attacked, progress=progress, sampler=sampler,
-                dataset=identity.get("dataset", {}).get("name", ""),
+                search=search, dataset=identity.get("dataset", {}).get("name", ""),
             )  # fmt: skip
             result.clean_correct, result.robust_correct = outcomes.clean_correct, outcomes.robust_correct
             if attacked == "all":
@@ -127,6 +145,7 @@ def run_cell(
     result.flags = sorted({str(each.message) for each in caught if each.category is UserWarning})
     result.seconds = round(time.perf_counter() - started, 3)
     result.forward, result.backward = meter.forward_passes, meter.backward_passes
+    result.disagreements, result.batch_size = meter.disagreements, meter.batch_size
     return result, outcomes
 
 
@@ -137,56 +156,173 @@ def judge(
     images: Images,
     *,
     seed: int,
-    batch_size: int,
+    batch_size: int | None = None,
     cut: Cut | None = None,
     attacked: Attacked = "correct",
     progress: Progress = lambda done, total: None,
     sampler: Sampler | None = None,
+    search: Search = "float32",
     dataset: str = "",
 ) -> Outcomes:
     """Predict, attack what was classified correctly, check, and predict again; in eval mode, the weights frozen.
 
-    `cut` says how images of their own size become what is attacked; None leaves them as they are. With `attacked="all"`
-    what was misclassified is attacked as well; a `sampler` sees every batch. The random numbers of
-    an image depend on `seed`, the name of the `dataset` and its position there. Raises CheatError when the attack breaks a
-    rule, and whatever the attack or the classifier raise.
+    `batch_size` is how many images the classifier gets at once, None for what fits into memory; it is halved where that
+    runs out. `cut` says how images of their own size become what is attacked; None leaves them as they are. With
+    `attacked="all"` what was misclassified is attacked as well; a `sampler` sees every image. With a `search` in a lower
+    precision, what it did not break in float32 is attacked again, in float32. The random numbers of an image depend on
+    `seed`, the name of the `dataset` and its position there. Raises CheatError when the attack breaks a rule, and whatever
+    the attack or the classifier raise.
     """
-    with frozen(meter), exact():
-        return _judge(meter, attack, name, images, seed, batch_size, cut, attacked, progress, sampler, dataset)
-
-
-def _judge(
-    meter: Meter, attack: Attack, name: str, images: Images, seed: int, batch_size: int,
-    cut: Cut | None, attacked: Attacked, progress: Progress, sampler: Sampler | None, dataset: str,
-) -> Outcomes:  # fmt: skip
     device, everything = device_of(meter), np.arange(len(images))
-    clean = np.concatenate(
-        [predict(meter, tensor(images, positions, cut, device)) for positions in _batches(everything, batch_size)]
-    )
-    adversarial, perturbation = clean.copy(), np.zeros(len(images), dtype=np.float32)
-    chosen = np.flatnonzero(clean == images.labels) if attacked == "correct" else everything
-    draws = Draws.of(seed, dataset, images.positions, device)
-    done = len(images) - len(chosen)
-    progress(done, len(images))
-    for positions in _batches(chosen, batch_size):
-        originals = tensor(images, positions, cut, device)
-        labels = torch.from_numpy(images.labels[positions]).to(originals.device)
-        asked = meter.forward_passes
-        with torch.enable_grad():
-            found = attack(meter, originals.clone(), labels.clone(), draws[torch.from_numpy(positions).to(device)])
-        sizes = check(name, attack, originals, found)
-        adversarial[positions] = predict(meter, found.detach())
-        perturbation[positions] = sizes.cpu().numpy()
-        untouched = (sizes == 0).cpu().numpy() & (adversarial[positions] == images.labels[positions])
-        if untouched.any() and not (
-            getattr(attack, "returns_clean", False) and meter.forward_passes - asked > 2 * len(found)
-        ):
-            raise CheatError(f"{name} returned {untouched.sum()} images as they were (no gradient?): that is no attack.")
+    clean, adversarial = np.zeros_like(everything), np.zeros_like(everything)
+    perturbation, doubted = np.zeros(len(images), dtype=np.float32), np.zeros(len(images), dtype=bool)
+    trial = Trial(meter, attack, name, Draws.of(seed, dataset, images.positions, device), search)
+
+    def load(positions: NDArray[np.int64]) -> Tensor:
+        batches = _batches(positions, meter.batch_size or len(positions))
+        return torch.cat([tensor(images, batch, cut, device) for batch in batches])
+
+    def look(positions: NDArray[np.int64]) -> None:
+        clean[positions] = adversarial[positions] = predict(meter, load(positions))
+
+    def attack_some(positions: NDArray[np.int64]) -> None:
+        originals, labels = load(positions), images.labels[positions]
+        found, sizes, adversarial[positions], doubted[positions] = trial(positions, originals, labels)
+        perturbation[positions] = sizes
         if sampler:
-            sampler.look(positions, originals, found, adversarial[positions] != images.labels[positions])
-        done += len(positions)
-        progress(done, len(images))
+            sampler.look(positions, originals, found, adversarial[positions] != labels)
+        progress(len(images) - int((chosen > positions[-1]).sum()), len(images))
+
+    with frozen(meter), exact():
+        meter.batch_size = batch_size or fitting(meter.classifier, tensor(images, np.array([0, 0]), cut, device))
+        _by_portions(meter, everything, 1, look)
+        chosen = np.flatnonzero(clean == images.labels) if attacked == "correct" else everything
+        progress(len(images) - len(chosen), len(images))
+        _by_portions(meter, chosen, BATCHES if getattr(attack, "packs", False) else 1, attack_some)
+    meter.disagreements = None if search == "float32" else int(doubted.sum())
     return Outcomes(images.labels, clean, adversarial, perturbation)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An attack on a classifier, and the verdict on what it found."""
+
+    meter: Meter
+    attack: Attack
+    name: str
+    draws: Draws  #: of all images of the dataset
+    search: Search = "float32"
+
+    def __call__(
+        self, positions: NDArray[np.int64], originals: Tensor, labels: NDArray[np.int64]
+    ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+        """Attack the images (N, 3, S, S) at these positions; raises CheatError where the attack breaks a rule.
+
+        Return adversarial images, the sizes of their perturbations, the classes predicted in float32, and whether they were
+        broken in the search's precision and are not in float32, (N,) each.
+        """
+        asked = self.meter.forward_passes
+        found = self._search(positions, originals, labels, self.search)
+        sizes = check(self.name, self.attack, originals, found)
+        predicted, doubted = self._verdicts(found), np.zeros(len(labels), dtype=bool)
+        left = np.flatnonzero(predicted == labels)
+        if self.search != "float32" and len(left):
+            doubted[left] = self._verdicts(found[left], self.search) != labels[left]
+            again = self._search(positions[left], originals[left], labels[left], "float32", found[left].detach())
+            sizes[left] = check(self.name, self.attack, originals[left], again)
+            predicted[left] = self._verdicts(again)
+            found = found.detach().index_copy(0, torch.from_numpy(left).to(found.device), again.detach())
+        untouched = (sizes == 0).cpu().numpy() & (predicted == labels)
+        proven = getattr(self.attack, "returns_clean", False) and self.meter.forward_passes - asked > 2 * len(found)
+        if untouched.any() and not proven:
+            raise CheatError(
+                f"{self.name} returned {untouched.sum()} images as they were (no gradient?): that is no attack."
+            )
+        return found, sizes.cpu().numpy(), predicted, doubted
+
+    def _search(
+        self, positions: NDArray[np.int64], originals: Tensor, labels: NDArray[np.int64], search: Search,
+        start: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return what the attack makes of the images in this arithmetic; from `start`, if it is one that can go on."""
+        device = originals.device
+        goes_on = start is not None and "start" in inspect.signature(self.attack).parameters
+        more = {"start": start} if goes_on else {}
+        draws = self.draws[torch.from_numpy(positions).to(device)]
+        with torch.enable_grad(), arithmetic(search, device):
+            return self.attack(self.meter, originals.clone(), torch.from_numpy(labels).to(device, copy=True), draws, **more)
+
+    def _verdicts(self, found: Tensor, precision: Search = "float32") -> NDArray[np.int64]:
+        parts = found.detach().split(self.meter.batch_size or len(found))
+        return np.concatenate([predict(self.meter, part, precision) for part in parts])
+
+
+def _by_portions(
+    meter: Meter, positions: NDArray[np.int64], batches: int, work: Callable[[NDArray[np.int64]], None]
+) -> None:
+    """Call `work` on the positions, some batches of them at a time; where memory runs out, again with half the batch."""
+    done = 0
+    while done < len(positions):
+        portion = positions[done : done + batches * (meter.batch_size or len(positions))]
+        try:
+            work(portion)
+            done += len(portion)
+            continue
+        except RuntimeError as error:
+            if not _ran_out_of_memory(error) or not meter.batch_size or meter.batch_size == 1:
+                raise
+        meter.batch_size //= 2  # here, where the error no longer holds what the work had in memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _ran_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error is torch's for a GPU, its CPU allocator's, or cuBLAS's where memory runs out."""
+    return any(sign in str(error) for sign in ("out of memory", "can't allocate memory", "ALLOC_FAILED"))
+
+
+def fitting(classifier: nn.Module, images: Tensor) -> int:
+    """Return how many images the classifier can be attacked with at once, a power of two; `images` are two to try.
+
+    On a GPU up to 512 in four fifths of what is free there, elsewhere up to 256 in 4 GiB.
+    """
+    room, most = 4 * 2**30, 256
+    if images.device.type == "cuda":
+        free = torch.cuda.mem_get_info(images.device)[0]
+        held = torch.cuda.memory_reserved(images.device) - torch.cuda.memory_allocated(images.device)
+        room, most = (free + held) * 4 // 5, 512
+    try:
+        kept = saved_bytes(classifier, images) - saved_bytes(classifier, images[:1])
+    except RuntimeError as error:
+        if not _ran_out_of_memory(error):
+            raise
+        return 1
+    # Half as much again for what passes; originals, clones and adversarial images, of all batches.
+    each = max(kept, 0) * 3 // 2 + 4 * BATCHES * images[0].nbytes
+    return min(most, 1 << max(0, (room // each).bit_length() - 1))
+
+
+def saved_bytes(classifier: nn.Module, images: Tensor) -> int:
+    """Return how many bytes autograd keeps for the gradient with respect to images, shared ones once."""
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def keep(part: Tensor) -> Tensor:
+        storage = part.untyped_storage()
+        kept[storage.data_ptr()] = (storage.nbytes(), part.detach())  # alive, so that its place is not taken again
+        return part.detach()
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda part: part):
+        classifier(images.clone().requires_grad_())
+    return sum(size for size, _ in kept.values())
+
+
+@contextmanager
+def arithmetic(precision: Search, device: torch.device) -> Iterator[None]:
+    """Within it, the arithmetic is that of the precision, whatever it was before."""
+    lower = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    with exact(), lower:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        yield
 
 
 def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
@@ -207,16 +343,16 @@ def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
 
 
 @torch.no_grad()
-def predict(classifier: nn.Module, images: Tensor) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Return the predicted classes, (N,), in float32 and eval mode, autocast off; raises ZSRobustError on NaN logits."""
-    with frozen(classifier), torch.autocast(images.device.type, enabled=False):
+def predict(classifier: nn.Module, images: Tensor, precision: Search = "float32") -> NDArray[np.int64]:
+    """Return the predicted classes, (N,), in eval mode and this precision alone; raises ZSRobustError on NaN logits."""
+    with frozen(classifier), arithmetic(precision, images.device):
         logits = classifier(images)
     if logits.ndim != 2 or not torch.isfinite(logits).all():
         raise ZSRobustError(f"The classifier returned logits {tuple(logits.shape)} that are not (N, K), or not finite.")
     return np.asarray(logits.argmax(1).cpu().numpy(), dtype=np.int64)
 
 
-def _batches(positions: "np.ndarray[Any, np.dtype[np.int64]]", size: int) -> list["np.ndarray[Any, np.dtype[np.int64]]"]:
+def _batches(positions: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 

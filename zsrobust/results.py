@@ -127,6 +127,8 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     error: str | None = None  #: the traceback of a failed cell
     outcomes: str | None = None  #: sha256 of the `.npz` file
+    disagreements: int | None = None  #: images broken in the lower precision of the search, and not in float32
+    batch_size: int | None = None  #: images that the classifier got at once, in the end
 
     @property
     def everything(self) -> bool:
@@ -289,5 +291,5 @@ def _made(identity: Mapping[str, Any]) -> str:
     """Return a digest of defense, attack and protocol's switches, which all cells of a row of a table must share."""
     defense = {key: value for key, value in identity["defense"].items() if key != "title"}
     attack = {key: value for key, value in identity["attack"].items() if key != "plan"}  # it follows from the classes
-    made = [defense, attack, *([switches] if (switches := identity.get("switches")) else [])]
+    made = [defense, attack, *(more for name in ("switches", "search") if (more := identity.get(name)))]
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]

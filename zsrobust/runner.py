@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zsrobust import protocols, results, tables
+from zsrobust import protocols, ranks, results, sharing, tables
 from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.classifier import HalfPrecision
 from zsrobust.datasets import Cut, Images, datasets
@@ -21,12 +22,12 @@ from zsrobust.entries import load_suite
 from zsrobust.evaluation import Sampler, describe_attack, describe_dataset, device_of, run_cell
 from zsrobust.pixels import cut_for, tensor
 from zsrobust.protocols import Protocol
+from zsrobust.ranks import Share
 from zsrobust.registry import Registry, ZSRobustError, format_eps, join_spec, split_spec
 from zsrobust.results import Result
 from zsrobust.rows import Need
+from zsrobust.sharing import BusyError
 from zsrobust.suites import Suite
-
-BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Reporter:
 
     def judged(self, cell: Cell, images: int) -> None:
         """Hear that so many more images of a cell are done."""
+
+    def elsewhere(self, cell: Cell, images: int) -> None:
+        """Hear that another run has done a cell that was to be computed."""
 
     def note(self, line: str) -> None:
         """Hear a line that a person should see."""
@@ -245,38 +249,79 @@ def run(
 ) -> tuple[list[Result], list[ZSRobustError]]:
     """Return the results of the cells, in order: stored ones where the identity is the same, else computed and stored.
 
-    A failed cell does not stop the others, nor does a defense that cannot be made: its error is in the second list.
+    Other runs may share the folders: what they are at is left to them, until nothing else is left, and is this run's if they
+    die. The processes of torchrun share every training and every cell. A failed cell does not stop the others, nor does a
+    defense that cannot be made: its error is in the second list.
     """
+    reporter = reporter if ranks.leads() else Reporter()
     bench.workshop.progress, bench.workshop.preparing = reporter.training, reporter.preparing
-    prepare(bench, cells, reporter)
+    bench.workshop.patient = False
+    with ranks.first():
+        prepare(bench, cells, reporter)
     towers: dict[str, Tower] = {}
-    errors: list[ZSRobustError] = []
-    for spec in dict.fromkeys(cell.defense for cell in cells):  # first, so that the bar knows how many images there are
+    work: dict[Cell, Work] = {}
+    found: dict[Cell, Result] = {}
+    errors: dict[str, ZSRobustError] = {}
+    told = ""
+    while left := [cell for cell in dict.fromkeys(cells) if cell not in found and cell.defense not in errors]:
+        # Towers first, so that the bar knows how many images there are.
+        made, failed, busy = make_towers(bench, dict.fromkeys(cell.defense for cell in left if cell not in work))
+        fresh = look_up(bench, [cell for cell in left if cell.defense in made], folder, made, reporter, force)
+        reporter.cells(sum(len(bench.images(cell)) for cell, each in fresh.items() if each.stored is None))
+        towers, errors, work = towers | made, errors | failed, work | fresh
+        known = len(found)
+        for cell in filter(work.__contains__, left):
+            try:
+                found[cell] = _settle(bench, work[cell], folder, towers[cell.defense], reporter)
+            except BusyError as other:
+                busy.append(other)
+        if not made and not failed and len(found) == known:
+            told = _wait(busy, told, reporter)
+    return [found[cell] for cell in cells if cell in found], list(errors.values())
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell, and what was stored of it when we looked."""
+
+    cell: Cell
+    identity: dict[str, Any]
+    stored: Result | None  #: if it may be used again
+    stamp: tuple[int, ...] | None  #: of its file
+
+
+def make_towers(bench: Bench, specs: Iterable[str]) -> tuple[dict[str, Tower], dict[str, ZSRobustError], list[BusyError]]:
+    """Return the towers of defenses, the errors of those that cannot be made, and who is at those that others train."""
+    made: dict[str, Tower] = {}
+    errors: dict[str, ZSRobustError] = {}
+    busy: list[BusyError] = []
+    for spec in specs:
         try:
-            towers[spec] = bench.workshop.tower(spec)
+            made[spec] = bench.workshop.tower(spec)
+        except BusyError as other:
+            busy.append(other)
         except ZSRobustError as error:
-            errors.append(error)
+            errors[spec] = error
         except Exception as error:  # a plugin's objective may raise anything
-            errors.append(ZSRobustError(f"{spec} could not be made: {type(error).__name__}: {error}"))
-    cells = [cell for cell in cells if cell.defense in towers]
-    work = [_look_up(bench, cell, folder, towers[cell.defense], reporter, force) for cell in cells]
-    reporter.cells(sum(len(bench.images(cell)) for cell, _, stored in work if stored is None))
-    found = []
-    for cell, identity, stored in work:
-        if stored is None:
-            stored = _compute(bench, cell, identity, folder, towers[cell.defense], reporter)
-        found.append(stored)
-    return found, errors
+            errors[spec] = ZSRobustError(f"{spec} could not be made: {type(error).__name__}: {error}")
+        if spec in errors and ranks.size() > 1:  # the others may be in the middle of its training
+            raise errors[spec]
+    return made, errors, busy
 
 
-def _look_up(
-    bench: Bench, cell: Cell, folder: Path, tower: Tower, reporter: Reporter, force: bool
-) -> tuple[Cell, dict[str, Any], Result | None]:
-    """Return the cell, its identity, and its stored result if that may be used again."""
+def look_up(
+    bench: Bench, cells: Sequence[Cell], folder: Path, towers: Mapping[str, Tower], reporter: Reporter, force: bool
+) -> dict[Cell, Work]:
+    """Return the cells' identities, and their stored results where these may be used again."""
+    return ranks.decided(lambda: {cell: _look(bench, cell, folder, towers[cell.defense], reporter, force) for cell in cells})
+
+
+def _look(bench: Bench, cell: Cell, folder: Path, tower: Tower, reporter: Reporter, force: bool) -> Work:
     identity = bench.identify(cell, about(cell, tower))
     path = folder / bench.path(cell)
-    if force or not path.exists():
-        return cell, identity, None
+    stamp = stamp_of(path)
+    if force or stamp is None:
+        return Work(cell, identity, None, stamp)
     stored = results.read(path)
     differing = list(results.differences(stored.identity, identity))
     if differing:
@@ -286,33 +331,89 @@ def _look_up(
     elif not results.outcomes_match(stored, path):
         reporter.note(f"{cell.defense} on {cell.dataset} is computed again: its outcomes are gone, or another run's")
     else:
-        return cell, identity, stored
-    return cell, identity, None
+        return Work(cell, identity, stored, stamp)
+    return Work(cell, identity, None, stamp)
 
 
-def _compute(bench: Bench, cell: Cell, identity: dict[str, Any], folder: Path, tower: Tower, reporter: Reporter) -> Result:
-    last = 0
+def stamp_of(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file is written anew; None if there is none."""
+    try:
+        about = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        reporter.judged(cell, done - last)
-        last = done
 
-    images, dataset = bench.images(cell), datasets[cell.dataset]
-    sampler = Sampler() if dataset.may_be_shown else None
-    result, outcomes = run_cell(
-        identity, bench.classifier(cell, tower), bench.attack(cell), cell.attack, images,
-        seed=cell.seed, batch_size=BATCH_SIZE, cut=bench.cut_of(cell.dataset), attacked=bench.protocol.attacked,
-        progress=progress, sampler=sampler,
-    )  # fmt: skip
-    result.training = tower.training
-    progress(len(images), len(images))
-    if outcomes is not None:
-        outcomes = dataclasses.replace(outcomes, classes=np.array(dataset.classes))
-    results.write(result, outcomes, folder, sampler.samples if sampler and outcomes is not None else None)
+def _settle(bench: Bench, work: Work, folder: Path, tower: Tower, reporter: Reporter) -> Result:
+    """Return a cell's result: stored, another run's, or computed and stored now; raises BusyError while another is at it."""
+    if work.stored is not None:
+        return work.stored
+    path = folder / bench.path(work.cell)
+    with ranks.led(sharing.claimed(path)):
+        theirs = ranks.decided(lambda: _stored_since(work, path))
+        if theirs is None:
+            return _compute(bench, work, folder, tower, reporter)
+        reporter.elsewhere(work.cell, theirs.images)
+        return theirs
+
+
+def _stored_since(work: Work, path: Path) -> Result | None:
+    """Return what another run stored of a cell since we looked, a failure, too: it is not tried twice."""
+    if stamp_of(path) in (None, work.stamp):
+        return None
+    stored = results.read(path)
+    same = not any(results.differences(stored.identity, work.identity))
+    return stored if same and (stored.status == "failed" or results.outcomes_match(stored, path)) else None
+
+
+def _wait(busy: Sequence[BusyError], told: str, reporter: Reporter) -> str:
+    """Wait a little for other runs; return what was told about it, which is told once."""
+    line = f"waiting: {busy[0]}" if busy else told
+    if line != told:
+        reporter.note(line + (f"; and {len(busy) - 1} more" if len(busy) > 1 else ""))
+    time.sleep(sharing.PAUSE)
+    return line
+
+
+def _compute(bench: Bench, work: Work, folder: Path, tower: Tower, reporter: Reporter) -> Result:
+    """Compute a cell, each process every so many-th image of it, and store it."""
+    cell, images = work.cell, bench.images(work.cell)
+    shares, share = min(ranks.size(), len(images)), None
+    if ranks.rank() < shares:
+        own = images if shares == 1 else images.at(np.arange(ranks.rank(), len(images), shares))
+        share = _run_share(bench, work, own, tower, reporter, shares)
+    parts = ranks.gathered(share)[:shares]
+
+    def store() -> Result:
+        result, outcomes, samples = ranks.joined([part for part in parts if part is not None])
+        result.training = tower.training
+        if outcomes is not None:
+            outcomes = dataclasses.replace(outcomes, classes=np.array(datasets[cell.dataset].classes))
+        results.write(result, outcomes, folder, samples)
+        return result
+
+    result = ranks.decided(store)
     if result.status == "failed":
         reporter.note(f"failed: {cell.defense} under {cell.attack} on {cell.dataset}: {_last_line(result.error)}")
     return result
+
+
+def _run_share(bench: Bench, work: Work, images: Images, tower: Tower, reporter: Reporter, shares: int) -> Share:
+    cell, told = work.cell, 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        reporter.judged(cell, done * shares - told)  # the others are about as far
+        told = done * shares
+
+    sampler = Sampler() if datasets[cell.dataset].may_be_shown else None
+    result, outcomes = run_cell(
+        work.identity, bench.classifier(cell, tower), bench.attack(cell), cell.attack, images,
+        seed=cell.seed, cut=bench.cut_of(cell.dataset), attacked=bench.protocol.attacked,
+        progress=progress, sampler=sampler,
+    )  # fmt: skip
+    reporter.judged(cell, len(bench.images(cell)) - told)
+    return result, outcomes, sampler.samples if sampler and outcomes is not None else None
 
 
 def _checked(module: nn.Module, images: Images, cut: Cut | None, dataset: str) -> nn.Module:

@@ -67,6 +67,9 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
         _demand(first.clean_correct == len(images), "the toy classifier should be right about all its images")
         _demand(first.robust_correct < len(images), f"{spec} broke none of {len(images)} easy images of {number} classes")
         _demand(np.array_equal(first.adversarial, again.adversarial), f"{spec} does not repeat itself from the same seed")
+        if getattr(attack, "packs", False):
+            packed = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=7)
+            _demand(np.array_equal(first.adversarial, packed.adversarial), f"{spec} depends on how images are packed")
         for name, parameter in classifier.named_parameters():
             _demand(parameter.requires_grad and parameter.grad is None, f"{spec} left a gradient on {name}, or froze it")
             _demand(torch.equal(parameter, before[name]), f"{spec} changed the weight {name}")

@@ -23,7 +23,9 @@ class Attack(Protocol):
 
     Optional: ``plan(classes)``, a dict of what runs and what is skipped for that many classes, stored in the result;
     ``passes(classes)``, the numbers of forward and of backward passes that an image takes at most, for estimates;
-    ``returns_clean = True`` if images that could not be broken come back as they were.
+    ``returns_clean = True`` if images that could not be broken come back as they were;
+    ``packs = True`` if it takes more images than fit into memory at once, and gives the classifier `slots` of them;
+    an argument ``start`` of its call, (N, 3, S, S) or None: points inside the bound, where the search goes on.
     """
 
     @property
@@ -48,6 +50,11 @@ def perturbation_size(delta: Tensor, norm: Norm) -> Tensor:
     """Return the size (N,) of perturbations (N, 3, S, S) in the norm."""
     flat = delta.flatten(1)
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def slots(classifier: nn.Module, images: int) -> int:
+    """Return how many of so many images a classifier takes at once: its `batch_size`, or all where it has none."""
+    return getattr(classifier, "batch_size", None) or max(1, images)
 
 
 def check_bounds(eps: float, norm: Norm, **positive: float) -> None:

@@ -1,15 +1,21 @@
 """Projected gradient descent, in l∞ and l2."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen, slots
 from zsrobust.attacks.draws import Draws
+
+Places = NDArray[np.int64]  # of images among those that an attack was given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,7 @@ class PGD:
     loss: Literal["ce", "margin"] = "ce"
     random_start: bool = True
     early_stop: bool = True  #: an image leaves the batch at the first iterate that breaks it; else the last one counts
+    packs = True
 
     def __post_init__(self) -> None:
         check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size, restarts=self.restarts)
@@ -36,45 +43,71 @@ class PGD:
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
         steps = self.restarts * self.steps
-        return steps + (self.restarts if self.restarts > 1 else 0), steps
+        return steps + self.restarts - 1, steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`."""
-        adversarial = images.clone()
-        left = torch.arange(len(images), device=images.device)  # images that no restart has broken
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws, start: Tensor | None = None
+    ) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`.
+
+        `start`, (N, 3, S, S), is where the first restart begins.
+        """
+        adversarial = images.clone() if start is None else start.clone()
+        left = np.arange(len(images))  # images that no restart has broken
         with frozen(classifier):
             for restart in range(self.restarts):
-                if self.random_start:
-                    adversarial[left] = self._start(images[left], draws[left], restart)
-                else:
-                    adversarial[left] = images[left]
-                left = self._climb(classifier, images, labels, adversarial, left)
-                if not len(left):
-                    break
+                begin = partial(self._start, restart=restart) if restart or start is None else None
+                left = self._climb(classifier, images, labels, draws, adversarial, left, begin)
+                if restart + 1 < self.restarts:  # after the last one, the last iterate is the referee's to judge
+                    left = _unbroken(classifier, adversarial, labels, left)
         return adversarial
 
-    def _climb(self, classifier: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor, left: Tensor) -> Tensor:
-        """Take the steps for the images `left`, in place; return those not seen broken (all, without `early_stop`)."""
-        for step in range(self.steps):
-            points = adversarial[left].requires_grad_()
-            logits = classifier(points)
-            (gradient,) = torch.autograd.grad(objective(self.loss, logits, labels[left]).sum(), points)
-            points = points.detach()
-            if step == 0 and not gradient.flatten(1).any(dim=1).all():
-                warnings.warn("PGD: some images have a gradient of exactly zero; the numbers may flatter.", stacklevel=2)
-            if self.early_stop:
-                safe = logits.argmax(1) == labels[left]
-                left, points, gradient = left[safe], points[safe], gradient[safe]
-                if not len(left):
-                    break
-            adversarial[left] = self._project(images[left], points + self._move(gradient))
-        if self.restarts == 1:
-            return left  # the last iterate is the referee's to judge
-        with torch.no_grad():
-            return left[classifier(adversarial[left]).argmax(1) == labels[left]] if len(left) else left
+    def _climb(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws, adversarial: Tensor, left: Places,
+        begin: Callable[[Tensor, Draws], Tensor] | None,
+    ) -> Places:  # fmt: skip
+        """Take the steps for the images `left`, in place; return those not seen broken (all, without `early_stop`).
+
+        The classifier's batches stay full: an image that is broken, or has taken its steps, makes room for the next in
+        line. Who is where is known on the host; it waits for the device once a step, and with `early_stop` only.
+        """
+        size, line, survivors = slots(classifier, len(left)), left, []
+        here = taken = left[:0]  # the images in the batch, and the steps that each has taken
+        stuck = torch.zeros((), dtype=torch.bool, device=images.device)
+        while len(here) or len(line):
+            new, line = line[: size - len(here)], line[size - len(here) :]
+            if begin and len(new):
+                at = _index(new, images)
+                adversarial[at] = begin(images[at], draws[at])
+            here, taken = np.concatenate([here, new]), np.concatenate([taken, np.zeros_like(new)]) + 1
+            at = _index(here, images)
+            adversarial[at], safe, moving = self._step(classifier, images[at], labels[at], adversarial[at])
+            stuck |= ~moving[len(here) - len(new) :].all()
+            stay = safe.cpu().numpy() if self.early_stop else np.ones(len(here), dtype=bool)
+            survivors.append(here[stay & (taken == self.steps)])
+            stay &= taken < self.steps
+            here, taken = here[stay], taken[stay]
+        if stuck:
+            warnings.warn("PGD: some images have a gradient of exactly zero; the numbers may flatter.", stacklevel=3)
+        return np.concatenate([left[:0], *survivors])
+
+    def _step(self, classifier: nn.Module, images: Tensor, labels: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the points after one step, and for each whether it was not broken before, and had a gradient, (N,).
+
+        With `early_stop` a broken one stays where it is.
+        """
+        logits = classifier(points.requires_grad_())
+        (gradient,) = torch.autograd.grad(objective(self.loss, logits, labels).sum(), points)
+        safe, points = logits.argmax(1) == labels, points.detach()
+        moved = self._project(images, points + self._move(gradient))
+        if self.early_stop:
+            moved = torch.where(_per_image(safe), moved, points)
+        return moved, safe, gradient.flatten(1).any(dim=1)
 
     def _start(self, images: Tensor, draws: Draws, restart: int) -> Tensor:
-        """Return points drawn uniformly from the ball around the images, clipped to [0, 1]."""
+        """Return points drawn uniformly from the ball around the images, clipped to [0, 1]; or the images themselves."""
+        if not self.random_start:
+            return images
         shape = images.shape[1:]
         if self.norm == "linf":
             noise = draws.uniform(shape, "pgd", restart).to(images) * 2 - 1
@@ -104,11 +137,24 @@ def objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
     float32 rounds to 0 for an image that CLIP is sure of: its gradient would vanish, and a weak attack look like a
     robust model.
     """
-    true = F.one_hot(labels, logits.shape[1]).bool()
-    others = logits.masked_fill(true, -torch.inf)
+    true = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf)
     if loss == "ce":
-        return F.softplus(others.logsumexp(1) - logits[true])
-    return others.amax(1) - logits[true]
+        return F.softplus(others.logsumexp(1) - true)
+    return others.amax(1) - true
+
+
+@torch.no_grad()
+def _unbroken(classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places) -> Places:
+    """Return those of the images `left` that the classifier still has right."""
+    size = slots(classifier, len(left))
+    parts = [left[start : start + size] for start in range(0, len(left), size)]
+    right = [classifier(adversarial[at]).argmax(1) == labels[at] for at in (_index(part, labels) for part in parts)]
+    return left[torch.cat(right).cpu().numpy()] if right else left
+
+
+def _index(places: Places, like: Tensor) -> Tensor:
+    return torch.from_numpy(places).to(like.device, non_blocking=True)
 
 
 def _per_image(values: Tensor) -> Tensor:

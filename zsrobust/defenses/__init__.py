@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from zsrobust import ranks, sharing
 from zsrobust.classifier import Clip, load_clip, weights_are_here
 from zsrobust.datasets import Images, datasets
 from zsrobust.datasets import Progress as Preparing
 from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
-from zsrobust.results import check_writable, slug
+from zsrobust.results import slug
 from zsrobust.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, texts, train, trained_encoder
 
@@ -96,6 +97,9 @@ class Workshop:
         """Take the suite, the folder of checkpoints, the device, and a function to report the progress of training."""
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
         self.preparing: Preparing = lambda what, done, total: None  #: reports the progress of preparing training images
+        self.patient = True  #: whether to wait while another run trains a checkpoint, or raise BusyError
+        self.micro_batch: int | None = None  #: how many training images are worked on at a time, if not a whole batch
+        self.checkpoint_activations = False  #: whether training computes activations twice in the place of keeping them
         self._clip: Clip | None = None
 
     @property
@@ -117,7 +121,12 @@ class Workshop:
         return self.folder / slug(self.suite.name) / f"{slug(recipe.objective)}-{recipe.digest}.safetensors"
 
     def trained(self, recipe: Recipe, name: str) -> Tower:
-        """Return the tower of a recipe, trained if its checkpoint is missing."""
+        """Return the tower of a recipe, trained if its checkpoint is missing; a training that was stopped goes on."""
+        tell = (lambda line: self.preparing(line, 0, 0)) if self.patient else None
+        with ranks.led(sharing.sole(self.checkpoint_path(recipe), tell)):  # by one of the runs that share the folder
+            return self._trained(recipe, name)
+
+    def _trained(self, recipe: Recipe, name: str) -> Tower:
         path = self.checkpoint_path(recipe)
         dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
         if path.exists():
@@ -127,15 +136,18 @@ class Workshop:
             images = dataset.open("train", cut).subset(recipe.limit) if there else None
             self._compare(checkpoint, recipe, texts(recipe, dataset), images)
         else:
-            check_writable(path.parent)
             if dataset.origin is not None:
-                dataset.origin.prepare("train", cut, self.preparing)
+                with ranks.first():
+                    dataset.origin.prepare("train", cut, self.preparing)
             images = dataset.open("train", cut).subset(recipe.limit)
 
             def report(done: int, total: int, note: str) -> None:
                 self.progress(name, done, total, note)
 
-            checkpoint = train(recipe, self.clip, dataset, images, path, report)
+            checkpoint = train(
+                recipe, self.clip, dataset, images, path, report,
+                micro_batch=self.micro_batch, checkpoint_activations=self.checkpoint_activations,
+            )  # fmt: skip
         encoder = trained_encoder(self.clip, recipe, checkpoint)
         identity = {**checkpoint.sources, "checkpoint": checkpoint.digest, "recipe": recipe.to_dict()}
         return Tower(encoder, identity, {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history})

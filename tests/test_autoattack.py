@@ -1,0 +1,346 @@
+"""Our AutoAttack: its parts against closed forms, and against the library's."""
+
+import sys
+import warnings
+from functools import partial
+
+import numpy as np
+import pyautoattack
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zsrobust.attacks import apgd as module
+from zsrobust.attacks import attacks, perturbation_size
+from zsrobust.attacks import autoattack as engine
+from zsrobust.attacks.apgd import Search, apgd, apgd_targeted, cross_entropy, targeted_dlr
+from zsrobust.attacks.autoattack import AutoAttack
+from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.fab import fab_targeted, to_boundary
+from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.square import bump, square, window
+from zsrobust.evaluation import Meter, judge
+from zsrobust.registry import ZSRobustError
+from zsrobust.testing import LinearClassifier, check_attack, toy
+
+NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
+
+
+def numbers(images):
+    return Draws.of(0, "toy", np.arange(len(images)))
+
+
+def ranked(classifier, images, labels, targets):
+    with torch.no_grad():
+        return classifier(images).scatter(1, labels[:, None], -torch.inf).topk(targets).indices
+
+
+def linear(norm, classes=5, count=32):
+    """Return a linear classifier, images, labels, and the smallest eps that breaks each, far from the edges of [0, 1]."""
+    generator = torch.Generator().manual_seed(classes)
+    weight = torch.randn(classes, 3 * 5 * 5, generator=generator, dtype=torch.float64)
+    images = 0.4 + 0.2 * torch.rand(count, 3, 5, 5, generator=generator, dtype=torch.float64)
+    classifier = LinearClassifier(weight, -weight.sum(1) / 2)
+    with torch.no_grad():
+        logits = classifier(images)
+    labels = logits.argmax(1)
+    apart = weight[labels][:, None] - weight
+    reach = (logits.gather(1, labels[:, None]) - logits) / (apart.abs().sum(2) if norm == "linf" else apart.norm(dim=2))
+    return classifier, images, labels, reach.nan_to_num(torch.inf).scatter(1, labels[:, None], torch.inf).amin(1)
+
+
+class Small(nn.Module):
+    """A network of three layers, with random weights, far from linear within the eps of the tests."""
+
+    def __init__(self, classes=6, side=8):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weights = nn.ParameterList(
+            torch.randn(shape, generator=generator) * scale
+            for shape, scale in (((12, 3, 3, 3), 0.8), ((32, 12 * (side // 2) ** 2), 0.25), ((classes, 32), 0.6))
+        )
+
+    def forward(self, images):
+        hidden = F.gelu(F.conv2d(2 * images - 1, self.weights[0], stride=2, padding=1))
+        return F.gelu(hidden.flatten(1) @ self.weights[1].T) @ self.weights[2].T
+
+
+def nonlinear(count=24):
+    classifier = Small()
+    images = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.1 - 0.05
+    images = images.clamp(0, 1)
+    with torch.no_grad():
+        labels = classifier(images).argmax(1)
+    return classifier, images, labels
+
+
+def run(part, classifier, images, labels, eps, norm, **fewer):
+    """Return the images that a part of ours breaks, having checked that it keeps the rules."""
+    search, draws = Search(images, labels), numbers(images)
+    targets = ranked(classifier, images, labels, 5) if part in ("apgd-t", "fab-t") else None
+    if part == "apgd-ce":
+        apgd(classifier, search, draws, eps=eps, norm=norm, **fewer)
+    elif part == "apgd-t":
+        apgd_targeted(classifier, search, targets, draws, eps=eps, norm=norm, **fewer)
+    elif part == "fab-t":
+        fab_targeted(classifier, search, targets, eps=eps, norm=norm, **fewer)
+    else:
+        square(classifier, search, draws, eps=eps, norm=norm, **fewer)
+    assert perturbation_size(search.adversarial - images, norm).max() <= eps + 1e-6
+    assert search.adversarial.min() >= 0
+    assert search.adversarial.max() <= 1
+    assert torch.equal(search.adversarial[~search.broken], images[~search.broken])
+    with torch.no_grad():
+        assert torch.equal(classifier(search.adversarial).argmax(1) != labels, search.broken)
+    return search.broken
+
+
+def library(part, classifier, images, labels, eps, norm, queries=5000):
+    attack = pyautoattack.AutoAttack(
+        classifier, attacks=[part], version="custom", eps=eps, norm={"linf": "Linf", "l2": "L2"}[norm], seed=0
+    )
+    attack.apgd.n_restarts = attack.fab.n_restarts = 1
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = 5
+    attack.square.n_queries = queries
+    trace = sys.gettrace()
+    with torch.random.fork_rng():
+        found, _ = attack.run_standard_evaluation(images, labels, batch_size=len(images))
+    sys.settrace(trace)  # which the library removes
+    with torch.no_grad():
+        return classifier(found).argmax(1) != labels
+
+
+@pytest.mark.parametrize("spec", ["autoattack", "autoattack:norm=l2,eps=2"])
+def test_ours_holds_the_contract(spec):
+    check_attack(spec)
+
+
+def test_the_library_can_still_be_asked_for():
+    check_attack("autoattack:engine=library", classes=(4,))
+    with pytest.raises(ZSRobustError, match="engine"):
+        attacks.create("autoattack:engine=theirs")
+
+
+@pytest.mark.parametrize(
+    ("classes", "parts", "targets", "skipped"),
+    [
+        (2, ["apgd-ce", "margin", "fab-t", "square"], 1, ["apgd-t"]),
+        (3, ["apgd-ce", "margin", "fab-t", "square"], 2, ["apgd-t"]),
+        (4, ["apgd-ce", "apgd-t", "fab-t", "square"], 3, []),
+        (100, ["apgd-ce", "apgd-t", "fab-t", "square"], 9, []),
+    ],
+)
+def test_it_plans_its_parts_by_the_number_of_classes(classes, parts, targets, skipped):
+    plan = AutoAttack().plan(classes)
+    assert (plan["parts"], plan["targets"], plan["skipped"]) == (parts, targets, skipped)
+
+
+@pytest.mark.filterwarnings("ignore:AutoAttack")  # they become flags of a result
+@pytest.mark.parametrize("classes", [2, 4])
+def test_it_breaks_what_pgd_breaks(classes):
+    classifier, data = toy(classes, images=8)
+    eps = 0.006
+    weak = judge(Meter(classifier), PGD(eps=eps, steps=10, step_size=eps / 4), "pgd", data, seed=0, batch_size=24)
+    strong = judge(Meter(classifier), AutoAttack(eps=eps), "autoattack", data, seed=0, batch_size=24)
+    assert 0 < strong.robust_correct <= weak.robust_correct < len(data)
+
+
+@NORMS
+@pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t"])
+def test_a_part_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(part, norm):
+    classifier, images, labels, reach = linear(norm, classes=6)
+    eps = float(reach.median()) * 1.0001
+    broken = run(part, classifier, images, labels, eps, norm)
+    decided = (reach / eps - 1).abs() > (0.005 if part == "fab-t" else 5e-5)  # FAB steps beyond the boundary by η
+    # Cross-entropy pushes away from the label, toward no class in particular: it may miss what is barely in reach.
+    assert torch.equal(broken[decided], (reach < eps)[decided]) or (part == "apgd-ce" and not broken[reach > eps].any())
+
+
+@NORMS
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.filterwarnings("ignore:AutoAttack")
+def test_the_engine_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(classes, norm, monkeypatch):
+    monkeypatch.setattr(engine, "square", partial(square, queries=200))
+    classifier, images, labels, reach = linear(norm, classes, 12)
+    eps = float(reach.median()) * 1.0001
+    adversarial = AutoAttack(eps=eps, norm=norm)(classifier, images, labels, numbers(images))
+    assert torch.equal(classifier(adversarial).argmax(1) != labels, reach < eps)
+    assert torch.equal(adversarial[reach > eps], images[reach > eps])
+
+
+@NORMS
+@pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t", "square"])
+def test_a_part_is_no_weaker_than_the_librarys(part, norm):
+    classifier, images, labels = nonlinear()
+    eps = {"linf": 0.01, "l2": 0.1}[norm] * (3 if part == "square" else 1)
+    fewer = {"queries": 200} if part == "square" else {}
+    ours = run(part, classifier, images, labels, eps, norm, **fewer)
+    theirs = library(part, classifier, images, labels, eps, norm, **fewer)
+    assert 2 < theirs.sum() < len(images) - 2
+    if part == "square":  # whose windows are others
+        assert ours.sum() >= theirs.sum()
+    else:
+        assert ours[theirs].all()
+
+
+@NORMS
+def test_apgd_keeps_the_best_point_it_saw(norm):
+    classifier, images, labels = nonlinear(8)
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, points):
+            logits = classifier(points)
+            seen.append(cross_entropy(logits, labels, labels).detach())
+            return logits
+
+    start, search = images.clone(), Search(images, labels)
+    eps = 0.002
+    rows = module.climb(
+        Recorder(), search, search.left, labels, start, cross_entropy, eps=eps, norm=norm, steps=60
+    )  # fmt: skip
+    assert len(seen) == 61
+    assert torch.equal(rows.best, torch.stack(seen).amax(0))
+    assert torch.allclose(cross_entropy(classifier(rows.best_point), labels, labels), rows.best, atol=1e-6)
+    assert (rows.best > seen[0]).all()
+    assert (rows.size < 2 * eps).all()
+
+
+def test_the_targeted_dlr_is_its_closed_form():
+    logits = torch.tensor([[5.0, 1.0, 3.0, 2.0, 0.0], [1.0, 2.0, 4.0, 0.0, 3.0]], dtype=torch.float64)
+    value = targeted_dlr(logits, torch.tensor([0, 2]), torch.tensor([3, 0]))
+    expected = torch.tensor([-3 / (5 - 1.5), -3 / (4 - 1.5)], dtype=torch.float64)
+    assert torch.allclose(value, expected)
+    assert torch.allclose(targeted_dlr(7 * logits - 3, torch.tensor([0, 2]), torch.tensor([3, 0])), expected)
+
+
+@NORMS
+def test_the_nearest_point_of_a_linear_boundary(norm):
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(20, 3, 5, 5, generator=generator, dtype=torch.float64).round(decimals=1)  # some on the edges
+    gradients = torch.randn(20, 3, 5, 5, generator=generator, dtype=torch.float64)
+    reach = torch.where(gradients > 0, 1 - points, points).mul(gradients.abs()).flatten(1).sum(1)
+    gaps = -reach * torch.linspace(0.01, 1.2, 20, dtype=torch.float64)
+    moves = to_boundary(points, gaps, gradients, norm)
+    assert (points + moves).min() >= -1e-12
+    assert (points + moves).max() <= 1 + 1e-12
+    closed = (moves * gradients).flatten(1).sum(1)
+    assert torch.allclose(closed, torch.minimum(-gaps, reach), rtol=1e-10)
+    speed = gradients.sign() if norm == "linf" else gradients
+    low, high = torch.zeros(20, dtype=torch.float64), torch.full((20,), 1e4, dtype=torch.float64)
+    for _ in range(100):  # the same by bisection
+        middle = (low + high) / 2
+        trial = (points + speed * middle[:, None, None, None]).clamp(0, 1) - points
+        short = (trial * gradients).flatten(1).sum(1) < -gaps
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    assert torch.allclose(perturbation_size(trial, norm), perturbation_size(moves, norm), rtol=1e-8)
+    assert torch.allclose(to_boundary(points, -gaps, -gradients, norm), moves)
+
+
+@NORMS
+def test_fab_finds_the_boundary_of_a_linear_classifier_in_a_few_steps(norm):
+    classifier, images, labels, reach = linear(norm, classes=4)
+    targets = ranked(classifier, images, labels, 3)
+    for steps, beyond in ((1, 1.0501), (4, 1.01)):  # η at first, then less
+        for place, eps in enumerate((reach * beyond).tolist()):
+            one = slice(place, place + 1)
+            search = Search(images[one], labels[one])
+            fab_targeted(classifier, search, targets[one], eps=eps, norm=norm, steps=steps)
+            assert search.broken.all()
+
+
+@NORMS
+def test_square_asks_ahead_and_finds_the_same(norm):
+    classifier, images, labels = nonlinear(6)
+    eps = {"linf": 0.03, "l2": 0.3}[norm]
+    found, calls = [], []
+    for most in (1, 64):
+        search, meter = Search(images, labels), Meter(classifier)
+        search.most = most
+        count = []
+        meter.register_forward_hook(lambda *_, count=count: count.append(1))
+        square(meter, search, numbers(images), eps=eps, norm=norm, queries=300)
+        found.append(search.adversarial)
+        calls.append(len(count))
+    assert torch.allclose(*found, atol=1e-6)
+    assert calls[1] < calls[0] / 2
+
+
+def test_the_windows_of_square():
+    sides = [window(query, (32, 32), "linf") for query in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 4999)]
+    assert sides == [29, 29, 20, 14, 10, 7, 5, 4, 3, 3]
+    assert [window(query, (32, 32), "l2") for query in (0, 11, 51, 4001)] == [29, 21, 15, 3]
+    assert window(0, (5, 4), "l2") == 4
+    theirs = pyautoattack.square.SquareAttack(None, norm="L2", eps=1, device="cpu")
+    for side in (1, 3, 4, 7, 16):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            eta = theirs.eta(side)
+        assert min((bump(side) - each).abs().max() for each in (eta, eta.T)) < 1e-6
+
+
+def test_only_one_point_of_an_image_is_kept():
+    images = torch.zeros(3, 1, 1, 2)
+    search = Search(images, torch.zeros(3, dtype=torch.long))
+    owners, points = torch.tensor([0, 2, 0, 1, 2]), torch.arange(1.0, 6)[:, None, None, None].expand(5, 1, 1, 2)
+    assert search.take(owners, points, torch.zeros(5, dtype=torch.bool)) is None
+    assert search.take(owners, points, torch.tensor([True, False, True, False, True])).tolist() == [3]
+    assert search.adversarial[:, 0, 0].tolist() == [[1, 1], [0, 0], [5, 5]]
+    assert search.left.tolist() == [1]
+
+
+@NORMS
+@pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t", "square"])
+def test_a_verdict_does_not_depend_on_the_batch(part, norm):
+    classifier, images, labels, reach = linear(norm, classes=6, count=8)
+    eps = float(reach.median()) * 1.1
+    fewer = {"queries": 100} if part == "square" else {"steps": 30}
+    whole = run(part, classifier, images, labels, eps, norm, **fewer)
+    draws, half = numbers(images), torch.arange(3, 8)
+    search = Search(images[half], labels[half])
+    targets = ranked(classifier, images[half], labels[half], 5)
+    if part == "apgd-ce":
+        apgd(classifier, search, draws[half], eps=eps, norm=norm, **fewer)
+    elif part == "apgd-t":
+        apgd_targeted(classifier, search, targets, draws[half], eps=eps, norm=norm, **fewer)
+    elif part == "fab-t":
+        fab_targeted(classifier, search, targets, eps=eps, norm=norm, **fewer)
+    else:
+        square(classifier, search, draws[half], eps=eps, norm=norm, **fewer)
+    assert torch.equal(search.broken, whole[half])
+
+
+class Odd(nn.Module):
+    """A classifier that does what AutoAttack does not see through."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.linear = kind, toy(5)[0]
+
+    def forward(self, images):
+        logits = self.linear(images)
+        if self.kind == "randomized defense":
+            return logits + torch.rand(logits.shape)
+        if self.kind == "dynamic defense":
+            with torch.enable_grad():
+                points = images.detach().clone().requires_grad_()
+                torch.autograd.grad(points.sum(), points)
+        if self.kind == "probability distribution":
+            return logits.softmax(1)
+        return (10 * logits).round() if self.kind == "points with zero gradient" else logits
+
+
+@pytest.mark.parametrize(
+    "kind", ["randomized defense", "dynamic defense", "probability distribution", "points with zero gradient", ""]
+)
+def test_it_warns_of_what_it_does_not_see_through(kind):
+    _, data = toy(5, images=4)
+    images, classifier = torch.from_numpy(data.pixels).float() / 255, Odd(kind)
+    labels = classifier(images).argmax(1)
+    with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng():
+        warnings.simplefilter("always")
+        AutoAttack(eps=0.05)(classifier, images, labels, numbers(images))
+    said = [str(each.message) for each in caught]
+    assert all(kind in text or "Square" in text for text in said) if kind else not said, said
+    assert any(kind in text for text in said) or not kind

@@ -1,0 +1,270 @@
+"""Runs that share a folder: claims, whoever dies; two runs at once; jobs of submitit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from zsrobust import ZSRobustError, sharing
+from zsrobust.attacks import attacks
+from zsrobust.sharing import BusyError, claimed, sole
+
+MINI = ("run", "--suite", "mini", "--defense", "clip", "--dataset", "mini_cells", "--limit", "8")
+DIES = """
+import os, pathlib, sys
+from zsrobust import sharing
+held = sharing.claimed(pathlib.Path(sys.argv[1]))
+held.__enter__()
+os.kill(os.getpid(), 9)
+"""
+SLOW = """
+import os, time
+from dataclasses import dataclass
+import torch.nn.functional as F
+from zsrobust.attacks import attacks
+from zsrobust.defenses import Defense, defenses
+from zsrobust.training import Recipe, objectives
+
+def log(line):
+    with open("log", "a") as file:
+        file.write(f"{line} {os.getpid()}\\n")
+    time.sleep(0.4)
+
+@dataclass(frozen=True)
+class Slow:
+    eps: float = 0.1
+    norm: str = "linf"
+
+    def __call__(self, classifier, images, labels, draws):
+        log(f"attack {classifier(images).shape[1]}")
+        return (images + self.eps).clamp(0, 1)
+
+@objectives.register("slow")
+def objective(step):
+    log("train")
+    return F.cross_entropy(step.student(step.images), step.labels)
+
+attacks.register("slow")(Slow())
+defenses.register("slow")(Defense(title="Slow", paper="none", recipe=Recipe(objective="slow")))
+"""
+
+
+def claims(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.claim*"))
+
+
+def die_holding(path: Path) -> None:
+    """Leave the claim of a process that was killed."""
+    assert subprocess.run([sys.executable, "-c", DIES, path], check=False).returncode == -signal.SIGKILL
+    assert claims(path.parent)
+
+
+def test_a_claim_is_one_process_s_and_is_given_back_however_it_ends(tmp_path):
+    path = tmp_path / "new" / "cell.json"
+    with claimed(path):
+        with pytest.raises(BusyError, match=f"cell.json is made by process {os.getpid()} on "), claimed(path):
+            pass
+        (claim,) = claims(tmp_path)
+        assert claim.name == ".cell.json.claim"
+    assert not claims(tmp_path)
+    with pytest.raises(KeyboardInterrupt), claimed(path):
+        raise KeyboardInterrupt
+    assert not claims(tmp_path)
+    with pytest.raises(ZSRobustError, match="Cannot write /dev/null/.x.claim"), claimed(Path("/dev/null/x")):
+        pass
+
+
+def test_of_many_that_find_a_dead_process_s_claim_one_takes_it_over(tmp_path):
+    path = tmp_path / "cell.json"
+    die_holding(path)
+    start, end = threading.Barrier(12), threading.Barrier(12)
+    taken = []
+
+    def take() -> None:
+        start.wait()
+        try:
+            with claimed(path):
+                taken.append(True)
+                end.wait()
+        except BusyError:
+            end.wait()
+
+    threads = [threading.Thread(target=take) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert taken == [True]
+    assert not claims(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"host": "far", "process": 1, "machine": "far", "born": "1"}', ""])
+def test_a_claim_from_elsewhere_lasts_as_long_as_it_is_touched_whatever_the_clocks_say(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(sharing, "STALE", 0.3)
+    path, claim = tmp_path / "cell.json", tmp_path / ".cell.json.claim"
+    claim.write_text(content)
+    os.utime(claim, (1, 1))  # a clock far behind
+    for second in (5, 3, 9**9):  # one that is set back, one far ahead
+        time.sleep(0.2)
+        with pytest.raises(BusyError, match="process 1 on far" if content else "another process"), claimed(path):
+            pass
+        os.utime(claim, (second, second))
+    with pytest.raises(BusyError), claimed(path):
+        pass
+    time.sleep(0.4)
+    with claimed(path):
+        assert claim.read_text() != content
+
+
+def test_a_claim_that_was_lost_is_not_taken_back(tmp_path):
+    path, claim = tmp_path / "cell.json", tmp_path / ".cell.json.claim"
+    with claimed(path):
+        claim.write_text("another's")
+    assert claim.read_text() == "another's"
+
+
+def test_claims_are_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "BEAT", 0.05)
+    with claimed(tmp_path / "cell.json"):
+        (claim,) = claims(tmp_path)
+        os.utime(claim, (1, 1))
+        time.sleep(0.3)
+        assert claim.stat().st_mtime > 1
+
+
+def test_who_wants_what_another_makes_waits_for_it_or_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "PAUSE", 0.02)
+    path, told, made = tmp_path / "weights", [], threading.Event()
+    with claimed(path):
+        with pytest.raises(BusyError), sole(path):
+            pass
+
+        def other() -> None:
+            with sole(path, told.append):
+                assert path.read_text() == "made"
+                made.set()
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        time.sleep(0.1)
+        path.write_text("made")
+    thread.join()
+    assert made.is_set()
+    assert len(told) == 1
+    assert "waiting: weights is made by process" in told[0]
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_no_claim(zsrobust, tmp_path, monkeypatch, signal_):
+    @dataclass(frozen=True)
+    class Stop:
+        eps: float = 0.1
+        norm: str = "linf"
+
+        def __call__(self, classifier, images, labels, draws):
+            assert claims(tmp_path)
+            signal.raise_signal(signal_)
+
+    monkeypatch.setitem(attacks._entries, "stop", Stop())
+    before = signal.getsignal(signal.SIGTERM)
+    assert "Interrupted. What is stored stays" in zsrobust(*MINI, "--attack", "stop", ok=130).stderr
+    assert not claims(tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_cell_of_a_killed_process_is_computed(zsrobust, tmp_path):
+    place = tmp_path / "results/mini/sound/pgd2-eps=6-255/clip/mini_cells.limit=8.json"
+    place.parent.mkdir(parents=True)
+    die_holding(place)
+    assert "8 images attacked" in zsrobust(*MINI, "--attack", "pgd2").stdout
+    assert not claims(tmp_path)
+
+
+def test_what_another_run_does_meanwhile_is_waited_for_and_not_done_again(zsrobust, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "PAUSE", 0.1)
+    zsrobust(*MINI, "--attack", "pgd2")
+    (place,) = tmp_path.rglob("*.json")
+    content = place.read_bytes()
+    claim = claimed(place)
+    claim.__enter__()
+
+    def finish() -> None:
+        while not list(place.parent.glob("mini_train*.json")):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        place.unlink()
+        place.write_bytes(content)
+        claim.__exit__(None, None, None)
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    done = zsrobust(*MINI, "--attack", "pgd2", "--dataset", "mini_train", "--force")
+    thread.join()
+    assert f"waiting: {place.name} is made by process {os.getpid()}" in done.stderr
+    assert "2 cells in results; 8 images attacked" in done.stdout
+    assert place.read_bytes() == content
+
+
+def test_two_runs_at_once_train_once_and_attack_every_cell_once(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    names = ("mini_cells", "mini_train", "mini_shapes")
+    command = [sys.executable, "-m", "zsrobust", "--plugin", "slow.py", "run", "--suite", "mini", "--attack", "slow",
+               "--defense", "clip", "--defense", "slow:epochs=1,limit=64", "--limit", "8"]  # fmt: skip
+    command += [f"--dataset={name}" for name in names]
+    runs = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    lines = [line.rsplit(" ", 1) for line in (tmp_path / "log").read_text().splitlines()]
+    assert sum(what == "train" for what, _ in lines) == 1
+    assert sum(what.startswith("attack") for what, _ in lines) == 6
+    attacked = [sum(int(run.pid) == int(process) and what != "train" for what, process in lines) for run in runs]
+    for (out, _), count in zip(said, attacked, strict=True):
+        assert "6 cells in results" in out
+        assert f"{8 * count} images attacked" in out
+    assert not claims(tmp_path)
+
+
+def test_jobs_compute_what_is_missing_and_say_what_fails(zsrobust, tmp_path, checkpoints):
+    pytest.importorskip("submitit")
+    zsrobust(*MINI, "--attack", "pgd2")
+    command = (*MINI, "--attack", "pgd2", "--dataset", "mini_train", "--executor", "local", "--slurm", "time=5")
+    done = zsrobust(*command)
+    assert "clip, 1 cells; log" in done.stderr
+    assert "2 cells in results; 8 images attacked" in done.stdout
+    again = zsrobust(*command)
+    assert "all were stored" in again.stdout
+    assert "job" not in again.stderr
+    (log,) = (tmp_path / "results").rglob("*_log.out")
+    assert "Job completed successfully" in log.read_text()
+    assert len(list((tmp_path / "results").rglob("mini_*.json"))) == 2
+    assert json.loads(next((tmp_path / "results").rglob("mini_train*.json")).read_text())["images"] == 8
+
+
+def test_what_jobs_cannot_do_is_one_line(zsrobust, monkeypatch):
+    slurm = (*MINI, "--attack", "pgd2", "--executor", "slurm")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "submitit", None)
+        (line,) = zsrobust(*slurm, ok=2).stderr.splitlines()
+    assert "needs submitit. Next: pip install 'zsrobust[slurm]'" in line
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    for settings, message in (
+        ((), "Could not detect"),
+        (("--slurm", "partition"), "write it as key=value"),
+    ):
+        (line,) = zsrobust(*slurm, *settings, ok=2).stderr.splitlines()
+        assert message in line
+    local = (*MINI, "--attack", "pgd2", "--executor", "local")
+    for setting, message in (("colour=red", "Unknown argument 'colour'"), ("time=soon", "expected type")):
+        (line,) = zsrobust(*local, "--slurm", setting, ok=2).stderr.splitlines()
+        assert message in line

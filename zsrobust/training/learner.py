@@ -1,0 +1,228 @@
+"""The learner: the student, its teacher, and what moves its weights. It takes one batch at a time, in parts that fit."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.attacks import frozen
+from zsrobust.attacks.draws import Draws
+from zsrobust.classifier import Clip
+from zsrobust.datasets import Dataset, Images
+from zsrobust.pixels import tensor
+from zsrobust.registry import ZSRobustError
+from zsrobust.training.checkpoints import learning, student_encoder
+from zsrobust.training.crew import Crew
+from zsrobust.training.recipes import Recipe
+from zsrobust.training.steps import Step, objectives
+
+
+class BFloat16(nn.Module):
+    """An image tower whose passes run in bfloat16 autocast; its weights and its embeddings are float32."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        """Wrap a tower."""
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return embeddings (N, D) float32 of normalized images (N, 3, S, S)."""
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            embeddings: Tensor = self.tower(images)
+        return embeddings.float()
+
+
+class Learner:
+    """A student that learns as its recipe says.
+
+    Between two steps, all that the next one depends on is `tensors()` and the numbers of steps and epochs.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        clip: Clip,
+        dataset: Dataset,
+        images: Images,
+        micro_batch: int | None,
+        checkpoint_activations: bool,
+    ) -> None:
+        """Take what `zsrobust.training.train` takes."""
+        if micro_batch is not None and micro_batch < 1:
+            raise ZSRobustError(f"A micro-batch of {micro_batch} images leaves none. Choose 1 or more.")
+        self.recipe, self.images, self.micro_batch, self.crew = recipe, images, micro_batch, Crew.here()
+        self.objective, self.cut = objectives[recipe.objective], recipe.cut(clip)
+        self.attack = recipe.crafting() if recipe.attack else None
+        encoder = student_encoder(clip, recipe)
+        if checkpoint_activations:
+            _checkpoint_activations(encoder)
+        prompts = dataset.prompts(recipe.prompts or "plain")
+        self.student, self.teacher = (
+            clip.classifier(
+                prompts,
+                BFloat16(tower) if recipe.precision == "bfloat16" else tower,
+                recipe.logit_scale,
+                recipe.normalization,
+            )
+            for tower in (encoder, clip.encoder)
+        )
+        self.device = self.student.head.device
+        self.weights, self.buffers = learning(encoder), dict(encoder.named_buffers())
+        self.start = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.optimizer = _optimizer(recipe, list(self.weights.values()))
+        self.steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
+        self.rate = _warmup_cosine(min(recipe.warmup, self.steps // 2), self.steps)
+        self.whole_only = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules())
+        if micro_batch or self.crew.size > 1:
+            self._check_parts()
+        self._settle()
+
+    def _check_parts(self) -> None:
+        """Raise ZSRobustError if parts of a batch would not teach what the whole of it does."""
+        if self.whole_only:
+            raise ZSRobustError(
+                "The tower normalizes over the batch, and would learn something else from parts of it. Train it in one "
+                "process, on a device that a whole batch fits, or with another batch_size."
+            )
+
+    def gradients(self, epoch: int, positions: Tensor) -> Tensor:
+        """Take the gradients of a batch, images of the dataset at `positions`, for `move`; every process takes its part.
+
+        Return the sum of the losses of the batch's images and the number of those that are right, (2,). What does not fit
+        into the memory of a GPU is tried again in parts of half as many images.
+        """
+        mine, weight = self.crew.part(positions)
+        while True:
+            try:
+                totals = self._accumulate(epoch, mine, len(positions), weight)
+                return self.crew.add_up(self.weights.values(), totals)
+            except torch.cuda.OutOfMemoryError:
+                tried = min(self.micro_batch or len(mine), len(mine))
+                if tried == 1:
+                    raise ZSRobustError(f"One image at a time is too much for the memory of {self.device}.") from None
+            self._check_parts()
+            self.micro_batch = math.ceil(tried / 2)
+            torch.cuda.empty_cache()
+
+    def _accumulate(self, epoch: int, positions: Tensor, whole: int, weight: float) -> Tensor:
+        """Add up the gradients of parts of a batch of `whole` images, and return their totals."""
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = torch.zeros(2, device=self.device, dtype=exactly(self.device))
+        for part in positions.split(self.micro_batch or len(positions)):
+            step = self._step(epoch, part, len(part) / whole)
+            loss = self.objective(step)
+            (loss * (weight * step.share)).backward()
+            totals += weight * torch.stack([loss.detach().to(totals) * len(part), step.correct().to(totals)])
+        return totals
+
+    def _step(self, epoch: int, positions: Tensor, share: float) -> Step:
+        """Return what the objective gets of the images at these positions."""
+        rows = positions.numpy()
+        labels = torch.from_numpy(self.images.labels[rows]).to(self.device, non_blocking=True)
+        craft = partial(self._craft, draws=Draws.of(self.recipe.seed, f"epoch {epoch}", rows, self.device))
+        self.student.train()
+        return Step(
+            tensor(self.images, rows, self.cut, self.device), labels, self.student, self.teacher, craft, self.recipe.options,
+            share,
+        )  # fmt: skip
+
+    def _craft(self, clean: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """Return adversarial images; no weight takes a gradient for them."""
+        if self.attack is None:
+            name = self.recipe.objective
+            raise ZSRobustError(f"The objective {name!r} asks for adversarial images; its recipe has no attack.")
+        with frozen(self.student), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what attacks warn of concerns evaluations
+            return torch.as_tensor(self.attack(self.student, clean, labels, draws)).detach()
+
+    def move(self, done: int) -> None:
+        """Move the weights along their gradients; `done` steps were taken before."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr * self.rate(done)
+        self.optimizer.step()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Remember the buffers: a tower's running statistics move with every pass, also of a step that is not finished."""
+        self._settled = {name: buffer.clone() for name, buffer in self.buffers.items()}
+
+    def trained(self) -> dict[str, Tensor]:
+        """Return the weights that learn, on the CPU."""
+        return _stored(self.weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return weights, buffers and the optimizer's state after the last step, by kind and name, on the CPU."""
+        kinds: dict[str, dict[str, Tensor]] = {"weight": {**self.weights}, "buffer": self._settled}
+        for name, weight in self.weights.items():
+            for kind, value in self.optimizer.state[weight].items():
+                if isinstance(value, Tensor):
+                    kinds.setdefault(kind, {})[name] = value
+        return _stored({f"{kind}/{name}": value for kind, values in kinds.items() for name, value in values.items()})
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of another learner; raises ZSRobustError, and takes none, if they do not fit."""
+        own = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+        own |= {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
+        places = {name: place for place, name in enumerate(self.weights)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for kind, name in [full.split("/", 1) for full in tensors.keys() - own.keys()]:
+            state.setdefault(places.get(name, -1), {})[kind] = tensors[f"{kind}/{name}"]
+        fits = all(name in tensors and tensors[name].shape == value.shape for name, value in own.items())
+        if not fits or -1 in state:
+            raise ZSRobustError("its weights do not fit")
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for name, value in own.items():
+            value.copy_(tensors[name])
+        self._settle()
+
+    def distance(self) -> dict[str, float]:
+        """Return how far the weights moved: ‖θ - θ₀‖ / ‖θ₀‖ over all of them (Figure 2), and the released code's."""
+        start, now = self.start, self.weights
+        with torch.no_grad():
+            moved = sum(float((now[name] - start[name]).double().square().sum()) for name in start)
+            size = sum(float(start[name].double().square().sum()) for name in start)
+            norms = sum(float(start[name].double().norm()) for name in start)
+            norms_now = sum(float(now[name].double().norm()) for name in start)
+        return {
+            "distance": math.sqrt(moved / size) if size else math.sqrt(moved),
+            "distance_code": abs(norms - norms_now) / norms if norms else norms_now,
+        }
+
+
+def exactly(device: torch.device) -> torch.dtype:
+    """Return the type to add up in: float64, where there is one."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _checkpoint_activations(encoder: nn.Module) -> None:
+    """Compute the towers' activations again on the way back, in the place of keeping them, where open_clip can."""
+    for part in encoder.modules():
+        enable: Any = getattr(part, "set_grad_checkpointing", None)
+        if enable is not None:
+            enable(True)
+
+
+def _optimizer(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    fused = weights[0].device.type == "cuda" or None  # one kernel for all weights; None is torch's own choice
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused)
+    return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+
+
+def _warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
+    """Return the learning rate's factor by step: linear from 1/warmup to 1, then a cosine to 0."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return factor

@@ -1,0 +1,56 @@
+"""Trainings that are not done: everything that the next step depends on, in one file beside the checkpoint to be."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from zsrobust.classifier import weights_digest
+from zsrobust.registry import ZSRobustError
+from zsrobust.results import write_atomically
+
+FORMAT = "zsrobust-partial-1"
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A training between two steps."""
+
+    done: int  #: steps
+    loss: float  #: of the epoch so far, summed over its images
+    correct: float  #: images of the epoch so far
+    seconds: float  #: of the epoch so far
+    history: list[dict[str, float]]  #: of the epochs before
+    tensors: dict[str, Tensor]  #: weights, buffers, and the optimizer's state
+
+    def write(self, path: Path, made_from: Mapping[str, str]) -> None:
+        """Write it with what it was made from; raises ZSRobustError if it cannot be written."""
+        numbers = json.dumps({name: value for name, value in vars(self).items() if name != "tensors"})
+        metadata = {"format": FORMAT, **made_from, "numbers": numbers, "digest": _digest(numbers, self.tensors)}
+        write_atomically(path, safetensors.torch.save(self.tensors, metadata))
+
+    @classmethod
+    def read(cls, path: Path, made_from: Mapping[str, str]) -> "Partial":
+        """Read one; raises ZSRobustError for a file that is damaged, or of a training from something else."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if metadata["format"] != FORMAT or metadata["digest"] != _digest(metadata["numbers"], tensors):
+                raise ValueError("its digest does not fit")
+            partial = cls(**json.loads(metadata["numbers"]), tensors=tensors)
+        except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+            raise ZSRobustError(f"{path.name} is damaged ({error})") from None
+        other = [name for name, value in made_from.items() if metadata.get(name) != value]
+        if other:
+            raise ZSRobustError(f"{path.name} was made from other {', '.join(other)}")
+        return partial
+
+
+def _digest(numbers: str, tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(f"{numbers} {weights_digest(tensors)}".encode()).hexdigest()

@@ -1,0 +1,87 @@
+"""Recipes: everything that a checkpoint depends on, as data."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from zsrobust.attacks import attacks
+from zsrobust.classifier import Clip
+from zsrobust.datasets import Cut
+from zsrobust.pixels import cut_for
+from zsrobust.registry import ZSRobustError, format_eps, parse_eps
+
+#: Of the towers' passes. In bfloat16 these run in autocast; weights, optimizer, embeddings and loss are float32 always.
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a checkpoint depends on. Its digest names the checkpoint.
+
+    The defaults are the paper's (section 4.1) and, where it is silent, those of the code released beside it: SGD with
+    momentum 0.9, no weight decay, batch 256, cosine schedule with 1000 steps of linear warm-up. No default ever changes.
+    New fields default to None, and None stays out of the digest.
+    """
+
+    objective: str  #: the loss, by its registered name
+    backbone: str = "ViT-B-32-quickgelu/openai"
+    train_on: str = "tiny_imagenet"
+    attack: str | None = None  #: spec of the attack that makes the adversarial images, where the objective wants them
+    eps: float | None = None  #: of that attack, if not its own
+    step_size: float | None = None
+    epochs: int = 10
+    batch_size: int = 256
+    lr: float = 5e-5
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup: int = 1000  #: steps of linear warm-up, at most half of all steps
+    trainable: Literal["encoder", "prompts"] = "encoder"
+    precision: Precision = "float32"  #: of the passes through the towers
+    seed: int = 0
+    logit_scale: float | None = None  #: in the loss and the attack; None is the model's own
+    normalization: Literal["imagenet"] | None = None  #: of the images, for the student and the teacher; None: the backbone's
+    zoom: float | None = None  #: training images are resized to this times the tower's side, then cropped; None is 1
+    interpolation: Literal["bicubic", "bilinear"] | None = None  #: of that; None is the backbone's
+    prompts: Literal["released", "openai"] | None = None  #: the wording of the class texts; None is the plain one
+    limit: int | None = None  #: train on a class-balanced subset of so many images; to try things out
+    options: Mapping[str, Any] = field(default_factory=dict)  #: what the objective and the prompts read
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "zoom", "limit"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ZSRobustError(f"A recipe's {name} must be positive, not {getattr(self, name)}.")
+        for name in ("momentum", "weight_decay", "warmup", "seed"):
+            if getattr(self, name) < 0:
+                raise ZSRobustError(f"A recipe's {name} must not be negative, not {getattr(self, name)}.")
+        if self.options.get("tokens", 0) < 0:
+            raise ZSRobustError(f"The number of tokens must not be negative, not {self.options['tokens']}.")
+        for bound in filter(None, (self.eps, self.step_size)):
+            parse_eps(str(bound))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are set, as JSON can hold them; bounds as "8/255"."""
+        return {
+            key: format_eps(value) if key in ("eps", "step_size") else value
+            for key, value in asdict(self).items()
+            if value is not None
+        }
+
+    @property
+    def digest(self) -> str:
+        """Return the first 16 hexadecimal digits of the sha256 of the fields that are set."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def cut(self, clip: Clip) -> Cut:
+        """Return how training images become squares of the tower's input size."""
+        return cut_for(clip, self.zoom or 1.0, self.interpolation)
+
+    def crafting(self) -> Any:
+        """Return the attack that makes the training images; every image takes all its steps."""
+        values = {"eps": self.eps, "step_size": self.step_size}
+        attack = attacks.create(str(self.attack), {key: value for key, value in values.items() if value is not None})
+        if not hasattr(attack, "early_stop"):
+            return attack
+        return replace(attack, early_stop=False)  # type: ignore[type-var]  # a protocol cannot say that it is a dataclass
