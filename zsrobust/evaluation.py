@@ -179,7 +179,9 @@ def _judge(
         ):
             raise CheatError(f"{name} returned {untouched.sum()} images as they were (no gradient?): that is no attack.")
         if sampler:
-            sampler.look(positions, originals, found, adversarial[positions] != images.labels[positions])
+            right = clean[positions] == images.labels[positions]  # what was wrong before is no work of the attack
+            broken = adversarial[positions][right] != images.labels[positions][right]
+            sampler.look(positions[right], originals[right], found[right], broken)
         done += len(positions)
         progress(done, len(images))
     return Outcomes(images.labels, clean, adversarial, perturbation)
