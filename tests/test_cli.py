@@ -175,11 +175,11 @@ def test_a_truncated_checkpoint_is_named_and_others_are_measured(zsrobust, tmp_p
 
 def test_tables_are_written_in_three_formats_and_named_by_their_file(zsrobust, tmp_path):
     zsrobust(*QUICK[:-2], "--attack", "pgd10", "--limit", "8")
-    for name in ("table1.md", "table2.tex", "results/table3.csv"):
+    for name in ("table1.md", "table2.tex", "results/table_2.csv"):
         assert zsrobust("table", "--out", name, "--limit", "8").stdout == f"{name} written\n"
     assert "| CLIP" in (tmp_path / "table1.md").read_text()
     assert r"\toprule" in (tmp_path / "table2.tex").read_text()
-    assert (tmp_path / "results/table3.csv").read_text().startswith("Method,")
+    assert (tmp_path / "results/table_2.csv").read_text().startswith("Method,")
     assert zsrobust("table", "1", "--limit", "8").stdout == (tmp_path / "table1.md").read_text()
 
 
@@ -359,8 +359,39 @@ def test_a_slice_of_the_committed_results_comes_out_the_same(zsrobust, tmp_path)
             assert abs(new[count] - old[count]) <= old["images"] // 100
 
 
-def test_the_committed_tables_are_those_of_the_committed_cells(zsrobust):
-    for number in "123":
-        printed = zsrobust("table", number, *MINI, "--results", str(COMMITTED)).stdout
-        assert printed == (COMMITTED / f"mini/table{number}.md").read_text()
-        assert "—" not in printed.split("\n\n")[1]
+def test_everything_is_printed_from_the_committed_results_alone(zsrobust, tmp_path):
+    stored = ("--results", str(COMMITTED))
+    for name in ("table_s1.html", "figure5.pdf", "figure4.png"):
+        kind = "table" if "table" in name else "figure"
+        assert zsrobust(kind, "--out", name, *MINI, *stored).stdout == f"{name} written\n"
+    assert "PMG-AFT better on Flags" in zsrobust("compare", "tecoa", "pmg_aft", *MINI, *stored).stdout
+    assert "report.html written" in zsrobust("report", *stored).stdout
+
+
+def test_a_suite_of_ones_own_is_printed_under_its_file(zsrobust, tmp_path):
+    (tmp_path / "mine.toml").write_text('like = "mini"\ntitle = "mine"\ndatasets = ["mini_cells", "mini_faces"]\n')
+    own = ("--suite", "mine.toml")
+    zsrobust("run", *own, "--defense", "clip", "--attack", "pgd10", "--dataset", "mini_cells", "--limit", "8")
+    printed = zsrobust("table", "1", *own, "--limit", "8").stdout
+    assert "mine suite" in printed
+    assert "| CLIP " in printed
+    assert "name a suite, or its file, with --suite" in zsrobust("table", "1", ok=2).stderr
+    assert "Next: zsrobust run --suite mine.toml --figure 1" in zsrobust("figure", "1", *own, ok=2).stderr
+    zsrobust("report", *own)
+    assert "mini_faces" in (tmp_path / "report.html").read_text()
+
+
+def test_check_exits_with_what_it_found(zsrobust, tmp_path):
+    same = ("check", str(COMMITTED), "--against", str(COMMITTED))
+    assert "96 cells agree (96 identical); 0 do not" in zsrobust(*same, *MINI, "--table", "1").stdout
+    assert "16 cells agree" in zsrobust(*same, "--table", "1", "--defense", "tecoa", "--attack", "pgd10").stdout
+    slice_ = ("--defense", "clip", "--attack", "pgd10", *MINI)
+    zsrobust("run", *slice_, "--dataset", "mini_cells", "--limit", "8", "--results", "fresh")
+    found = zsrobust("check", "fresh", "--against", str(COMMITTED), *slice_, "--limit", "8", ok=1)
+    assert "mini_faces" in found.stdout
+    assert "1 cell agrees" in found.stdout
+    assert "nan is no number" in zsrobust(*same, "--tolerance", "nan", ok=2).stderr
+    assert (
+        "The paper has no numbers on the suite mini"
+        in zsrobust("check", str(COMMITTED), "--against", "paper", *MINI, ok=2).stderr
+    )

@@ -13,8 +13,8 @@ PACKAGE = Path(zsrobust.__file__).parent
 
 #: Each room may import those after it, and no other.
 ROOMS = [
-    "cli", "bill", "testing", "stock", "listing", "display", "export", "runner", "evaluation", "lineup", "entries",
-    "defenses", "training", "pixels", "prompts", "classifier", "mini", "attacks", "datasets", "report", "regression",
+    "cli", "cluster", "bill", "testing", "stock", "listing", "display", "export", "runner", "evaluation", "lineup", "entries",
+    "defenses", "ranks", "sharing", "training", "pixels", "prompts", "classifier", "mini", "attacks", "datasets", "report", "regression",
     "comparison", "figures", "tables", "reported", "rows", "suites", "protocols", "results", "statistics", "network", "registry",
 ]  # fmt: skip
 #: These tell what is stored, on a laptop, in a second.

@@ -18,15 +18,20 @@ SUITE = suites.Suite(
 
 @pytest.fixture
 def stored(tmp_path):
-    results.write(make("clip", "mini_a", clean_correct=8, robust_correct=1), outcomes(), tmp_path)
-    results.write(make("clip", "mini_b", clean_correct=7, robust_correct=0, flags=["odd & 5%"]), outcomes(), tmp_path)
+    free = {"training": {"epoch_seconds": 0.0}}
+    results.write(make("clip", "mini_a", clean_correct=8, robust_correct=1, **free), outcomes(), tmp_path)
+    results.write(
+        make("clip", "mini_b", clean_correct=7, robust_correct=0, flags=["odd & 5%"], **free), outcomes(), tmp_path
+    )
     timed = {"training": {"epoch_seconds": 1.25}}
     results.write(make("tecoa", "mini_a", robust_correct=3, **timed), outcomes(), tmp_path)
     results.write(make("tecoa", "mini_b", robust_correct=2, **timed), outcomes(), tmp_path)
     results.write(make("pmg_aft", "mini_a", robust_correct=3, **timed), outcomes(), tmp_path)
     results.write(make("pmg_aft", "mini_b", status="failed", **timed), None, tmp_path)
     results.write(make("clip", "mini_a", limit=4, images=4, clean_correct=4, robust_correct=4), outcomes(), tmp_path)
-    results.write(make("clip", "mini_a", "autoattack", 4, images=4, clean_correct=4, robust_correct=0), outcomes(), tmp_path)
+    results.write(
+        make("clip", "mini_a", "autoattack", 4, images=4, clean_correct=4, robust_correct=0, **free), outcomes(), tmp_path
+    )
     return load_results(tmp_path)
 
 
@@ -123,7 +128,9 @@ def test_a_row_of_different_checkpoints_has_no_mean_and_says_why(stored, tmp_pat
 
 
 def test_other_eps_and_other_tables(stored):
-    assert all(entry.text == "—" for _, row in build("1", stored, SUITE, eps="8/255").rows for entry in row)
+    for nothing in ({"eps": "8/255"}, {"eps": "6/255", "seed": 3}, {"eps": "6/255", "protocol": "reference"}):
+        with pytest.raises(ZSRobustError, match=r"Nothing for Table 1: .* Next: zsrobust run --suite mini --table 1"):
+            build("1", stored, SUITE, **nothing)
     with pytest.raises(ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2"):
         build("9", stored, SUITE, eps="6/255")
     with pytest.raises(ZSRobustError, match=r"Write to a file that ends in .md, .tex, .csv, .html"):
@@ -171,9 +178,25 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
     assert [entries[0].text for _, entries in fifth.rows] == ["62.50", "—", "—", "—"]
 
 
-def test_a_defense_of_ones_own_is_a_row_more(stored):
-    page = build("3", stored, SUITE, eps="6/255", more=["mine"])
-    assert [title for title, _ in page.rows] == ["CLIP", "FT-TeCoA", "PMG-AFT", "mine"]
+def test_a_defense_of_ones_own_is_a_row_more_and_told_from_others_of_its_title(stored, tmp_path):
+    for spec, title in (("mine", "Mine"), ("tecoa:lr=1", "FT-TeCoA")):
+        cell = make(spec, "mini_a")
+        cell.identity["defense"]["title"] = title
+        results.write(cell, outcomes(), tmp_path)
+    page = build("1", load_results(tmp_path), SUITE, eps="6/255", more=["mine", "tecoa:lr=1"])
+    assert [title for title, _ in page.rows][-3:] == ["VPT-PMG-AFT", "Mine", "FT-TeCoA (tecoa:lr=1)"]
+    with pytest.raises(ZSRobustError, match="Unknown defense among these results: 'mines'. Did you mean mine?"):
+        build("1", load_results(tmp_path), SUITE, eps="6/255", more=["mines"])
+
+
+def test_titles_make_neither_columns_nor_html_nor_commands(tmp_path):
+    cell = make("clip", "mini_a")
+    cell.identity["dataset"]["title"] = "A|B <i>[x] 50%"
+    results.write(cell, outcomes(), tmp_path)
+    page = build("1", load_results(tmp_path), SUITE, eps="6/255")
+    assert r"A\|B &lt;i>[x] 50%" in render(page, ".md").split("\n")[2]
+    assert r"A\textbar{}B \textless{}i\textgreater{}{[}x] 50\%" in render(page, ".tex")
+    assert "A|B &lt;i&gt;[x] 50%" in render(page, ".html")
 
 
 def paper(tmp_path, suite, attack="pgd10"):
@@ -217,5 +240,6 @@ def test_where_the_paper_prints_nothing_there_is_nothing_to_compare(stored, tmp_
 def test_the_second_series_is_of_the_suites_second():
     assert tables.suite_name("s1", suites.load("mini")) == "mini_second"
     assert tables.suite_name("1", suites.load("mini")) == "mini"
-    with pytest.raises(ZSRobustError, match="The suite mini_second has no second target dataset"):
-        tables.suite_name("s2", suites.load("mini_second"))
+    assert tables.suite_name("s2", suites.load("mini_second")) == "mini_second"
+    with pytest.raises(ZSRobustError, match="The suite mini has no second target dataset for Table s1"):
+        tables.suite_name("s1", SUITE)

@@ -45,6 +45,12 @@ def _eps(ctx: click.Context, parameter: click.Parameter, value: str | None) -> f
     return None if value is None else parse_eps(value)
 
 
+def _number(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    if value != value:
+        raise click.BadParameter("nan is no number.")
+    return value
+
+
 def _data_root(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     if value is not None:
         os.environ["ZSROBUST_DATA"] = str(value)  # where datasets, and processes that we start, look for it
@@ -69,6 +75,9 @@ checkpoints_option = click.option(
 )  # fmt: skip
 device_option = click.option("--device", default=None, help="Torch device; cuda if there is one, else cpu.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="A fixed class-balanced subset of so many images.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the attacks' randomness."
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -171,10 +180,14 @@ def train(defense: str, suite: str | None, checkpoints: Path, device: str | None
 @click.option("--figure", "figures", multiple=True, metavar="N", help="What this figure of the paper needs: 1, 2, 4, 5.")
 @eps_option
 @limit_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the attacks' randomness.")
+@seed_option
 @click.option("--force", is_flag=True, help="Compute again what is stored.")
 @click.option("--dry-run", is_flag=True, help="Only tell what it would download, train and compute, and how long.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before what takes gigabytes or hours.")
+@click.option(
+    "--precision", "search", type=click.Choice(["float32", "tf32", "bf16"]), default="float32", show_default=True,
+    help="In which attacks search; every verdict is made in float32.",
+)  # fmt: skip
 @click.option("--executor", type=click.Choice(["slurm", "local"]), help="Compute in jobs, one a defense, and wait for them.")
 @click.option(
     "--slurm", "settings", multiple=True, metavar="KEY=VALUE", help="Of the jobs: partition, time (minutes), gpus."
@@ -197,6 +210,7 @@ def run(
     force: bool,
     dry_run: bool,
     yes: bool,
+    search: Any,
     executor: str | None,
     settings: Sequence[str],
     folder: Path,
@@ -221,7 +235,7 @@ def run(
 
     with sharing.terminable(), ranks.together(device) as own:
         cells = runner.plan(loaded, defenses, attacks, datasets, needs=needs, eps=eps, limit=limit, seed=seed)
-        bench = runner.Bench(loaded, protocols.load(protocol), Workshop(loaded, checkpoints, _device(own)))
+        bench = runner.Bench(loaded, protocols.load(protocol), Workshop(loaded, checkpoints, _device(own)), search)
         if not ranks.decided(lambda: _agreed(bench, cells, folder, force, dry_run, yes)):
             return
         ranks.decided(lambda: check_writable(folder))
@@ -230,7 +244,7 @@ def run(
                 from zsrobust import cluster
 
                 plugins = click.get_current_context().find_root().params["plugins"]
-                task = cluster.Task(plugins, suite, protocol, folder, checkpoints, device, force)
+                task = cluster.Task(plugins, loaded.asked, protocol, search, folder, checkpoints, device, force)
                 found, errors = cluster.run(executor, settings, task, bench, cells, shown)
             else:
                 found, errors = runner.run(bench, cells, folder, shown, force)
@@ -250,6 +264,7 @@ def run(
 @eps_option
 @limit_option
 @protocol_option
+@seed_option
 @click.option("--defense", "defenses", multiple=True, help="A row more, by its spec; repeat for several.")
 @click.option("--intervals", is_flag=True, help="Add 95% intervals.")
 @click.option("--compare", type=click.Choice(["paper"]), help="Add what the paper printed, and the difference.")
@@ -261,6 +276,7 @@ def table(
     eps: float | None,
     limit: int | None,
     protocol: str,
+    seed: int,
     defenses: Sequence[str],
     intervals: bool,
     compare: str | None,
@@ -279,7 +295,7 @@ def table(
     tables.find(number)
     results, loaded = _held(folder, suite, number)
     page = tables.build(
-        number, results, loaded, eps=_shown(eps, loaded), limit=limit, protocol=_protocol_name(protocol),
+        number, results, loaded, eps=_shown(eps, loaded), limit=limit, protocol=_protocol_name(protocol), seed=seed,
         intervals=intervals, compare=compare == "paper", more=[join_spec(*split_spec(spec)) for spec in defenses],
     )  # fmt: skip
     _print(tables.render(page, out.suffix if out else ".md"), out)
@@ -291,6 +307,7 @@ def table(
 @eps_option
 @limit_option
 @protocol_option
+@seed_option
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write: .svg, .pdf or .png.")
 @folder_option
 def figure(
@@ -299,6 +316,7 @@ def figure(
     eps: float | None,
     limit: int | None,
     protocol: str,
+    seed: int,
     out: Path | None,
     folder: Path,
 ) -> None:
@@ -311,7 +329,7 @@ def figure(
 
     number = number or _number_in(out, "figure")
     results, loaded = _held(folder, suite)
-    chosen: dict[str, Any] = {"limit": limit, "protocol": _protocol_name(protocol), "eps": _shown(eps, loaded)}
+    chosen: dict[str, Any] = {"limit": limit, "protocol": _protocol_name(protocol), "eps": _shown(eps, loaded), "seed": seed}
     drawn = figures.draw(number, results, loaded, **chosen)
     out = out or Path(f"figure{number}.svg")
     write_atomically(out, figures.render(drawn, out.suffix))
@@ -327,6 +345,7 @@ def figure(
 @eps_option
 @limit_option
 @protocol_option
+@seed_option
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write: .md or .csv.")
 @folder_option
 def compare(
@@ -338,6 +357,7 @@ def compare(
     eps: float | None,
     limit: int | None,
     protocol: str,
+    seed: int,
     out: Path | None,
     folder: Path,
 ) -> None:
@@ -346,23 +366,26 @@ def compare(
     from zsrobust.registry import join_spec, split_spec
 
     results, loaded = _held(folder, suite)
-    specs = [join_spec(*split_spec(spec)) for spec in (first, second, attack)]
+    pair = [join_spec(*split_spec(spec)) for spec in (first, second)]
+    bare, bound = _attack(attack, eps, loaded)
     compared = comparison.compare(
-        results, loaded, *specs[:2], attack=specs[2], eps=_shown(eps, loaded), protocol=_protocol_name(protocol),
-        limit=limit, metric=metric,
+        results, loaded, *pair, attack=bare, eps=bound, protocol=_protocol_name(protocol), limit=limit, seed=seed,
+        metric=metric,
     )  # fmt: skip
     _print(comparison.render(compared, out.suffix if out else ".md"), out)
 
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="report.html", show_default=True)
+@click.option("--suite", "files", multiple=True, help="The TOML file of a suite of your own that the results are of.")
 @folder_option
-def report(out: Path, folder: Path) -> None:
+def report(out: Path, files: Sequence[str], folder: Path) -> None:
     """Write one page of HTML with everything in the results: leaderboard, figures, datasets, images, provenance."""
+    from zsrobust import suites
     from zsrobust.report import build
     from zsrobust.results import write_atomically
 
-    content = build(folder).encode()
+    content = build(folder, [suites.load(file) for file in files]).encode()
     write_atomically(out, content)
     click.echo(f"{out} written, {len(content) / 1e6:.1f} MB")
 
@@ -375,7 +398,10 @@ def report(out: Path, folder: Path) -> None:
 @click.option("--defense", "defenses", multiple=True, help="Only cells of this defense; repeat for several.")
 @click.option("--attack", "attacks", multiple=True, help="Only cells under this attack; repeat for several.")
 @limit_option
-@click.option("--tolerance", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="In percentage points.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 100), default=1.0, show_default=True,
+    callback=_number, help="In percentage points.",
+)  # fmt: skip
 @click.option("--strict", is_flag=True, help="Against the paper, too, exit with 1 where numbers differ.")
 def check(
     folder: Path,
@@ -401,11 +427,11 @@ def check(
     wanted: dict[str, Sequence[Any]] = {
         "defense": [join_spec(*split_spec(spec)) for spec in defenses],
         "attack": [join_spec(*split_spec(spec)) for spec in attacks],
-        "limit": [] if limit is None else [limit],
     }
     needed: list[tuple[str, str, str]] = []
     if suite or numbers or against == "paper":
-        loaded, needs = _needs(numbers, (), suites.load(suite or suites.DEFAULT))
+        there = suites.DEFAULT if against == "paper" else _only(sorted(set(load_results(against)["suite"])), Path(against))
+        loaded, needs = _needs(numbers, (), suites.load(suite or there))
         wanted["suite"] = [loaded.name]
         needed = [(need.defense, need.attack, format_eps(need.eps or loaded.attack["eps"])) for need in needs]
 
@@ -414,9 +440,9 @@ def check(
         return asked and (not needed or (about["defense"], about["attack"], about["eps"]) in needed)
 
     if against == "paper":
-        found = regression.check_paper(load_results(folder), loaded, keep=keep, tolerance=tolerance)
+        found = regression.check_paper(load_results(folder), loaded, keep=keep, limit=limit, tolerance=tolerance)
     else:
-        found = regression.check(folder, Path(against), keep=keep, tolerance=tolerance)
+        found = regression.check(folder, Path(against), keep=keep, limit=limit, tolerance=tolerance)
     for line in [*found.lines, *found.notes, found.summary]:
         click.echo(line)
     if not found.ok and (strict or against != "paper"):
@@ -452,19 +478,35 @@ def _held(folder: Path, name: str | None, table: str | None = None) -> "tuple[pd
     from zsrobust.results import load_results
 
     results = load_results(folder)
-    held = set(results["suite"])
-    seconds = {suites.load(each).second for each in suites.names()}
-    known = [each for each in suites.names() if each in held and each not in seconds]
-    loaded = suites.load(name or (known[0] if len(known) == 1 else suites.DEFAULT))
-    if table:
-        loaded = suites.load(tables.suite_name(table, loaded))
-    if loaded.name not in held:
-        series_of = f" --table {table}" if table and tables.find(table).second else ""
-        of = name or suites.DEFAULT if series_of else loaded.name
+    held = sorted(set(results["suite"]))
+    asked = suites.load(name or _only(held, folder))
+    shown = tables.suite_name(table, asked) if table else asked.name
+    if shown not in held:
+        option = f" --table {table}" if shown != asked.name else ""
         raise ZSRobustError(
-            f"No results of the suite {loaded.name!r} in {folder}. Next: zsrobust run --suite {of}{series_of}"
+            f"No results of the suite {shown!r} in {folder}. Next: zsrobust run --suite {asked.asked}{option}"
         )
-    return results, loaded
+    return results, asked if shown == asked.name else suites.load(shown)
+
+
+def _only(held: Sequence[str], folder: Path) -> str:
+    """Return the only suite that a folder holds, second series apart; the paper's if it holds none."""
+    from zsrobust import suites
+
+    firsts = suites.firsts()
+    known = [name for name in held if firsts.get(name) not in held]
+    if len(known) > 1 or not set(known) <= set(suites.names()):
+        raise ZSRobustError(f"{folder} holds results of {', '.join(known)}: name a suite, or its file, with --suite.")
+    return known[0] if known else suites.DEFAULT
+
+
+def _attack(spec: str, eps: float | None, suite: "Suite") -> tuple[str, str]:
+    """Return the spec of an attack as cells store it, and its eps as printed: its own, that of --eps, or the suite's."""
+    from zsrobust.registry import join_spec, split_spec
+
+    name, fields = split_spec(spec)
+    own = fields.pop("eps", None)
+    return join_spec(name, fields), _shown(eps if own is None else parse_eps(own), suite)
 
 
 def _shown(eps: float | None, suite: "Suite") -> str:

@@ -16,6 +16,7 @@ import torch
 from zsrobust import display, protocols, results, runner
 from zsrobust.defenses import Workshop, defenses
 from zsrobust.entries import load_entries, load_suite
+from zsrobust.evaluation import Search
 from zsrobust.registry import ZSRobustError, load_plugin_file
 from zsrobust.results import Result
 from zsrobust.runner import Bench, Cell, Reporter
@@ -31,8 +32,9 @@ class Task:
     """A run that a job makes: what the command line said, and the cells."""
 
     plugins: Sequence[Path]
-    suite: str | None
+    suite: str
     protocol: str
+    search: Search
     folder: Path
     checkpoints: Path
     device: str | None
@@ -47,7 +49,8 @@ class Task:
             else:
                 load_plugin_file(path)
         suite = load_suite(self.suite)
-        bench = Bench(suite, protocols.load(self.protocol), Workshop(suite, self.checkpoints, self.device or _own_device()))
+        workshop = Workshop(suite, self.checkpoints, self.device or _own_device())
+        bench = Bench(suite, protocols.load(self.protocol), workshop, self.search)
         with display.live() as shown:
             _, errors = runner.run(bench, self.cells, self.folder, shown, self.force)
         return [str(error) for error in errors]

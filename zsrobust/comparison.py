@@ -18,6 +18,7 @@ from zsrobust.results import Outcomes, Result, differences, outcomes_match, read
 from zsrobust.rows import Metric, Row, rows, select
 from zsrobust.statistics import holm, mcnemar
 from zsrobust.suites import Suite
+from zsrobust.tables import escaped
 
 #: Below it a p-value, adjusted, is called significant.
 LEVEL = 0.05
@@ -107,6 +108,7 @@ def compare(
     eps: str,
     protocol: str = "sound",
     limit: int | None = None,
+    seed: int = 0,
     metric: Metric = "robust",
 ) -> Comparison:
     """Return how two defenses, by their specs, differ on the same images, from the DataFrame of `load_results`.
@@ -115,11 +117,13 @@ def compare(
     the attack, the prompts are the same. Raises ZSRobustError, with the run that would help, where a defense has no cells,
     or no dataset can be compared.
     """
-    found = rows(select(results, suite, attack=attack, eps=eps, limit=limit, protocol=protocol), suite)
+    found = rows(select(results, suite, attack=attack, eps=eps, limit=limit, protocol=protocol, seed=seed), suite)
     command = _command(suite, attack, eps, protocol, limit)
     if first == second:
         raise ZSRobustError(f"{first} is compared with itself: name two defenses. See: zsrobust list defenses")
     for spec in (first, second):
+        if not found:
+            raise ZSRobustError(f"No cells under {attack}, eps {eps}, seed {seed}. Next: {command} --defense {spec}")
         if spec not in found:
             raise suggest("defense among these results:", spec, list(found), f"Next: {command} --defense {spec}")
     pair = (found[first], found[second])
@@ -147,7 +151,7 @@ def compare(
 def _command(suite: Suite, attack: str, eps: str, protocol: str, limit: int | None) -> str:
     """Return the command that makes such cells, but for the defenses."""
     options = {
-        "suite": suite.name,
+        "suite": suite.asked or suite.name,
         "attack": attack,
         "eps": None if eps == format_eps(suite.attack["eps"]) else eps,
         "protocol": None if protocol == "sound" else protocol,
@@ -226,7 +230,7 @@ def text(comparison: Comparison) -> str:
     def show(line: Line) -> list[str]:
         difference = points(line.difference)
         return [
-            line.title, str(line.images), _percent(line.first, line), _percent(line.second, line),
+            escaped(line.title), str(line.images), _percent(line.first, line), _percent(line.second, line),
             f"**{difference}**" if line.significant else difference,
             str(line.only_first), str(line.only_second), f"{line.p:.2g}", f"{line.adjusted:.2g}",
         ]  # fmt: skip
@@ -235,6 +239,7 @@ def text(comparison: Comparison) -> str:
     header = [
         "Dataset", "Images", first, second, "Difference", f"{first} alone", f"{second} alone", "p", "p, Holm",
     ]  # fmt: skip
+    header = [escaped(title) for title in header]
     body = [show(line) for line in comparison.lines]
     align = ["left"] + ["right"] * (len(header) - 1)
     table = tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=align)

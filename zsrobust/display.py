@@ -57,6 +57,11 @@ class Live(Reporter):
         if self._images is not None:
             self._progress.update(self._images, advance=images, note=f"{cell.defense}, {cell.attack}, {cell.dataset}")
 
+    def elsewhere(self, cell: Cell, images: int) -> None:
+        """Advance the bar by what another run judged."""
+        if self._images is not None:
+            self._progress.update(self._images, advance=images)
+
     def note(self, line: str) -> None:
         """Print a line above the bars."""
         self._progress.console.print(line, markup=False, highlight=False)

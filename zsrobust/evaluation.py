@@ -190,7 +190,8 @@ def judge(
         found, sizes, adversarial[positions], doubted[positions] = trial(positions, originals, labels)
         perturbation[positions] = sizes
         if sampler:
-            sampler.look(positions, originals, found, adversarial[positions] != labels)
+            right = clean[positions] == labels  # what was wrong before is no work of the attack
+            sampler.look(positions[right], originals[right], found[right], adversarial[positions][right] != labels[right])
         progress(len(images) - int((chosen > positions[-1]).sum()), len(images))
 
     with frozen(meter), exact():

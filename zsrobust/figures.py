@@ -90,11 +90,12 @@ class Figure:
 
 
 class Chosen(TypedDict, total=False):
-    """Which cells: of this eps (the suite's), on subsets of this size (the suite's own sets), of this protocol (sound)."""
+    """Which cells: of this eps (the suite's), on subsets of this size (the suite's own sets), of a protocol, of a seed."""
 
     eps: str | None
     limit: int | None
-    protocol: str
+    protocol: str  #: sound, if not given
+    seed: int  #: 0, if not given
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def _found(
     eps: str | None = None,
     limit: int | None = None,
     protocol: str = "sound",
+    seed: int = 0,
 ) -> _Found:
     figure, own = find(number), format_eps(suite.attack["eps"])
     series = figure.series(suite)
@@ -193,7 +195,7 @@ def _found(
         found = []
         for x, need in each.points:
             bound = eps or own if need.eps is None else format_eps(need.eps)
-            cells = select(results, suite, attack=need.attack, eps=bound, limit=limit, protocol=protocol)
+            cells = select(results, suite, attack=need.attack, eps=bound, limit=limit, protocol=protocol, seed=seed)
             row = rows(cells[cells["defense"] == need.defense], suite).get(need.defense, Row(suite, {}))
             read = figure.read(row)
             if read is None:
@@ -221,7 +223,7 @@ def _nothing(
     what += f" --limit {limit}" * (limit is not None) + f" --protocol {protocol}" * (protocol != "sound")
     return ZSRobustError(
         f"Nothing to draw in Figure {number}: the suite {suite.name} has no complete row of {', '.join(left_out)}. "
-        f"Next: zsrobust run --suite {suite.name}{what}"
+        f"Next: zsrobust run --suite {suite.asked or suite.name}{what}"
     )
 
 

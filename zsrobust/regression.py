@@ -4,6 +4,7 @@ The baseline is another folder of results, such as the one in git, or what the p
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -105,6 +106,7 @@ class Verdict:
     ours: str = ""  #: in percent, clean and robust; or against the paper the one number, and its interval
     baseline: str = ""
     difference: str = ""  #: ours minus the baseline's, in points
+    row: bool = False  #: it is about the mean of a row, and not about a cell
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Report:
     @property
     def summary(self) -> str:
         """One line: how many cells agree, and how; how many do not."""
-        ways = [verdict.way for verdict in self.verdicts]
+        ways = [verdict.way for verdict in self.verdicts if not verdict.row]
         agree, wrong = len(ways) - ways.count(None), ways.count(None)
+        rows = sum(verdict.row for verdict in self.verdicts)
         told = [
             f"{ways.count(way)} {words.format(tolerance=f'{self.tolerance:g}')}"
             for way, words in WAYS.items()
@@ -142,15 +145,23 @@ class Report:
         ]
         how = f" ({', '.join(told)})" if told else ""
         return (
-            f"{_cells(agree)} agree{'s' if agree == 1 else ''}{how}; {wrong} do{'es' if wrong == 1 else ''} not; "
-            f"{self.extra} more in the folder"
+            f"{_cells(agree)} agree{'s' if agree == 1 else ''}{how}; {wrong} do{'es' if wrong == 1 else ''} not"
+            + (f", nor {rows} row{'s' if rows > 1 else ''}" if rows else "")
+            + f"; {self.extra} more in the folder"
         )
 
 
 def check(
-    folder: Path, baseline: Path, *, keep: Callable[[Mapping[str, Any]], bool] = lambda about: True, tolerance: float = 1.0
+    folder: Path,
+    baseline: Path,
+    *,
+    keep: Callable[[Mapping[str, Any]], bool] = lambda about: True,
+    limit: int | None = None,
+    tolerance: float = 1.0,
 ) -> Report:
     """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Stored.about`.
+
+    With `limit`, of the folder only cells on subsets of so many images, or on whole sets that are no larger.
 
     Every cell of the baseline must be in the folder, by suite, protocol, attack, eps, defense, dataset and seed; where the
     baseline has several limits of one, by the limit, too. Cells that failed in the baseline are left out, with a note;
@@ -178,6 +189,10 @@ def check(
             f"The baseline {baseline} has no such cells, or only failed ones. Its cells: ls {baseline}/*/*/*"
         )
     ours, damaged = _readable(folder)
+    if limit is not None:
+        ours = [cell for cell in ours if cell.limit == limit or (cell.limit is None and cell.result.images <= limit)]
+        same = {cell.key for cell in theirs if cell.limit == limit}
+        theirs = [cell for cell in theirs if cell.limit == limit or cell.key not in same]
     match = _Match(ours, theirs)
     verdicts: list[Verdict] = []
     pairs: list[_Pair] = []
@@ -198,7 +213,8 @@ def check(
     told, moved = _rows(pairs, tolerance)
     there = {cell.name for cell in whole}  # what is damaged and was not asked for
     verdicts += [*moved, *(Verdict(name, None, why) for name, why in damaged.items() if name not in there)]
-    return Report(sorted(verdicts, key=lambda each: each.cell), tolerance, len(ours) - len(match.used), [*notes, *told])
+    extra = sum(keep(cell.about) and cell.name not in match.used for cell in ours)
+    return Report(sorted(verdicts, key=lambda each: each.cell), tolerance, extra, [*notes, *told])
 
 
 def _cells(number: int) -> str:
@@ -236,7 +252,7 @@ class _Match:
         for cell in ours:
             self._ours.setdefault(cell.key, []).append(cell)
         keys = [cell.key for cell in theirs]
-        self._several = {key for key in keys if keys.count(key) > 1}
+        self._several = {key for key, times in Counter(keys).items() if times > 1}
 
     def find(self, cell: Stored) -> Stored | None:
         """Return the cell of the same limit, or else, where the baseline has one limit only, that on most images."""
@@ -389,7 +405,7 @@ def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Ver
         if len(row) > 1 and p <= LEVEL:
             why = f"retrained: the mean of {len(row)} cells moved, p {p:.1g} after Holm's correction"
             shown = [" / ".join(map(tables.percent, each)) for each in (ours, theirs)]
-            verdicts.append(Verdict(name, None, why, shown[0], shown[1], moved))
+            verdicts.append(Verdict(name, None, why, shown[0], shown[1], moved, row=True))
     return notes, verdicts
 
 
@@ -402,25 +418,31 @@ def check_paper(
     suite: Suite,
     *,
     keep: Callable[[Mapping[str, Any]], bool] = lambda about: True,
+    limit: int | None = None,
     tolerance: float = 1.0,
 ) -> Report:
     """Hold the cells of the DataFrame of `load_results` against what the paper's Tables 1 to 3 print.
 
-    Of whatever protocol, limit and seed, at 1/255. A cell agrees if the printed number, which may be off by 0.005 from
+    Of whatever protocol, limit (unless one is chosen, see `check`) and seed, at 1/255. What failed does not agree, nor does
+    a row with datasets missing. A cell agrees if the printed number, which may be off by 0.005 from
     rounding, lies in our Wilson 95% interval, widened on both sides by `tolerance` points. What is doubtful about a printed
     number stands beside it. Raises ZSRobustError where there is nothing to compare.
     """
-    cells = results[(results["suite"] == suite.name) & (results["eps"] == "1/255") & (results["status"] == "ok")]
+    cells = results[(results["suite"] == suite.name) & (results["eps"] == "1/255")]
+    if limit is not None:
+        cells = cells[(cells["limit"] == limit) | (cells["limit"].isna() & (cells["images"] <= limit))]
     records = [cell for cell in cells.to_dict("records") if keep({str(name): value for name, value in cell.items()})]
     verdicts: list[Verdict] = []
     notes: dict[str, None] = {}
     used: set[str] = set()
+    measured: dict[tuple[str, str], set[str]] = {}
     for number in PRINTED if suite.name == "paper" else ():
         for cell in records:
             claim = reported.cell(number, cell["defense"], cell["dataset"])
             if claim is None or cell["attack"] != tables.find(number).attack:
                 continue
             used.add(cell["path"])
+            measured.setdefault((number, cell["defense"]), set()).add(cell["dataset"])
             verdicts.append(_against(claim, number, cell, tolerance))
             notes |= dict.fromkeys(reported.doubts(claim)) if verdicts[-1].way is None else {}
     if not verdicts:
@@ -428,19 +450,25 @@ def check_paper(
             f"The paper has no numbers on the suite {suite.name}, or on these cells of it: its Tables 1, 2 and 3 are of the "
             "suite paper, at eps 1/255. Next: zsrobust run --suite paper --table 1"
         )
+    for (number, defense), datasets in measured.items():
+        if missing := [name for name in suite.datasets if name not in datasets]:
+            verdicts.append(Verdict(f"Table {number}: {defense}", None, f"not measured: {', '.join(missing)}", row=True))
     return Report(verdicts, tolerance, len(records) - len(used), list(notes), "Paper")
 
 
 def _against(claim: reported.Claim, number: str, cell: Mapping[Hashable, Any], tolerance: float) -> Verdict:
     """Return what came of a cell that the paper prints, in one of its tables."""
     (metric,) = tables.find(number).metrics
+    name = f"Table {number}: {'/'.join(Path(cell['path']).with_suffix('').parts[-4:])}"
+    if cell["status"] != "ok":
+        return Verdict(name, None, "failed", baseline=str(claim.percent))
     counts = (int(cell[f"{metric}_correct"]), int(cell["images"]))
     low, high = (100 * end for end in wilson(*counts))
     printed, rounding = float(claim.percent), 0.005
     off = max(low - printed, printed - high) - rounding
     doubt = f"; doubtful: {', '.join(claim.doubt)}" if claim.doubt else ""
     return Verdict(
-        f"Table {number}: {'/'.join(Path(cell['path']).with_suffix('').parts[-4:])}",
+        name,
         "paper" if off <= tolerance else None,
         f"the paper's number is {off:.2f} points outside of our interval{doubt}"
         if off > tolerance

@@ -12,7 +12,7 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +183,7 @@ def check_writable(folder: Path) -> None:
     """Raise ZSRobustError now, and not after an hour, if nothing can be stored in a folder."""
     probe = folder / ".writable"
     write_atomically(probe, b"")
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another run may have been here at the same time
 
 
 def write(result: Result, outcomes: Outcomes | None, folder: Path, samples: Samples | None = None) -> Path:
@@ -255,7 +255,12 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     made. `defense` and `attack` are spec strings; `history` is that of the training, a dictionary an epoch.
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
-    return pd.DataFrame([_row(path, read(path)) for path in paths(folder)], columns=COLUMNS)
+    return frame_of((path, read(path)) for path in paths(folder))
+
+
+def frame_of(cells: Iterable[tuple[Path, Result]]) -> pd.DataFrame:
+    """Return the DataFrame of `load_results` for results that are read already."""
+    return pd.DataFrame([_row(path, result) for path, result in cells], columns=COLUMNS)
 
 
 COLUMNS = [

@@ -45,7 +45,7 @@ class Row:
     @cached_property
     def mixed(self) -> bool:
         """Whether the cells are of different checkpoints, attacks or switches of the protocol, so that they have no mean."""
-        return len({cell["made"] for cell in self.cells.values()}) > 1
+        return len({cell["made"] for name, cell in self.cells.items() if name in self.suite.datasets}) > 1
 
     def mean(self, metric: Metric, zero_shot: bool = False) -> Fraction | None:
         """Return the mean over the suite's datasets, or those that were not trained on; None unless all are there."""
@@ -65,11 +65,18 @@ class Row:
 
 
 def select(
-    results: pd.DataFrame, suite: Suite, *, attack: str, eps: str, limit: int | None = None, protocol: str = "sound"
+    results: pd.DataFrame,
+    suite: Suite,
+    *,
+    attack: str,
+    eps: str,
+    limit: int | None = None,
+    protocol: str = "sound",
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the cells of a suite under one attack, eps and protocol, from the DataFrame of `load_results`.
+    """Return the cells of a suite under one attack, eps, protocol and seed, from the DataFrame of `load_results`.
 
-    They are those on the suite's own sets, or with `limit` on subsets of that size; of seed 0.
+    They are those on the suite's own sets, or with `limit` on subsets of that size.
     """
     wanted = suite.limits.get(split_spec(attack)[0]) if limit is None else limit
     # A set with no more images than the limit is measured whole, and stored without one.
@@ -79,7 +86,7 @@ def select(
         & (results["protocol"] == protocol)
         & (results["attack"] == attack)
         & (results["eps"] == eps)
-        & (results["seed"] == 0)
+        & (results["seed"] == seed)
         & sized
     ]
     return cells[cells["limit"].notna() | (cells["images"] <= wanted)] if wanted else cells

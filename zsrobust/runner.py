@@ -19,7 +19,7 @@ from zsrobust.classifier import HalfPrecision
 from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Tower, Workshop, defenses
 from zsrobust.entries import load_suite
-from zsrobust.evaluation import Sampler, describe_attack, describe_dataset, device_of, run_cell
+from zsrobust.evaluation import Sampler, Search, describe_attack, describe_dataset, device_of, run_cell
 from zsrobust.pixels import cut_for, tensor
 from zsrobust.protocols import Protocol
 from zsrobust.ranks import Share
@@ -127,12 +127,22 @@ class Bench:
     suite: Suite
     protocol: Protocol
     workshop: Workshop
+    search: Search = "float32"  #: the precision in which attacks search; verdicts are made in the protocol's
+
+    def __post_init__(self) -> None:
+        if self.search != "float32" and self.protocol.precision != "float32":
+            raise ZSRobustError(f"The protocol {self.protocol.name} has a precision of its own: leave out --precision.")
 
     @cached_property
     def cut(self) -> Cut:
         """How pictures become what is attacked."""
         chosen = self.protocol.interpolation
         return cut_for(self.workshop.shape, self.protocol.zoom, None if chosen == "backbone" else chosen)
+
+    @property
+    def batch_size(self) -> int | None:
+        """How many images the classifier gets at once; None for what fits. Half precision divides gradients by it."""
+        return 256 if self.protocol.precision == "float16" else None
 
     def cut_of(self, dataset: str) -> Cut | None:
         """Return how a dataset's squares become what is attacked; None if they are attacked at their own size."""
@@ -167,6 +177,7 @@ class Bench:
             "suite": self.suite.name,
             "protocol": self.protocol.name,
             **({"switches": switches} if switches else {}),
+            **({"search": self.search} if self.search != "float32" else {}),
             "defense": {"spec": cell.defense, **defense},
             "attack": describe_attack(cell.attack, self.attack(cell), len(dataset.classes)),
             "dataset": describe_dataset(
@@ -409,8 +420,8 @@ def _run_share(bench: Bench, work: Work, images: Images, tower: Tower, reporter:
     sampler = Sampler() if datasets[cell.dataset].may_be_shown else None
     result, outcomes = run_cell(
         work.identity, bench.classifier(cell, tower), bench.attack(cell), cell.attack, images,
-        seed=cell.seed, cut=bench.cut_of(cell.dataset), attacked=bench.protocol.attacked,
-        progress=progress, sampler=sampler,
+        seed=cell.seed, batch_size=bench.batch_size, cut=bench.cut_of(cell.dataset), attacked=bench.protocol.attacked,
+        progress=progress, sampler=sampler, search=bench.search,
     )  # fmt: skip
     reporter.judged(cell, len(bench.images(cell)) - told)
     return result, outcomes, sampler.samples if sampler and outcomes is not None else None
@@ -468,7 +479,7 @@ def evaluate(
         identity = bench.identify(cell, {"title": type(defense).__name__})
     result, _ = run_cell(
         identity, classifier, bench.attack(cell), bare, bench.images(cell),
-        seed=seed, cut=cut, attacked=bench.protocol.attacked,
+        seed=seed, batch_size=bench.batch_size, cut=cut, attacked=bench.protocol.attacked,
     )  # fmt: skip
     if result.status == "failed":
         raise ZSRobustError(_last_line(result.error))

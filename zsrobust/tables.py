@@ -11,8 +11,8 @@ from fractions import Fraction
 import pandas as pd
 from tabulate import tabulate
 
-from zsrobust import reported
-from zsrobust.registry import ZSRobustError
+from zsrobust import reported, suites
+from zsrobust.registry import ZSRobustError, suggest
 from zsrobust.rows import Metric, Need, Row, rows, select
 from zsrobust.statistics import wilson
 from zsrobust.suites import Suite
@@ -126,7 +126,7 @@ def needs(number: str) -> list[Need]:
 
 def suite_name(number: str, suite: Suite) -> str:
     """Return the name of the suite that a table is made from; raises ZSRobustError if the suite names no second."""
-    if not find(number).second:
+    if not find(number).second or suite.name in suites.firsts():
         return suite.name
     if suite.second is None:
         raise ZSRobustError(f"The suite {suite.name} has no second target dataset for Table {number}. Try: zsrobust table 1")
@@ -141,22 +141,29 @@ def build(
     eps: str,
     limit: int | None = None,
     protocol: str = "sound",
+    seed: int = 0,
     intervals: bool = False,
     compare: bool = False,
     more: Sequence[str] = (),
 ) -> Page:
     """Return one of the paper's tables over a suite (see `suite_name`), from the DataFrame of `load_results`.
 
-    `limit` picks cells measured on a subset; by default those on the suite's own sets. All are of one protocol. A mean
-    stands only in complete rows. `intervals` adds 95% ones: Wilson's for accuracies, a bootstrap's for means. `compare`
+    `limit` picks cells measured on a subset; by default those on the suite's own sets. All are of one protocol and seed. A
+    mean stands only in complete rows. `intervals` adds 95% ones: Wilson's for accuracies, a bootstrap's for means. `compare`
     adds what the paper printed, the difference, and what is doubtful about it. `more` holds defenses beyond the paper's.
-    Raises ZSRobustError for a table that does not exist, and where there is nothing to compare with.
+    Raises ZSRobustError for a table that does not exist, and where there is nothing to show, or to compare with.
     """
     table = find(number)
-    cells = select(results, suite, attack=table.attack, eps=eps, limit=limit, protocol=protocol)
-    known = dict(zip(cells["defense"], cells["defense_title"], strict=True))
-    chosen = {**table.rows, **{spec: known.get(spec, spec) for spec in more}}
+    cells = select(results, suite, attack=table.attack, eps=eps, limit=limit, protocol=protocol, seed=seed)
+    chosen = {**table.rows, **_more(more, cells, table)}
     cells = cells[cells["defense"].isin(list(chosen))]
+    if cells.empty:
+        subset = f", subsets of {limit} images" if limit else ""
+        command = f"zsrobust run --suite {suite.asked or suite.name} --table {number}"
+        raise ZSRobustError(
+            f"Nothing for Table {number}: no cells of its rows under {table.attack}, suite {suite.name}, protocol "
+            f"{protocol}, eps {eps}, seed {seed}{subset}. Next: {command}"
+        )
     own = results[results["suite"] == suite.name]
     titles = dict(zip(own["dataset"], own["dataset_title"], strict=True))
     found = rows(cells, suite)
@@ -184,6 +191,16 @@ def build(
     return page
 
 
+def _more(specs: Sequence[str], cells: pd.DataFrame, table: Table) -> dict[str, str]:
+    """Return the titles of further rows, with the spec where another row has the title."""
+    known = dict(zip(cells["defense"], cells["defense_title"], strict=True))
+    for spec in specs:
+        if spec not in known:
+            raise suggest("defense among these results:", spec, list(known), f"Next: zsrobust run --defense {spec}")
+    taken = [*table.rows.values(), *(known[spec] for spec in specs)]
+    return {spec: f"{known[spec]} ({spec})" if taken.count(known[spec]) > 1 else known[spec] for spec in specs}
+
+
 def _header(table: Table, suite: Suite, titles: Mapping[str, str]) -> list[str]:
     if not table.by_dataset:
         return [f"{metric.capitalize()}{kind}" for metric in table.metrics for kind in ("", ", zero-shot")]
@@ -195,7 +212,7 @@ def _entries(row: Row, table: Table, page: Page) -> list[Entry]:
         return [_mean(row, metric, zero_shot, page) for metric in table.metrics for zero_shot in (False, True)]
     (metric,) = table.metrics
     times = [seconds for seconds in (cell["epoch_seconds"] for cell in row.cells.values()) if not pd.isna(seconds)]
-    time = Entry(f"{times[0] if times else 0:.1f}") if row.cells else Entry()
+    time = Entry(f"{times[0]:.1f}") if times else Entry()
     means = [_mean(row, metric, zero_shot, page) for zero_shot in (False, True)]
     return [*(_accuracy(row, name, metric, page) for name in row.suite.datasets), *means, time]
 
@@ -286,11 +303,17 @@ def markdown(page: Page) -> str:
         text = f"**{entry.text}**" if entry.best else entry.text
         return text + _interval(entry) + "".join(f" [{note}]" for note in entry.notes)
 
-    body = [[title, *map(show, entries)] for title, entries in page.rows]
+    body = [[escaped(title), *map(show, entries)] for title, entries in page.rows]
     align = ["left"] + ["right"] * (len(page.header) - 1)
-    table = tabulate(body, page.header, tablefmt="pipe", disable_numparse=True, colalign=align)
+    header = [escaped(title) for title in page.header]
+    table = tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=align)
     lines = [*page.lines, *(f"[{place}] {note}" for place, note in enumerate(page.notes, 1))]
-    return "\n\n".join([f"**{page.caption}**", table, *lines]) + "\n"
+    return "\n\n".join([f"**{page.caption}**", table, *map(escaped, lines)]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return a text of which Markdown makes no columns and no HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _interval(entry: Entry) -> str:
@@ -330,7 +353,9 @@ _TEX = {
     "L_general": r"$L_\mathrm{general}$", "L_clean": r"$L_\mathrm{clean}$",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "—": "---", "–": "--", "α": r"$\alpha$", "β": r"$\beta$", "·": r"$\cdot$",
-    "ε": r"$\epsilon$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\to$", "×": r"$\times$",
+    "ε": r"$\epsilon$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}",
+    "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\to$", "×": r"$\times$",
 }  # fmt: skip
 
 

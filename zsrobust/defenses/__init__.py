@@ -66,7 +66,7 @@ class Defense:
         """Return the image tower on this suite, trained if it is missing."""
         recipe = self.recipe_for(workshop.suite)
         if recipe is None:
-            return Tower(workshop.clip.encoder, {"backbone": workshop.clip.digest})
+            return Tower(workshop.clip.encoder, {"backbone": workshop.clip.digest}, {"epoch_seconds": 0.0})
         return workshop.trained(recipe, f"{self.title} {recipe.digest[:4]}" if self.overrides else self.title)
 
 

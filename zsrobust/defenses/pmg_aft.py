@@ -67,7 +67,7 @@ def pmg_aft_code(step: Step) -> Tensor:
         terms = kl(ours, theirs).sum() + kl(ours, clean).sum()
     else:
         terms = kl(theirs, ours).sum() + kl(clean, ours).sum()
-    return F.cross_entropy(ours, step.labels) + torch.as_tensor(terms)
+    return F.cross_entropy(ours, step.labels) + torch.as_tensor(terms) / step.share  # sums, whatever parts a batch is in
 
 
 PAPER = "Wang et al., CVPR 2024, arXiv 2401.04350"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from zsrobust import suites
 from zsrobust.registry import ZSRobustError, format_eps, parse_eps, split_spec
-from zsrobust.results import Outcomes, Result, load_results, outcomes_match, paths, read
+from zsrobust.results import Outcomes, Result, frame_of, outcomes_match, paths, read
 from zsrobust.rows import Metric, Row, rows, select
 from zsrobust.statistics import wilson
 from zsrobust.suites import Suite
@@ -35,7 +35,8 @@ class Collection:
     @classmethod
     def load(cls, folder: Path, own: Sequence[Suite] = ()) -> "Collection":
         """Read a folder; raises ZSRobustError if it holds no results, or something that is none."""
-        frame = load_results(folder)
+        cells = [(path, read(path)) for path in paths(folder)]
+        frame = frame_of(cells)
         if frame.empty:
             raise ZSRobustError(f"{folder} holds no results. Make some: zsrobust run --suite mini --attack pgd10")
         known = {suite.name: suite for suite in own}
@@ -44,7 +45,7 @@ class Collection:
         return cls(
             folder,
             frame,
-            [read(path) for path in paths(folder)],
+            [result for _, result in cells],
             {name: known.get(name) or _suite(name, frame[frame["suite"] == name]) for name in names},
         )
 
@@ -198,12 +199,14 @@ def _line(
         "title": title,
         "cells": [place[row.cells[name]["path"]] if name in row.cells else None for name in columns],
         "means": {metric: [_mean(row, metric, zero) for zero in kinds] for metric in METRICS},
-        "time": f"{epochs[0] if epochs else 0:.1f}",
+        "time": f"{epochs[0]:.1f}" if epochs else DASH,
         **({"mixed": True} if row.mixed else {}),
     }
 
 
 def _mean(row: Row, metric: Metric, zero_shot: bool) -> dict[str, Any] | None:
+    if not row.suite.attack:  # of a suite that is not known, nobody knows whether its datasets are all here
+        return None
     mean, interval = row.mean(metric, zero_shot), row.interval(metric, zero_shot)
     if mean is None or interval is None:
         return None

@@ -28,6 +28,7 @@ class Suite:
     limits: Mapping[str, int] = field(default_factory=dict)  #: by attack: the size of the subset it is measured on
     recipe: Mapping[str, Any] = field(default_factory=dict)  #: values for the recipes' fields
     sweep: tuple[float, ...] = ()  #: the bounds of Figure 4, in pixels of [0, 1]
+    asked: str = ""  #: the name or the file that it was loaded by, for the next command
     second: str | None = None  #: the suite with the second target dataset, of Tables s1 and s2
 
 
@@ -35,6 +36,11 @@ def names() -> list[str]:
     """Return the names of the suites there are."""
     files = resources.files(__name__).iterdir()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def firsts() -> dict[str, str]:
+    """Return the suites of ours that have a second series, by the name of that."""
+    return {second: name for name in names() if (second := load(name).second)}
 
 
 def load(name: str) -> Suite:
@@ -46,7 +52,7 @@ def load(name: str) -> Suite:
     if name.endswith(".toml") and Path(name).stem in names():
         raise ZSRobustError(f"The suite {Path(name).stem!r} is one of ours; give the file {name} another name.")
     try:
-        return _suite(Path(name).stem if name.endswith(".toml") else name, _values(name))
+        return _suite(Path(name).stem if name.endswith(".toml") else name, _values(name), name)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError) as error:
         raise ZSRobustError(f"The suite {name} is not one: {error}. An example: zsrobust/suites/paper.toml") from None
 
@@ -72,9 +78,9 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     return {**base, **values}
 
 
-def _suite(name: str, values: dict[str, Any]) -> Suite:
+def _suite(name: str, values: dict[str, Any], asked: str) -> Suite:
     values = {key: value for key, value in values.items() if key not in ENTRIES}
-    known = [each.name for each in fields(Suite) if each.name != "name"]
+    known = [each.name for each in fields(Suite) if each.name not in ("name", "asked")]
     for key in values.keys() - set(known):
         raise suggest(f"field of the suite {name}:", key, known, f"Its fields: {', '.join(known)}, like.")
     for key in {"title", "backbone", "train_on", "datasets", "attack"} - values.keys():
@@ -94,7 +100,7 @@ def _suite(name: str, values: dict[str, Any]) -> Suite:
         values[section] = {key: _number(key, value) for key, value in values.get(section, {}).items()}
     if "eps" not in values["attack"]:
         raise ZSRobustError(f"The suite {name} does not say the eps of its attacks: [attack] eps = '1/255'.")
-    return Suite(name=name, **values)
+    return Suite(name=name, asked=asked, **values)
 
 
 def _number(key: str, value: Any) -> Any:
