@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from zsrobust.attacks import attacks, frozen, perturbation_size
-from zsrobust.attacks.autoattack import AutoAttack
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.evaluation import Meter, judge
@@ -115,30 +114,6 @@ def test_frozen_restores_modes_and_gradients():
     assert module.training
     assert module[1].training
     assert [parameter.requires_grad for parameter in module.parameters()] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("classes", "parts", "targets", "skipped"),
-    [
-        (2, ["apgd-ce", "margin", "fab-t", "square"], 1, ["apgd-t"]),
-        (3, ["apgd-ce", "margin", "fab-t", "square"], 2, ["apgd-t"]),
-        (4, ["apgd-ce", "apgd-t", "fab-t", "square"], 3, []),
-        (100, ["apgd-ce", "apgd-t", "fab-t", "square"], 9, []),
-    ],
-)
-def test_autoattack_plans_its_parts_by_the_number_of_classes(classes, parts, targets, skipped):
-    plan = AutoAttack().plan(classes)
-    assert (plan["parts"], plan["targets"], plan["skipped"]) == (parts, targets, skipped)
-
-
-@pytest.mark.filterwarnings("ignore:AutoAttack")  # they become flags of a result
-@pytest.mark.parametrize("classes", [2, 4])
-def test_autoattack_breaks_what_pgd_breaks(classes):
-    classifier, data = toy(classes, images=8)
-    eps = 0.006
-    weak = judge(Meter(classifier), PGD(eps=eps, steps=10, step_size=eps / 4), "pgd", data, seed=0, batch_size=24)
-    strong = judge(Meter(classifier), AutoAttack(eps=eps), "autoattack", data, seed=0, batch_size=24)
-    assert 0 < strong.robust_correct <= weak.robust_correct < len(data)
 
 
 def test_an_attack_without_its_library_names_the_extra(monkeypatch):

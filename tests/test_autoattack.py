@@ -24,6 +24,13 @@ from zsrobust.evaluation import Meter, judge
 from zsrobust.registry import ZSRobustError
 from zsrobust.testing import LinearClassifier, check_attack, toy
 
+
+@pytest.fixture(autouse=True)
+def _one_thread(_two_threads):
+    torch.set_num_threads(1)  # for models so small, a second only waits
+
+
+TARGETS = 3
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
@@ -78,7 +85,7 @@ def nonlinear(count=24):
 def run(part, classifier, images, labels, eps, norm, **fewer):
     """Return the images that a part of ours breaks, having checked that it keeps the rules."""
     search, draws = Search(images, labels), numbers(images)
-    targets = ranked(classifier, images, labels, 5) if part in ("apgd-t", "fab-t") else None
+    targets = ranked(classifier, images, labels, TARGETS) if part in ("apgd-t", "fab-t") else None
     if part == "apgd-ce":
         apgd(classifier, search, draws, eps=eps, norm=norm, **fewer)
     elif part == "apgd-t":
@@ -101,7 +108,7 @@ def library(part, classifier, images, labels, eps, norm, queries=5000):
         classifier, attacks=[part], version="custom", eps=eps, norm={"linf": "Linf", "l2": "L2"}[norm], seed=0
     )
     attack.apgd.n_restarts = attack.fab.n_restarts = 1
-    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = 5
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = TARGETS
     attack.square.n_queries = queries
     trace = sys.gettrace()
     with torch.random.fork_rng():
@@ -111,9 +118,8 @@ def library(part, classifier, images, labels, eps, norm, queries=5000):
         return classifier(found).argmax(1) != labels
 
 
-@pytest.mark.parametrize("spec", ["autoattack", "autoattack:norm=l2,eps=2"])
-def test_ours_holds_the_contract(spec):
-    check_attack(spec)
+def test_ours_holds_the_contract_in_l2_too():
+    check_attack("autoattack:norm=l2,eps=2")
 
 
 def test_the_library_can_still_be_asked_for():
@@ -149,7 +155,7 @@ def test_it_breaks_what_pgd_breaks(classes):
 @NORMS
 @pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t"])
 def test_a_part_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(part, norm):
-    classifier, images, labels, reach = linear(norm, classes=6)
+    classifier, images, labels, reach = linear(norm, classes=4)
     eps = float(reach.median()) * 1.0001
     broken = run(part, classifier, images, labels, eps, norm)
     decided = (reach / eps - 1).abs() > (0.005 if part == "fab-t" else 5e-5)  # FAB steps beyond the boundary by η
@@ -293,13 +299,13 @@ def test_only_one_point_of_an_image_is_kept():
 @NORMS
 @pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t", "square"])
 def test_a_verdict_does_not_depend_on_the_batch(part, norm):
-    classifier, images, labels, reach = linear(norm, classes=6, count=8)
+    classifier, images, labels, reach = linear(norm, classes=4, count=8)
     eps = float(reach.median()) * 1.1
     fewer = {"queries": 100} if part == "square" else {"steps": 30}
     whole = run(part, classifier, images, labels, eps, norm, **fewer)
     draws, half = numbers(images), torch.arange(3, 8)
     search = Search(images[half], labels[half])
-    targets = ranked(classifier, images[half], labels[half], 5)
+    targets = ranked(classifier, images[half], labels[half], TARGETS)
     if part == "apgd-ce":
         apgd(classifier, search, draws[half], eps=eps, norm=norm, **fewer)
     elif part == "apgd-t":

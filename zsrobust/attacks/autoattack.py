@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen, slots
 from zsrobust.attacks.apgd import Search, apgd, apgd_targeted
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.fab import fab_targeted
@@ -55,11 +55,12 @@ class AutoAttack:
     def passes(self, classes: int) -> tuple[int, int]:
         """Return about how many forward and backward passes an image takes that nothing breaks.
 
-        100 steps of APGD-CE; 100 for each target of APGD-T and of FAB-T; 5,000 queries of Square.
+        100 steps of APGD-CE from a start; as many for each target of APGD-T and of FAB-T, where the library predicts every
+        point once more; 5,000 queries of Square.
         """
         plan = self.plan(classes)
-        steps = 100 + 100 * (1 if "margin" in plan["parts"] else plan["targets"]) + 100 * plan["targets"]
-        return steps + 5000, steps
+        steps = 101 * (1 + (1 if "margin" in plan["parts"] else plan["targets"]) + plan["targets"])
+        return steps + 5000 + (100 * plan["targets"] if self.engine == "library" else 0), steps
 
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
@@ -70,6 +71,7 @@ class AutoAttack:
             if plan["skipped"]:
                 warnings.warn("AutoAttack: PGD-100 on the margin for APGD-T, which needs 4 classes.", stacklevel=2)
             search = Search(images, labels)
+            search.most = slots(classifier, search.most)
             search.broken = logits.argmax(1) != labels
             targets = logits.scatter(1, labels[:, None], -torch.inf).topk(plan["targets"]).indices
             if self.engine == "ours":
@@ -91,8 +93,8 @@ class AutoAttack:
                 else:
                     square(classifier, search, draws, eps=self.eps, norm=self.norm)
                 search.verify(classifier, before)
-                if part == "square" and self.engine == "ours" and (more := int((search.broken & ~before).sum())):
-                    warnings.warn(f"AutoAttack: Square Attack has decreased the robust images by {more}.", stacklevel=2)
+                if part == "square" and self.engine == "ours" and bool((search.broken & ~before).any()):
+                    warnings.warn("AutoAttack: Square Attack has decreased the number of robust images.", stacklevel=2)
         return search.adversarial
 
     def _margin(self, classifier: nn.Module, search: Search, draws: Draws) -> None:
