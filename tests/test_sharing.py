@@ -174,7 +174,9 @@ def test_a_run_that_is_stopped_leaves_no_claim(zsrobust, tmp_path, monkeypatch, 
 
     monkeypatch.setitem(attacks._entries, "stop", Stop())
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     assert "Interrupted. What is stored stays" in zsrobust(*MINI, "--attack", "stop", ok=130).stderr
+    signal.signal(signal.SIGINT, ignored)
     assert not claims(tmp_path)
     assert not list(tmp_path.rglob("*.json"))
     assert signal.getsignal(signal.SIGTERM) == before
