@@ -46,7 +46,7 @@ class Python2(pickle._Pickler):
         else:
             super().save_global(each, name)
 
-    dispatch = {  # noqa: RUF012  # as in the class above
+    dispatch = {  # noqa: RUF012  # pickle looks its methods up in this attribute of the class
         **pickle._Pickler.dispatch,
         str: save_text,
         bytes: save_text,

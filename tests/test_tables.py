@@ -243,3 +243,9 @@ def test_the_second_series_is_of_the_suites_second():
     assert tables.suite_name("s2", suites.load("mini_second")) == "mini_second"
     with pytest.raises(ZSRobustError, match="The suite mini has no second target dataset for Table s1"):
         tables.suite_name("s1", SUITE)
+
+
+def test_numbers_of_another_target_dataset_are_not_compared_with(tmp_path):
+    second = suites.load("paper_cifar100")
+    with pytest.raises(ZSRobustError, match="nothing to compare Table 1 of the suite paper_cifar100"):
+        build("1", paper(tmp_path, second), second, eps="1/255", compare=True)

@@ -103,7 +103,7 @@ def decided(make: Callable[[], T]) -> T:
     distributed.broadcast_object_list(said)
     if said[1] is not None:
         raise said[1]
-    return said[0]  # type: ignore[no-any-return]  # what was sent
+    return said[0]  # type: ignore[no-any-return]  # a T of the first process: the broadcast is not typed
 
 
 @contextmanager

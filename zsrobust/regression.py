@@ -436,7 +436,7 @@ def check_paper(
     notes: dict[str, None] = {}
     used: set[str] = set()
     measured: dict[tuple[str, str], set[str]] = {}
-    for number in PRINTED if suite.name == "paper" else ():
+    for number in (each for each in PRINTED if each in suite.printed):
         for cell in records:
             claim = reported.cell(number, cell["defense"], cell["dataset"])
             if claim is None or cell["attack"] != tables.find(number).attack:

@@ -215,7 +215,7 @@ def _bar(file: HubFile, progress: Progress) -> type[Any]:
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **{**settings, "disable": True})  # type: ignore[no-untyped-call]  # theirs
+            super().__init__(*args, **{**settings, "disable": True})  # type: ignore[no-untyped-call]  # huggingface_hub does not annotate it
 
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0
@@ -229,7 +229,7 @@ def _bar(file: HubFile, progress: Progress) -> type[Any]:
 
 @contextmanager
 def _asking(source: HubSource, what: str) -> Iterator[None]:
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined] # httpx's, whichever httpx it uses
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # it re-exports httpx's without saying so
 
     try:
         yield

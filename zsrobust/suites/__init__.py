@@ -28,6 +28,7 @@ class Suite:
     limits: Mapping[str, int] = field(default_factory=dict)  #: by attack: the size of the subset it is measured on
     recipe: Mapping[str, Any] = field(default_factory=dict)  #: values for the recipes' fields
     sweep: tuple[float, ...] = ()  #: the bounds of Figure 4, in pixels of [0, 1]
+    printed: tuple[str, ...] = ()  #: the paper's tables whose numbers are of this suite
     asked: str = ""  #: the name or the file that it was loaded by, for the next command
     second: str | None = None  #: the suite with the second target dataset, of Tables s1 and s2
 
@@ -72,7 +73,8 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if "like" not in values:
         return values
     base = _values(values.pop("like"), (*above, name))
-    base.pop("second", None)
+    for own in ("second", "printed"):  # of that suite, and of none that is like it
+        base.pop(own, None)
     for section in ("attack", "limits", "recipe"):
         values[section] = {**base.get(section, {}), **values.get(section, {})}
     return {**base, **values}
@@ -95,6 +97,7 @@ def _suite(name: str, values: dict[str, Any], asked: str) -> Suite:
     if not isinstance(values.get("second"), str | None):
         raise ZSRobustError(f"The suite {name}: second is the name of a suite.")
     values["datasets"] = tuple(values["datasets"])
+    values["printed"] = tuple(map(str, values.get("printed", ())))
     values["sweep"] = tuple(parse_eps(str(bound)) for bound in values.get("sweep", ()))
     for section in ("attack", "recipe"):
         values[section] = {key: _number(key, value) for key, value in values.get(section, {}).items()}
