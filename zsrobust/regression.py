@@ -42,7 +42,7 @@ PRINTED = ("1", "2", "3")
 
 
 class Key(NamedTuple):
-    """What makes two cells the same one; for what a filter sees, see `about`."""
+    """What makes two cells the same one; for what a filter sees, see `Result.about`."""
 
     suite: str
     protocol: str
@@ -61,24 +61,9 @@ class Stored:
     result: Result
 
     @property
-    def about(self) -> dict[str, Any]:
-        """The cell's suite, protocol, attack, eps, defense, dataset, seed and limit, named as in `load_results`."""
-        identity = self.result.identity
-        return {
-            "suite": identity["suite"],
-            "protocol": identity["protocol"],
-            "attack": identity["attack"]["spec"],
-            "eps": identity["attack"]["eps"],
-            "defense": identity["defense"]["spec"],
-            "dataset": identity["dataset"]["name"],
-            "seed": identity["seed"],
-            "limit": identity["dataset"]["limit"],
-        }
-
-    @property
     def key(self) -> Key:
         """What the cell is matched by, its limit apart."""
-        return Key(**{name: value for name, value in self.about.items() if name != "limit"})
+        return Key(**{name: value for name, value in self.result.about.items() if name != "limit"})
 
     @property
     def limit(self) -> int | None:
@@ -159,7 +144,7 @@ def check(
     limit: int | None = None,
     tolerance: float = 1.0,
 ) -> Report:
-    """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Stored.about`.
+    """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Result.about`.
 
     With `limit`, of the folder only cells on subsets of so many images, or on whole sets that are no larger.
 
@@ -183,7 +168,7 @@ def check(
     and for a baseline with nothing that `keep` keeps.
     """
     whole = _stored(baseline)
-    theirs = [cell for cell in whole if keep(cell.about)]
+    theirs = [cell for cell in whole if keep(cell.result.about)]
     if all(cell.result.status == "failed" for cell in theirs):
         raise ZSRobustError(
             f"The baseline {baseline} has no such cells, or only failed ones. Its cells: ls {baseline}/*/*/*"
@@ -213,7 +198,7 @@ def check(
     told, moved = _rows(pairs, tolerance)
     there = {cell.name for cell in whole}  # what is damaged and was not asked for
     verdicts += [*moved, *(Verdict(name, None, why) for name, why in damaged.items() if name not in there)]
-    extra = sum(keep(cell.about) and cell.name not in match.used for cell in ours)
+    extra = sum(keep(cell.result.about) and cell.name not in match.used for cell in ours)
     return Report(sorted(verdicts, key=lambda each: each.cell), tolerance, extra, [*notes, *told])
 
 

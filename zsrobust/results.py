@@ -136,6 +136,19 @@ class Result:
         return bool(self.identity.get("switches", {}).get("attacked") == "all")
 
     @property
+    def about(self) -> dict[str, Any]:
+        """The cell's suite, protocol, attack, eps, defense, dataset, seed and limit, named as in `load_results`."""
+        identity = self.identity
+        return {
+            **{name: identity[name] for name in ("suite", "protocol", "seed")},
+            "attack": identity["attack"]["spec"],
+            "eps": identity["attack"]["eps"],
+            "defense": identity["defense"]["spec"],
+            "dataset": identity["dataset"]["name"],
+            "limit": identity["dataset"]["limit"],
+        }
+
+    @property
     def path(self) -> Path:
         """The cell's place in the results folder, as a relative path without suffix."""
         identity = self.identity
@@ -273,16 +286,9 @@ COLUMNS = [
 def _row(path: Path, result: Result) -> dict[str, Any]:
     identity = result.identity
     return {
-        "suite": identity["suite"],
-        "protocol": identity["protocol"],
-        "defense": identity["defense"]["spec"],
+        **result.about,
         "defense_title": identity["defense"]["title"],
-        "attack": identity["attack"]["spec"],
-        "eps": identity["attack"]["eps"],
-        "dataset": identity["dataset"]["name"],
         "dataset_title": identity["dataset"]["title"],
-        "seed": identity["seed"],
-        "limit": identity["dataset"]["limit"],
         **{name: getattr(result, name) for name in ("images", "clean_correct", "robust_correct", "status")},
         "epoch_seconds": result.training.get("epoch_seconds"),
         "history": result.training.get("history"),
