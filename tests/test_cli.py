@@ -200,8 +200,22 @@ def test_a_dry_run_tells_the_bill_and_computes_nothing(zsrobust, tmp_path):
     assert told["compute"].endswith("1 cells, 300 images")
     # 2,000 images, 3 epochs: two steps, and the images once more each way; 300 images: ten steps, clean, verdict.
     assert f"at most {6000 * 5 + 300 * 12:,} forward, {6000 * 4 + 300 * 10:,} backward" in told["passes"]
-    assert "hours on cpu" in told["time"]
+    assert "minutes on cpu" in told["time"]
     assert not cells(tmp_path)
+
+
+def test_a_result_holds_what_was_predicted_beside_what_it_took(zsrobust, tmp_path):
+    done = zsrobust(*QUICK)
+    (path,) = (tmp_path / "results").rglob("*.json")
+    stored = json.loads(path.read_text())
+    predicted = stored["predicted"]
+    assert (predicted["forward"], predicted["backward"]) == (8 * 4, 8 * 2)  # two steps, clean, verdict
+    assert predicted["seconds"] > 0
+    assert stored["forward"] <= predicted["forward"]
+    assert stored["backward"] <= predicted["backward"]
+    needed = (stored["forward"] + stored["backward"]) / (8 * 6)
+    assert f"{needed:.0%} of its passes were needed." in done.stdout
+    assert "plan said" not in zsrobust(*QUICK).stdout  # nothing was computed
 
 
 def test_what_takes_hours_asks_and_without_anyone_to_ask_stops(zsrobust, tmp_path):

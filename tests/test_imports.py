@@ -13,7 +13,7 @@ PACKAGE = Path(zsrobust.__file__).parent
 
 #: Each room may import those after it, and no other.
 ROOMS = [
-    "cli", "cluster", "bill", "testing", "stock", "listing", "display", "export", "runner", "evaluation", "lineup", "entries",
+    "cli", "cluster", "bill", "testing", "stock", "listing", "display", "export", "runner", "cost", "evaluation", "lineup", "entries",
     "defenses", "ranks", "sharing", "training", "pixels", "prompts", "classifier", "mini", "attacks", "datasets", "report", "regression",
     "comparison", "figures", "tables", "reported", "rows", "suites", "protocols", "results", "statistics", "network", "registry",
 ]  # fmt: skip

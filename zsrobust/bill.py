@@ -1,18 +1,14 @@
 """What a run will cost, told before anything large begins: bytes, images, passes, and hours on this device."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from zsrobust.classifier import weights_are_here
+from zsrobust.cost import Speed
 from zsrobust.datasets import Split, datasets
 from zsrobust.defenses import defenses
-from zsrobust.evaluation import device_of
 from zsrobust.network import Unreachable
-from zsrobust.registry import ZSRobustError
 from zsrobust.runner import Bench, Cell
 
 LARGE = 1.0  # hours, or gigabytes, from which a run asks before it begins
@@ -30,7 +26,7 @@ class Bill:
     forward: int = 0
     backward: int = 0
     unknown: list[str] = field(default_factory=list)  #: attacks that do not say how many passes they take
-    speed: tuple[float, float] | None = None  #: images a second, forward; forward and backward
+    speed: Speed | None = None  #: if it was measured
 
     @property
     def gigabytes(self) -> float:
@@ -40,10 +36,7 @@ class Bill:
     @property
     def hours(self) -> float:
         """Hours on this device at most, at the measured speed; 0 if it was not measured."""
-        if self.speed is None:
-            return 0.0
-        forward, both = self.speed
-        return (self.forward / forward + self.backward * max(0.0, 1 / both - 1 / forward)) / 3600
+        return self.speed.seconds(self.forward, self.backward) / 3600 if self.speed else 0.0
 
     @property
     def large(self) -> bool:
@@ -61,9 +54,9 @@ class Bill:
         if self.unknown:
             yield f"          and those of {', '.join(self.unknown)}, which do not say"
         if self.speed:
-            forward, both = self.speed
-            speed = f"{forward:,.0f} images a second forward, {both:,.0f} forward and backward"
-            yield f"time      at most {self.hours:,.1f} hours on {device} ({speed}, measured just now)"
+            speed = f"{self.speed.forward:,.0f} images a second forward, {self.speed.both:,.0f} forward and backward"
+            most = f"{self.hours:,.1f} hours" if self.hours >= 0.5 else f"{60 * self.hours:,.1f} minutes"
+            yield f"time      at most {most} on {device} ({speed}, measured just now)"
 
 
 def make(bench: Bench, cells: Sequence[Cell], folder: Path, force: bool) -> Bill:
@@ -93,16 +86,12 @@ def make(bench: Bench, cells: Sequence[Cell], folder: Path, force: bool) -> Bill
             bill.backward += images * (steps + 2)
     _add_downloads(bill, bench, needed)
     for cell in wanted:
-        dataset, attack = datasets[cell.dataset], bench.attack(cell)
-        size = min(dataset.size, cell.limit or dataset.size)
-        if bench.protocol.select == "every_20th_batch":
-            size = min(size, sum(min(256, dataset.size - start) for start in range(0, dataset.size, 20 * 256)))
-        forward, backward = attack.passes(len(dataset.classes)) if hasattr(attack, "passes") else (0, 0)
-        if not hasattr(attack, "passes") and cell.attack not in bill.unknown:
+        cost = bench.cost(cell)
+        if not cost.known and cell.attack not in bill.unknown:
             bill.unknown.append(cell.attack)
-        bill.images += size
-        bill.forward += size * (2 + forward)
-        bill.backward += size * backward
+        bill.images += cost.images
+        bill.forward += cost.forward
+        bill.backward += cost.backward
     return bill
 
 
@@ -124,33 +113,3 @@ def _add_downloads(bill: Bill, bench: Bench, needed: dict[tuple[str, Split], Non
     if not weights_are_here(bench.suite.backbone):
         size = sum(tensor.nbytes for tensor in bench.workshop.shape.model.state_dict().values())
         bill.downloads.append((bench.suite.backbone, size))
-
-
-def measure(bench: Bench, seconds: float = 1.0) -> tuple[float, float]:
-    """Return images a second through the image tower, forward and then forward and backward, on the bench's device."""
-    tower, side = bench.workshop.shape.encoder, bench.workshop.shape.side
-    device = device_of(tower)
-    batch = torch.rand(8 if device.type == "cpu" else 256, 3, side, side, device=device)
-
-    def timed(backward: bool) -> float:
-        images = batch.clone().requires_grad_(backward)
-
-        def once() -> None:
-            with torch.set_grad_enabled(backward):
-                features = tower(images)
-            if backward:
-                torch.autograd.grad(features.sum(), images)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        once()
-        started, rounds = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            once()
-            rounds += 1
-        return rounds * len(batch) / (time.perf_counter() - started)
-
-    try:
-        return timed(False), timed(True)
-    except RuntimeError as error:
-        raise ZSRobustError(f"The backbone does not run on {device}: {str(error).splitlines()[0]}") from error

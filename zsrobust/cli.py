@@ -249,7 +249,7 @@ def run(
             else:
                 found, errors = runner.run(bench, cells, folder, shown, force)
         if found and ranks.leads():
-            display.print_results(found, shown.computed, folder)
+            display.print_results(found, shown, folder)
     for error in errors:
         click.echo(f"Error: {error}", err=True)
     if errors:
@@ -578,8 +578,8 @@ def _agreed(bench: "Bench", cells: "list[Cell]", folder: Path, force: bool, dry_
     from zsrobust import bill
 
     made = bill.make(bench, cells, folder, force)
-    if dry_run or made.downloads or made.forward + made.backward > 2_000_000:
-        made.speed = bill.measure(bench)
+    if dry_run or made.downloads or made.cells:
+        made.speed = bench.speed
     if dry_run or made.large or made.downloads:
         for line in made.lines(bench.workshop.device):
             click.echo(line, err=not dry_run)

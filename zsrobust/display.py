@@ -24,6 +24,7 @@ class Live(Reporter):
         self._bars: dict[str, TaskID] = {}
         self._images: TaskID | None = None
         self.computed = 0  #: images judged in this run
+        self.fresh: list[Result] = []  #: cells computed in this run
 
     def training(self, title: str, done: int, total: int, note: str) -> None:
         """Show a training's steps."""
@@ -57,6 +58,10 @@ class Live(Reporter):
         if self._images is not None:
             self._progress.update(self._images, advance=images, note=f"{cell.defense}, {cell.attack}, {cell.dataset}")
 
+    def stored(self, result: Result) -> None:
+        """Keep what was computed."""
+        self.fresh.append(result)
+
     def elsewhere(self, cell: Cell, images: int) -> None:
         """Advance the bar by what another run judged."""
         if self._images is not None:
@@ -87,7 +92,7 @@ def live() -> Iterator[Live]:
             progress.stop()
 
 
-def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
+def print_results(found: Sequence[Result], shown: Live, folder: Path) -> None:
     """Print the cells of a run: every dataset of one defense under one attack, or the averages of several."""
     console = Console()
     groups: dict[tuple[str, str, str], list[Result]] = {}
@@ -112,8 +117,22 @@ def print_results(found: Sequence[Result], computed: int, folder: Path) -> None:
         if result.status == "failed":
             place = folder / f"{result.path}.json"
             console.print(f"failed: {(result.error or '').strip().splitlines()[-1]} ({place})", markup=False, soft_wrap=True)
-    stored = f"{len(found)} cells in {folder}; {computed} images attacked in this run"
-    console.print(stored + ("." if computed else ": all were stored. --force computes them again."), soft_wrap=True)
+    stored = f"{len(found)} cells in {folder}; {shown.computed} images attacked in this run"
+    console.print(stored + ("." if shown.computed else ": all were stored. --force computes them again."), soft_wrap=True)
+    if line := _took(shown.fresh):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _took(results: Sequence[Result]) -> str:
+    """Return what cells took beside what was predicted at most; nothing if nothing was."""
+    known = [result for result in results if result.predicted and result.status == "ok"]
+    planned = sum(result.predicted["seconds"] for result in known if result.predicted)
+    if not planned:
+        return ""
+    passes = sum(result.predicted["forward"] + result.predicted["backward"] for result in known if result.predicted)
+    share = sum(result.forward + result.backward for result in known) / passes
+    taken = sum(result.seconds for result in known)
+    return f"Attacks took {taken:,.0f} s; the plan said at most {planned:,.0f} s. {share:.0%} of its passes were needed."
 
 
 def _title(groups: Collection[tuple[str, str, str]]) -> str:

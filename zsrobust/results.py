@@ -129,6 +129,7 @@ class Result:
     outcomes: str | None = None  #: sha256 of the `.npz` file
     disagreements: int | None = None  #: images broken in the lower precision of the search, and not in float32
     batch_size: int | None = None  #: images that the classifier got at once, in the end
+    predicted: dict[str, float] | None = None  #: the most that it could take: seconds, and passes forward and backward
 
     @property
     def everything(self) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 from zsrobust import protocols, ranks, results, sharing, tables
 from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.classifier import HalfPrecision
+from zsrobust.cost import Cost, Speed, measure
 from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.defenses import Tower, Workshop, defenses
 from zsrobust.entries import load_suite
@@ -56,6 +57,9 @@ class Reporter:
 
     def judged(self, cell: Cell, images: int) -> None:
         """Hear that so many more images of a cell are done."""
+
+    def stored(self, result: Result) -> None:
+        """Hear of a cell that was computed, and stored."""
 
     def elsewhere(self, cell: Cell, images: int) -> None:
         """Hear that another run has done a cell that was to be computed."""
@@ -158,6 +162,33 @@ class Bench:
         if self.protocol.judged == "final" and hasattr(attack, "early_stop"):
             return dataclasses.replace(attack, early_stop=False)  # type: ignore[type-var]  # as in evaluation.describe_attack
         return attack
+
+    @cached_property
+    def speed(self) -> Speed:
+        """The speed of the backbone's tower on the workshop's device, measured now."""
+        return measure(self.workshop.shape.encoder, self.workshop.shape.side)
+
+    def cost(self, cell: Cell) -> Cost:
+        """Return what a cell takes at most: its clean predictions, the attack, and the verdicts."""
+        dataset, attack = datasets[cell.dataset], self.attack(cell)
+        size = min(dataset.size, cell.limit or dataset.size)
+        if self.protocol.select == "every_20th_batch":
+            size = min(size, sum(min(256, dataset.size - start) for start in range(0, dataset.size, 20 * 256)))
+        passes = getattr(attack, "passes", None)
+        forward, backward = passes(len(dataset.classes)) if passes else (0, 0)
+        times = 1 if self.search == "float32" else 2  # what a lower precision leaves is attacked again
+        return Cost(size, size * (2 + times * forward), size * times * backward, passes is not None)
+
+    def predicted(self, cell: Cell, shares: int) -> dict[str, float] | None:
+        """Return the most that a cell takes, in passes, and in seconds where so many processes share it.
+
+        None if the attack does not say how many passes it takes.
+        """
+        cost = self.cost(cell)
+        if not cost.known:
+            return None
+        seconds = self.speed.seconds(cost.forward, cost.backward) / shares
+        return {"seconds": round(seconds, 3), "forward": cost.forward, "backward": cost.backward}
 
     def classifier(self, cell: Cell, tower: Tower) -> nn.Module:
         """Return the classifier of a cell, frozen, in eval mode."""
@@ -397,13 +428,14 @@ def _compute(bench: Bench, work: Work, folder: Path, tower: Tower, reporter: Rep
 
     def store() -> Result:
         result, outcomes, samples = ranks.joined([part for part in parts if part is not None])
-        result.training = tower.training
+        result.training, result.predicted = tower.training, bench.predicted(cell, shares)
         if outcomes is not None:
             outcomes = dataclasses.replace(outcomes, classes=np.array(datasets[cell.dataset].classes))
         results.write(result, outcomes, folder, samples)
         return result
 
     result = ranks.decided(store)
+    reporter.stored(result)
     if result.status == "failed":
         reporter.note(f"failed: {cell.defense} under {cell.attack} on {cell.dataset}: {_last_line(result.error)}")
     return result
