@@ -1,6 +1,10 @@
 """Shared by the tests: one folder of checkpoints a session, and the command line as a user runs it."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers beside each other have one thread each
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -71,5 +75,5 @@ def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _as_many_threads_as_processes_we_start() -> None:
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -2,44 +2,149 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from optima import binary, nonlinear, numbers
 from torch import nn
 
 from zsrobust.attacks import attacks, frozen, perturbation_size
-from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.cw import CW
+from zsrobust.attacks.mim import MIM
 from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.evaluation import Meter, judge
 from zsrobust.registry import ZSRobustError
-from zsrobust.testing import LinearClassifier, check_attack, toy
+from zsrobust.testing import check_attack, toy
 
-REGISTERED = [name for name in attacks if name not in ("torchattacks", "pgd100")]
+SHORTER = {"pgd100": "pgd100:steps=20", "square": "square:queries=200"}
+REGISTERED = [SHORTER.get(name, name) for name in attacks if name != "torchattacks"]  # an extra, below
+VARIANTS = [
+    "pgd:norm=l2,eps=2,step_size=1", "pgd:loss=margin,restarts=2", "cw:norm=l2,eps=2,step_size=1",
+    "mim:norm=l2,eps=2,step_size=1", "apgd:loss=dlr", "apgd:loss=targeted,norm=l2,eps=2", "fab:norm=l2,eps=2",
+    "square:queries=200,norm=l2,eps=2", "ensemble:of=pgd2+apgd:loss=dlr,norm=l2,eps=2,step_size=1",
+]  # fmt: skip
+NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
-@pytest.mark.parametrize(
-    "spec", [*REGISTERED, "pgd100:steps=20", "pgd:norm=l2,eps=2,step_size=1", "pgd:loss=margin,restarts=2"]
-)
+@pytest.mark.parametrize("spec", [*REGISTERED, *VARIANTS])
 def test_every_attack_holds_the_contract(spec):
     check_attack(spec)
 
 
-def numbers(images):
-    return Draws.of(0, "toy", np.arange(len(images)))
+@NORMS
+@pytest.mark.parametrize(
+    "spec",
+    ["cw", "mim", "mim:early_stop=false", "apgd", "apgd:loss=dlr", "apgd:loss=targeted", "fab", "ensemble:of=mim+apgd"],
+)
+@pytest.mark.filterwarnings("ignore:APGD")
+def test_an_attack_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_the_margin(spec, norm):
+    eps = 0.02 if norm == "linf" else 0.05
+    classifier, images, margin = binary(0, norm, eps)
+    labels = torch.zeros(64, dtype=torch.long)
+    attack = attacks.create(spec, {"eps": eps, "step_size": eps / 2, "norm": norm})
+    adversarial = attack(classifier, images, labels, numbers(images))
+    assert perturbation_size(adversarial - images, norm).max() <= eps * (1 + 1e-12)
+    broken = classifier(adversarial).argmax(1) != labels
+    decided = (margin - 1).abs() > (0.005 if spec == "fab" else 1e-6)  # FAB steps beyond the boundary
+    assert torch.equal(broken[decided], (margin < 1)[decided])
 
 
-def binary(seed, norm, eps):
-    """Return a two-class linear classifier, images, and for each the margin in units of what eps can move."""
-    generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(3 * 4 * 4, generator=generator, dtype=torch.float64)
-    images = 0.4 + 0.2 * torch.rand(64, 3, 4, 4, generator=generator, dtype=torch.float64)
-    reach = eps * (direction.abs().sum() if norm == "linf" else direction.norm())
-    projected = images.flatten(1) @ direction
-    # The margins of the images spread over twice what eps can reach.
-    wanted = torch.linspace(0.02, 2, 64, dtype=torch.float64) * reach
-    images += ((wanted - projected) / direction.square().sum())[:, None, None, None] * direction.view(3, 4, 4)
-    assert (images - 0.5).abs().max() < 0.5 - eps, "the pixels must stay away from the box"
-    return LinearClassifier(torch.stack([direction, 0 * direction])), images, wanted / reach
+@NORMS
+def test_square_breaks_nothing_beyond_eps_and_what_is_far_inside(norm):
+    eps = 0.02 if norm == "linf" else 0.05
+    classifier, images, margin = binary(0, norm, eps)
+    labels = torch.zeros(64, dtype=torch.long)
+    attack = attacks.create("square:queries=600", {"eps": eps, "norm": norm})
+    broken = classifier(attack(classifier, images, labels, numbers(images))).argmax(1) != labels
+    assert not broken[margin > 1].any()
+    assert broken[margin < 0.5].all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    "spec",
+    ["pgd:restarts=2", "cw", "mim", "apgd", "apgd:restarts=3", "apgd:loss=targeted", "fab", "fab:targets=1",
+     "square:queries=100", "ensemble:of=pgd10+apgd+fab", "autoattack_ce_dlr", "autoattack_robustvlm"],
+)  # fmt: skip
+def test_an_attack_says_how_many_passes_an_image_takes_at_most(spec):
+    classifier, data = toy(5)
+    images, labels = torch.from_numpy(data.pixels).float() / 255, torch.from_numpy(data.labels)
+    attack, meter = attacks.create(spec, {"eps": 1e-5, "step_size": 1e-5}), Meter(classifier)
+    adversarial = attack(meter, images, labels, numbers(images))
+    forward, backward = attack.passes(5)
+    assert torch.equal(classifier(adversarial).argmax(1), labels), "nothing must be broken here"
+    assert meter.backward_passes == 24 * backward
+    about = 1.1 if spec.startswith(("square", "autoattack")) else 1.0
+    assert 0.95 < meter.forward_passes / (24 * forward) <= about
+
+
+def test_cw_is_pgd_on_the_margin():
+    classifier, images, labels = nonlinear()
+    cw, pgd = CW(eps=0.01, step_size=0.004), PGD(eps=0.01, step_size=0.004, loss="margin")
+    found = [attack(classifier, images, labels, numbers(images)) for attack in (cw, pgd)]
+    assert torch.equal(*found)
+    assert (classifier(found[0]).argmax(1) != labels).any()
+    with pytest.raises(ZSRobustError, match="'cw' has no field 'loss'"):
+        attacks.create("cw:loss=ce")
+
+
+def by_hand(classifier, image, label, attack, steps):
+    """Return the point of MI-FGSM after so many steps: eqs. 6 and 7 of the paper, for one image."""
+    point, momentum = image, torch.zeros_like(image)
+    for _ in range(steps):
+        point = point.detach().requires_grad_()
+        loss = F.cross_entropy(classifier(point[None]), label[None])
+        (gradient,) = torch.autograd.grad(loss, point)
+        momentum = attack.decay * momentum + gradient / gradient.abs().sum()
+        if attack.norm == "linf":
+            change = point.detach() + attack.step_size * momentum.sign() - image
+            change = change.clamp(-attack.eps, attack.eps)
+        else:
+            change = point.detach() + attack.step_size * momentum / momentum.square().sum().sqrt() - image
+            size = change.square().sum().sqrt()
+            change = change * min(1, attack.eps / size)
+        point = (image + change).clamp(0, 1)
+    return point
+
+
+@NORMS
+@pytest.mark.parametrize("decay", [1.0, 0.5, 0.0])
+def test_mim_is_its_equations_step_by_step(norm, decay):
+    classifier, images, labels = nonlinear(6)
+    classifier, images = classifier.double(), images.double()
+    eps = 0.02 if norm == "linf" else 0.2
+    for steps in (1, 2, 3, 7):
+        attack = MIM(eps=eps, step_size=eps / 3, steps=steps, norm=norm, decay=decay, early_stop=False)
+        adversarial = attack(classifier, images, labels, numbers(images))
+        plain = [by_hand(classifier, image, label, attack, steps) for image, label in zip(images, labels, strict=True)]
+        assert torch.allclose(adversarial, torch.stack(plain), rtol=0, atol=1e-9)  # 1 - p_y is rounded by hand
+
+
+def test_an_image_that_mim_broke_stays_where_it_is():
+    classifier, images, labels = nonlinear()
+    meter, eps = Meter(classifier), 0.01
+    early = MIM(eps=eps, step_size=eps / 4, steps=20)(meter, images, labels, numbers(images))
+    late = MIM(eps=eps, step_size=eps / 4, steps=20, early_stop=False)(classifier, images, labels, numbers(images))
+    broken = classifier(early).argmax(1) != labels
+    assert 2 < broken.sum() < len(images) - 2
+    assert torch.equal(early[~broken], late[~broken])
+    assert broken[classifier(late).argmax(1) != labels].all()
+    assert meter.forward_passes < 20 * len(images)
+
+
+def test_a_decay_is_a_share():
+    for decay in ("-1", "1.5", "nan"):
+        with pytest.raises(ZSRobustError, match="decay is between 0 and 1"):
+            attacks.create(f"mim:decay={decay}")
+
+
+def test_mim_tells_of_images_without_a_gradient():
+    class Dead(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :3] * 0
+
+    images = torch.full((2, 3, 4, 4), 0.5)
+    with pytest.warns(UserWarning, match="MIM: some images have a gradient of exactly zero"):
+        MIM()(Dead(), images, torch.zeros(2, dtype=torch.long), numbers(images))
+
+
+@NORMS
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 @pytest.mark.parametrize("random_start", [True, False])
 def test_pgd_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_the_margin(norm, loss, random_start):

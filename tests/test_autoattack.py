@@ -4,25 +4,23 @@ import sys
 import warnings
 from functools import partial
 
-import numpy as np
 import pyautoattack
 import pytest
 import torch
-import torch.nn.functional as F
+from optima import linear, nonlinear, numbers
 from torch import nn
 
 from zsrobust.attacks import apgd as module
 from zsrobust.attacks import attacks, perturbation_size
 from zsrobust.attacks import autoattack as engine
-from zsrobust.attacks.apgd import Search, apgd, apgd_targeted, cross_entropy, targeted_dlr
-from zsrobust.attacks.autoattack import AutoAttack
-from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.apgd import APGD, Search, apgd, apgd_targeted, cross_entropy, dlr, targeted_dlr
+from zsrobust.attacks.autoattack import AutoAttack, AutoAttackCeDlr, AutoAttackRobustVLM
 from zsrobust.attacks.fab import fab_targeted, to_boundary
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import bump, square, window
-from zsrobust.evaluation import Meter, judge
+from zsrobust.evaluation import Meter, describe_attack, judge
 from zsrobust.registry import ZSRobustError
-from zsrobust.testing import LinearClassifier, check_attack, toy
+from zsrobust.testing import check_attack, toy
 
 
 @pytest.fixture(autouse=True)
@@ -34,60 +32,17 @@ TARGETS = 3
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
-def numbers(images):
-    return Draws.of(0, "toy", np.arange(len(images)))
-
-
 def ranked(classifier, images, labels, targets):
     with torch.no_grad():
         return classifier(images).scatter(1, labels[:, None], -torch.inf).topk(targets).indices
-
-
-def linear(norm, classes=5, count=32):
-    """Return a linear classifier, images, labels, and the smallest eps that breaks each, far from the edges of [0, 1]."""
-    generator = torch.Generator().manual_seed(classes)
-    weight = torch.randn(classes, 3 * 5 * 5, generator=generator, dtype=torch.float64)
-    images = 0.4 + 0.2 * torch.rand(count, 3, 5, 5, generator=generator, dtype=torch.float64)
-    classifier = LinearClassifier(weight, -weight.sum(1) / 2)
-    with torch.no_grad():
-        logits = classifier(images)
-    labels = logits.argmax(1)
-    apart = weight[labels][:, None] - weight
-    reach = (logits.gather(1, labels[:, None]) - logits) / (apart.abs().sum(2) if norm == "linf" else apart.norm(dim=2))
-    return classifier, images, labels, reach.nan_to_num(torch.inf).scatter(1, labels[:, None], torch.inf).amin(1)
-
-
-class Small(nn.Module):
-    """A network of three layers, with random weights, far from linear within the eps of the tests."""
-
-    def __init__(self, classes=6, side=8):
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.weights = nn.ParameterList(
-            torch.randn(shape, generator=generator) * scale
-            for shape, scale in (((12, 3, 3, 3), 0.8), ((32, 12 * (side // 2) ** 2), 0.25), ((classes, 32), 0.6))
-        )
-
-    def forward(self, images):
-        hidden = F.gelu(F.conv2d(2 * images - 1, self.weights[0], stride=2, padding=1))
-        return F.gelu(hidden.flatten(1) @ self.weights[1].T) @ self.weights[2].T
-
-
-def nonlinear(count=24):
-    classifier = Small()
-    images = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.1 - 0.05
-    images = images.clamp(0, 1)
-    with torch.no_grad():
-        labels = classifier(images).argmax(1)
-    return classifier, images, labels
 
 
 def run(part, classifier, images, labels, eps, norm, **fewer):
     """Return the images that a part of ours breaks, having checked that it keeps the rules."""
     search, draws = Search(images, labels), numbers(images)
     targets = ranked(classifier, images, labels, TARGETS) if part in ("apgd-t", "fab-t") else None
-    if part == "apgd-ce":
-        apgd(classifier, search, draws, eps=eps, norm=norm, **fewer)
+    if part in ("apgd-ce", "apgd-dlr"):
+        apgd(classifier, search, draws, part.removeprefix("apgd-"), eps=eps, norm=norm, **fewer)
     elif part == "apgd-t":
         apgd_targeted(classifier, search, targets, draws, eps=eps, norm=norm, **fewer)
     elif part == "fab-t":
@@ -142,6 +97,72 @@ def test_it_plans_its_parts_by_the_number_of_classes(classes, parts, targets, sk
     assert (plan["parts"], plan["targets"], plan["skipped"]) == (parts, targets, skipped)
 
 
+@pytest.mark.parametrize(
+    ("attack", "classes", "parts", "more"),
+    [
+        (AutoAttackCeDlr(), 2, ["apgd-ce", "margin"], {"skipped": ["apgd-dlr"]}),
+        (AutoAttackCeDlr(), 3, ["apgd-ce", "apgd-dlr"], {"skipped": []}),
+        (AutoAttackRobustVLM(), 3, ["apgd-ce", "margin"], {"restarts": 5, "skipped": ["apgd-t"]}),
+        (AutoAttackRobustVLM(), 100, ["apgd-ce", "apgd-t"], {"restarts": 5, "targets": 9, "skipped": []}),
+    ],
+)
+def test_what_others_print_as_autoattack_says_in_its_plan_what_it_is(attack, classes, parts, more):
+    assert attack.plan(classes) == {"parts": parts, **more}
+
+
+def test_the_identity_of_the_standard_version_is_as_it_was():
+    plan = {"parts": ["apgd-ce", "apgd-t", "fab-t", "square"], "targets": 9, "skipped": []}
+    expected = {"spec": "autoattack", "eps": "1/255", "norm": "linf", "engine": "ours", "plan": plan}
+    assert describe_attack("autoattack", AutoAttack(), 100) == expected
+    assert AutoAttack().passes(100) == (101 * 19 + 5000, 101 * 19)
+    assert AutoAttack(engine="library").passes(3) == (101 * 4 + 5000 + 200, 101 * 4)
+    with pytest.raises(ZSRobustError, match="has no field 'engine'"):
+        attacks.create("autoattack_robustvlm:engine=library")
+
+
+@NORMS
+def test_its_variants_are_what_their_parts_find_one_after_the_other(norm):
+    classifier, images, labels = nonlinear(12)
+    eps = {"linf": 0.008, "l2": 0.08}[norm]
+    draws, bounds = numbers(images), {"eps": eps, "norm": norm}
+    alone = {
+        loss: classifier(APGD(loss=loss, **bounds)(classifier, images, labels, draws)).argmax(1) != labels
+        for loss in ("ce", "dlr", "targeted")
+    }
+    both = classifier(AutoAttackCeDlr(**bounds)(classifier, images, labels, draws)).argmax(1) != labels
+    assert 2 < both.sum() < len(images) - 2
+    assert torch.equal(both, alone["ce"] | alone["dlr"])
+    five = classifier(APGD(restarts=5, **bounds)(classifier, images, labels, draws)).argmax(1) != labels
+    theirs = classifier(AutoAttackRobustVLM(**bounds)(classifier, images, labels, draws)).argmax(1) != labels
+    assert five[alone["ce"]].all()
+    assert torch.equal(theirs, five | alone["targeted"])
+
+
+def test_every_restart_begins_elsewhere(monkeypatch):
+    classifier, images, labels = nonlinear(4)
+    begun = []
+    monkeypatch.setattr(module, "climb", lambda classifier, search, owners, targets, starts, loss, **_: begun.append(starts))
+    for restarts in (3, 1):
+        apgd(classifier, Search(images, labels), numbers(images), eps=0.01, norm="linf", restarts=restarts)
+    assert torch.equal(begun[0], begun[3])
+    assert not any(torch.equal(begun[0], other) for other in begun[1:3])
+    assert not torch.equal(begun[1], begun[2])
+
+
+@pytest.mark.parametrize(("loss", "classes"), [("dlr", 2), ("targeted", 3)])
+def test_apgd_climbs_the_margin_where_classes_are_too_few_and_says_so(loss, classes):
+    classifier, images, labels, reach = linear("linf", classes, 12)
+    eps = float(reach.median()) * 1.0001
+    attack = APGD(loss=loss, eps=eps)
+    with pytest.warns(UserWarning, match=f"its loss {loss} compares {classes + 1} classes"):
+        adversarial = attack(classifier, images, labels, numbers(images))
+    assert attack.plan(classes) == {"loss": "margin", "skipped": [loss]}
+    assert not attack.plan(classes + 1).get("skipped")
+    broken = classifier(adversarial).argmax(1) != labels
+    assert not broken[reach > eps].any()
+    assert broken[reach < 0.95 * eps].all()
+
+
 @pytest.mark.filterwarnings("ignore:AutoAttack")  # they become flags of a result
 @pytest.mark.parametrize("classes", [2, 4])
 def test_it_breaks_what_pgd_breaks(classes):
@@ -153,7 +174,7 @@ def test_it_breaks_what_pgd_breaks(classes):
 
 
 @NORMS
-@pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t"])
+@pytest.mark.parametrize("part", ["apgd-ce", "apgd-dlr", "apgd-t", "fab-t"])
 def test_a_part_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(part, norm):
     classifier, images, labels, reach = linear(norm, classes=4)
     eps = float(reach.median()) * 1.0001
@@ -176,7 +197,7 @@ def test_the_engine_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(cla
 
 
 @NORMS
-@pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t", "square"])
+@pytest.mark.parametrize("part", ["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"])
 def test_a_part_is_no_weaker_than_the_librarys(part, norm):
     classifier, images, labels = nonlinear()
     eps = {"linf": 0.01, "l2": 0.1}[norm] * (3 if part == "square" else 1)
@@ -211,6 +232,16 @@ def test_apgd_keeps_the_best_point_it_saw(norm):
     assert torch.allclose(cross_entropy(classifier(rows.best_point), labels, labels), rows.best, atol=1e-6)
     assert (rows.best > seen[0]).all()
     assert (rows.size < 2 * eps).all()
+
+
+def test_the_dlr_is_its_closed_form():
+    logits = torch.tensor(
+        [[5.0, 1.0, 3.0, 2.0, 0.0], [1.0, 2.0, 4.0, 0.0, 3.0], [7.0, 4.0, 1.0, 3.0, 2.0]], dtype=torch.float64
+    )
+    labels = torch.tensor([0, 2, 4])
+    expected = torch.tensor([(3 - 5) / (5 - 2), (3 - 4) / (4 - 2), (7 - 2) / (7 - 3)], dtype=torch.float64)  # eq. 6
+    assert torch.allclose(dlr(logits, labels, labels), expected)
+    assert torch.allclose(dlr(7 * logits - 3, labels, labels), expected)
 
 
 def test_the_targeted_dlr_is_its_closed_form():
@@ -297,7 +328,7 @@ def test_only_one_point_of_an_image_is_kept():
 
 
 @NORMS
-@pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t", "square"])
+@pytest.mark.parametrize("part", ["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"])
 def test_a_verdict_does_not_depend_on_the_batch(part, norm):
     classifier, images, labels, reach = linear(norm, classes=4, count=8)
     eps = float(reach.median()) * 1.1
@@ -306,8 +337,8 @@ def test_a_verdict_does_not_depend_on_the_batch(part, norm):
     draws, half = numbers(images), torch.arange(3, 8)
     search = Search(images[half], labels[half])
     targets = ranked(classifier, images[half], labels[half], TARGETS)
-    if part == "apgd-ce":
-        apgd(classifier, search, draws[half], eps=eps, norm=norm, **fewer)
+    if part in ("apgd-ce", "apgd-dlr"):
+        apgd(classifier, search, draws[half], part.removeprefix("apgd-"), eps=eps, norm=norm, **fewer)
     elif part == "apgd-t":
         apgd_targeted(classifier, search, targets, draws[half], eps=eps, norm=norm, **fewer)
     elif part == "fab-t":

@@ -120,7 +120,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         (("train", "tecoa", *MINI, "--checkpoints", "/dev/null/checkpoints"), "Cannot write /dev/null/checkpoints"),
         ((*QUICK, "--device", "abacus"), "No device 'abacus'"),
         ((*QUICK, "--results", "/dev/null/results"), "Cannot write /dev/null/results"),
-        (("train", "clip", *MINI), "clip is not trained"),
+        (("train", "clip", *MINI), "clip has no training of its own"),
         (("table",), "Which table?"),
         (("table", "--out", "numbers.md"), "Which table? Try: zsrobust table 1, or --out results/table1.md"),
         (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2"),

@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from zsrobust.attacks.pgd import PGD
 from zsrobust.evaluation import Meter, judge, predict, run_cell
@@ -12,6 +14,38 @@ from zsrobust.registry import ZSRobustError
 from zsrobust.testing import toy
 
 EPS = 8 / 255
+
+
+class Noisy(nn.Module):
+    """A defense that draws from torch's generator."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images):
+        return self.classifier(images + torch.randn_like(images) * 0.1)
+
+
+def test_a_randomized_defense_follows_the_seed_and_leaves_torchs_numbers_alone():
+    classifier, images = toy(5)
+    state = torch.random.get_rng_state()
+    runs = [run_cell({}, Noisy(classifier), PGD(eps=EPS), "pgd", images, seed=seed)[1] for seed in (0, 0, 1)]
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert np.array_equal(runs[0].clean, runs[1].clean)
+    assert np.array_equal(runs[0].adversarial, runs[1].adversarial)
+    assert not np.array_equal(runs[0].clean, runs[2].clean)
+
+
+def test_a_warning_of_several_lines_is_a_flag_of_one():
+    class Talkative(PGD):
+        def __call__(self, *arguments, **more):
+            warnings.warn("one\n two\x1b[31m", stacklevel=1)
+            return super().__call__(*arguments, **more)
+
+    classifier, images = toy(5)
+    result, _ = run_cell({}, classifier, Talkative(eps=EPS), "pgd", images)
+    assert result.flags == ["one two [31m"]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ PACKAGE = Path(zsrobust.__file__).parent
 
 #: Each room may import those after it, and no other.
 ROOMS = [
-    "cli", "cluster", "bill", "testing", "stock", "listing", "display", "export", "runner", "cost", "evaluation", "lineup", "entries",
-    "defenses", "ranks", "sharing", "training", "pixels", "prompts", "classifier", "mini", "attacks", "datasets", "report", "regression",
-    "comparison", "figures", "tables", "reported", "rows", "suites", "protocols", "results", "statistics", "network", "registry",
+    "cli", "cluster", "bill", "testing", "stock", "listing", "display", "export", "doctor", "runner", "redflags", "cost", "evaluation", "lineup", "entries",
+    "defenses", "wrappers", "ranks", "training", "pixels", "prompts", "classifier", "mini", "attacks", "verification", "datasets", "report", "flags", "regression",
+    "comparison", "figures", "tables", "reported", "rows", "suites", "protocols", "results", "statistics", "sharing", "network", "registry",
 ]  # fmt: skip
 #: These tell what is stored, on a laptop, in a second.
 READERS = ["registry", "statistics", "results", "suites", "rows", "reported", "tables", "figures", "comparison", "regression",
-           "report", "datasets"]  # fmt: skip
+           "report", "datasets", "flags", "verification"]  # fmt: skip
 STRANGERS = [("classifier", "attacks"), ("classifier", "datasets"), ("attacks", "datasets"), ("attacks", "classifier"),
              ("tables", "datasets"), ("prompts", "attacks")]  # fmt: skip
 

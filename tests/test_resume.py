@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import make_clip
@@ -23,6 +24,7 @@ from zsrobust.training import Checkpoint, Recipe, Step, loop, objectives, train
 from zsrobust.training.learner import BFloat16, Learner
 from zsrobust.training.loop import Tally
 from zsrobust.training.partial import Partial
+from zsrobust.verification import read_weights, seal
 
 generator = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (12, 3, 16, 16), generator=generator, dtype=torch.uint8).numpy()
@@ -188,7 +190,7 @@ def flip_a_bit(path):
 
 
 def another_format(path):
-    path.write_bytes(path.read_bytes().replace(b"zsrobust-partial-1", b"zsrobust-partial-0"))
+    path.write_bytes(path.read_bytes().replace(b"zsrobust-partial-2", b"zsrobust-partial-0"))
 
 
 def empty(path):
@@ -447,9 +449,100 @@ def test_the_first_loss_that_is_not_finite_is_remembered():
         tally.add(torch.tensor([total, 1.0], dtype=torch.float64), 3, step)
     with pytest.raises(ZSRobustError, match="the loss is inf at step 2. Lower lr"):
         tally.look()
+    tally = Tally(torch.device("cpu"))
+    for step in range(4):
+        tally.add(torch.tensor([3.0, 1.0], dtype=torch.float64), 3, step, torch.tensor(step < 2))
+    with pytest.raises(ZSRobustError, match="the gradient is not finite at step 2. Lower lr"):
+        tally.look()
     tally = Tally(torch.device("cpu"), 3.0, 2.0)
     tally.add(torch.tensor([3.0, 1.0], dtype=torch.float64), 3, 0)
     assert tally.look() == (6.0, 3.0)
+
+
+def poisoned(monkeypatch, poison, at):
+    """Let `poison` change the loss of step `at`."""
+    asked = 0
+
+    def objective(step: Step) -> Tensor:
+        nonlocal asked
+        loss, asked = objectives["tecoa"](step), asked + 1
+        return poison(loss) if asked == at + 1 else loss
+
+    monkeypatch.setattr("zsrobust.training.learner.objectives", {"tecoa": objective})
+
+
+def spoil_the_gradient(loss):
+    loss.register_hook(lambda gradient: gradient * math.nan)
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("poison", "what"),
+    [
+        (lambda loss: loss * math.nan, "the loss is nan"),
+        (lambda loss: loss + math.inf, "the loss is inf"),
+        (spoil_the_gradient, "the gradient is not finite"),
+    ],
+    ids=["loss", "infinite", "gradient"],
+)
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_what_is_not_finite_stops_with_its_step_its_images_and_the_last_good_state(
+    clip, undisturbed, poison, what, every, at, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": every})
+    poisoned(monkeypatch, poison, at)
+    path, chosen = tmp_path / "a.safetensors", np.arange(100, 112)
+    images = replace(IMAGES, chosen=chosen)
+    with pytest.raises(ZSRobustError) as caught:
+        train(TECOA, clip, DATASET, images, path, save_every=0)
+    epoch, positions = list(loop.batches(TECOA, len(images)))[at]
+    told = ", ".join(str(place) for place in chosen[positions.numpy()])
+    kept = f"The last good state is {path.with_suffix('.partial')}, of step {at}." if at else "No state was saved before it."
+    assert str(caught.value) == (
+        f"Training tecoa: {what} at step {at}. Lower lr. "
+        f"It is in epoch {epoch + 1}, on the images {told} of {TECOA.train_on}. {kept}"
+    )
+    assert not path.exists()
+    monkeypatch.undo()
+    heard = Stop()
+    alike(train(TECOA, clip, DATASET, images, path, heard), undisturbed(TECOA))
+    assert heard.notes[0].startswith(f"resumed at step {at} of 6") == (at > 0)
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_a_checkpoint(clip, tmp_path, monkeypatch):
+    move, moves = Learner.move, 0
+
+    def overflow(learner, done):
+        nonlocal moves
+        move(learner, done)
+        moves += 1
+        if moves == STEPS:
+            next(iter(learner.weights.values())).data.view(-1)[0] = math.inf
+
+    monkeypatch.setattr(Learner, "move", overflow)
+    path, heard = tmp_path / "a.safetensors", Stop()
+    with pytest.raises(ZSRobustError, match=r"Training tecoa: weights are not finite after step 5\. Lower lr\."):
+        train(TECOA, clip, DATASET, IMAGES, path, heard, save_every=0)
+    assert not path.exists()
+    assert Partial.read(path.with_suffix(".partial"), {}).done == STEPS - 1
+
+
+def test_a_checkpoint_carries_its_digest(clip, undisturbed, tmp_path):
+    path = tmp_path / "a.safetensors"
+    train(TECOA, clip, DATASET, IMAGES, path)
+    metadata, weights = read_weights(path)
+    assert weights == undisturbed(TECOA).digest
+    assert metadata["digest"] == seal(metadata, weights)
+    assert metadata["digest"] != seal({**metadata, "history": "[]"}, weights)
+
+
+def test_what_a_killed_process_left_of_its_writing_is_removed(clip, tmp_path):
+    path = tmp_path / "a.safetensors"
+    for name in (".a.safetensors.abcd_123", ".a.partial.abcd_123", ".b.partial.abcd_123", ".a.safetensors.claim"):
+        (tmp_path / name).touch()
+    train(TECOA, clip, DATASET, IMAGES, path)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, ".b.partial.abcd_123", ".a.safetensors.claim"}
 
 
 def test_where_looking_is_waiting_it_is_done_now_and_then(clip, undisturbed, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Runs that share a folder: claims, whoever dies; two runs at once; jobs of submitit."""
 
+import errno
+import hashlib
 import json
 import os
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +32,11 @@ import os, time
 from dataclasses import dataclass
 import torch.nn.functional as F
 from zsrobust.attacks import attacks
+from zsrobust import runner
 from zsrobust.defenses import Defense, defenses
 from zsrobust.training import Recipe, objectives
+
+runner._look_for_flags = lambda *_: None  # they take longer than the cells
 
 def log(line):
     with open("log", "a") as file:
@@ -121,6 +127,84 @@ def test_a_claim_from_elsewhere_lasts_as_long_as_it_is_touched_whatever_the_cloc
     time.sleep(0.4)
     with claimed(path):
         assert claim.read_text() != content
+
+
+@pytest.mark.parametrize("left", ["", "its mark", "a mark", "a draft", "a blank draft"])
+def test_what_a_killed_process_left_when_its_thing_was_made_is_cleared(tmp_path, left):
+    path = tmp_path / "cell.json"
+    die_holding(path)
+    (claim,) = claims(tmp_path)
+    content = claim.read_text()
+    marks = {
+        "its mark": (f".{hashlib.sha256(content.encode()).hexdigest()[:16]}", content),
+        "a mark": (".0123456789abcdef", content),
+        "a draft": (".0123456789abcdef.new", content),
+        "a blank draft": (".0.new", ""),
+    }
+    if left:
+        name, held = marks[left]
+        claim.with_name(claim.name + name).write_text(held)
+    assert sharing.abandoned(claim)
+    sharing.clear(path)
+    assert not claims(tmp_path)
+    with claimed(path):
+        assert not sharing.abandoned(claim)
+        sharing.clear(path)
+        assert claims(tmp_path) == [claim]
+
+
+def test_a_process_that_dies_while_it_takes_a_claim_over_keeps_nobody_waiting(tmp_path):
+    """The mark of who removes a claim says whose it is, so that it is seen at once that he is dead."""
+    path, mark = tmp_path / "cell.json", None
+    die_holding(path)
+    (claim,) = claims(tmp_path)
+    dead = claim.read_text()
+    mark = claim.with_name(f"{claim.name}.{hashlib.sha256(dead.encode()).hexdigest()[:16]}")
+    mark.write_text(dead)
+    for _ in range(2):  # the first look removes the mark
+        with suppress(BusyError), claimed(path):
+            break
+    else:
+        raise AssertionError("the claim stays")
+    assert not claims(tmp_path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_claim_is_never_seen_empty_where_files_can_be_linked(tmp_path, monkeypatch, links):
+    path, seen, write = tmp_path / "cell.json", [], os.write
+
+    def look(file: int, content: bytes) -> int:
+        seen.append(sharing.claim_of(path).exists())
+        return write(file, content)
+
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links on this disk")
+
+    monkeypatch.setattr(sharing.os, "write", look)
+    if not links:
+        monkeypatch.setattr(sharing.os, "link", no_links)
+    with claimed(path):
+        assert seen[-1] != links
+        with pytest.raises(BusyError, match=f"process {os.getpid()}"), claimed(path):
+            pass
+    assert not claims(tmp_path)
+
+
+def test_a_disk_that_is_full_leaves_no_claim(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as at_first:
+        at_first.setattr(sharing.os, "write", full)
+        with pytest.raises(ZSRobustError, match="No space left on device"), claimed(tmp_path / "cell.json"):
+            pass
+    assert not claims(tmp_path)
+    with claimed(tmp_path / "cell.json"), monkeypatch.context() as later:
+        later.setattr(sharing.os, "write", full)
+        held = sharing.claimed(tmp_path / "other.json")
+        with pytest.raises(ZSRobustError):
+            held.__enter__()
+    assert not claims(tmp_path)
 
 
 def test_a_claim_that_was_lost_is_not_taken_back(tmp_path):

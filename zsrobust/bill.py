@@ -90,8 +90,8 @@ def make(bench: Bench, cells: Sequence[Cell], folder: Path, force: bool) -> Bill
         if not cost.known and cell.attack not in bill.unknown:
             bill.unknown.append(cell.attack)
         bill.images += cost.images
-        bill.forward += cost.forward
-        bill.backward += cost.backward
+        bill.forward += cost.tower[0]
+        bill.backward += cost.tower[1]
     return bill
 
 

@@ -4,7 +4,8 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import resources
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsrobust.network import check_network
-from zsrobust.registry import ZSRobustError, suggest
+from zsrobust.registry import ZSRobustError, load_plugins, suggest
 
 #: Means and standard deviations that a classifier may use in the place of its backbone's.
 NORMALIZATIONS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
@@ -40,11 +41,15 @@ class ZeroShotClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=head.dtype, device=head.device)[:, None, None])
         self.register_buffer("std", torch.tensor(std, dtype=head.dtype, device=head.device)[:, None, None])
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the unit-norm image embeddings, (N, D), of images (N, 3, S, S) in [0, 1]."""
+    def prepared(self, images: Tensor) -> Tensor:
+        """Return what the image tower gets of images (N, 3, S, S) in [0, 1]: resized and normalized."""
         if images.shape[-1] != self.side:
             images = F.interpolate(images, size=self.side, mode="bicubic", align_corners=False)
-        return F.normalize(self.encoder((images - self.mean) / self.std), dim=-1)
+        return (images - self.mean) / self.std
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the unit-norm image embeddings, (N, D), of images (N, 3, S, S) in [0, 1]."""
+        return F.normalize(self.encoder(self.prepared(images)), dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, K), of images (N, 3, S, S) in [0, 1]."""
@@ -65,11 +70,19 @@ class HalfPrecision(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, K), float32, of images (N, 3, S, S) in [0, 1]."""
+        return self._halved(self.classifier, images)
+
+    @property
+    def features(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's image embeddings (N, D), float32, in the same precision; missing where it has none."""
+        return partial(self._halved, self.classifier.features)
+
+    def _halved(self, function: Any, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.float16):
-            logits: Tensor = self.classifier(images)
-        if logits.requires_grad:
-            logits.register_hook(lambda gradient: gradient / len(gradient))
-        return logits.float()
+            found: Tensor = function(images)
+        if found.requires_grad:
+            found.register_hook(lambda gradient: gradient / len(gradient))
+        return found.float()
 
 
 @dataclass
@@ -153,6 +166,9 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     name, tag = backbone, None
     if backbone.startswith("package:"):
         module, _, folder = backbone.removeprefix("package:").partition("/")
+        load_plugins()
+        if not hasattr(sys.modules.get(module), "__path__"):  # not to import whatever a suite's file names
+            raise ZSRobustError(f"The backbone {backbone} is in no package of zsrobust or of a plugin.")
         name = f"local-dir:{resources.files(module).joinpath(folder)}"
     elif not backbone.startswith(("hf-hub:", "local-dir:")):
         name, _, tag = backbone.partition("/")
@@ -163,6 +179,8 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
         trained = _look_up(name, tag, weights) if tag is not None else {}
         if name.startswith("hf-hub:") and not weights_are_here(backbone):
             check_network(f"The backbone {backbone} is not here")
+        if tag is None:
+            _check_tokenizer(_model_config(name), backbone)
         if tag and (not weights or Path(tag).is_file()):
             preprocessing = {key: trained[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in trained}
             model: Any = open_clip.create_model(name, load_weights=False, force_preprocess_cfg=preprocessing)
@@ -187,6 +205,12 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
         backbone, model, tokenize, tuple(preprocess["mean"]), tuple(preprocess["std"]), side,
         preprocess["interpolation"], preprocess["resize_mode"] == "squash", config=config,
     )  # fmt: skip
+
+
+def _check_tokenizer(config: Mapping[str, Any], backbone: str) -> None:
+    """Raise ZSRobustError if a backbone's own configuration asks for a tokenizer that is code."""
+    if (config.get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+        raise ZSRobustError(f"The backbone {backbone} is refused: its tokenizer is code of a repository. Nothing was run.")
 
 
 def _model_config(name: str) -> dict[str, Any]:

@@ -11,7 +11,14 @@ import click
 
 from zsrobust.registry import ZSRobustError, load_plugin_file, parse_eps
 
-KINDS = ["suites", "protocols", "defenses", "attacks", "datasets", "reported"]  # as in zsrobust.listing, which is heavy
+KINDS = [
+    "suites",
+    "protocols",
+    "defenses",
+    "attacks",
+    "datasets",
+    "reported",
+]  # what zsrobust.listing knows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,9 +108,7 @@ def main(plugins: Sequence[Path]) -> None:
 
 
 @main.command("list")
-@click.argument(
-    "kind", required=False, type=click.Choice(["suites", "protocols", "defenses", "attacks", "datasets", "reported"])
-)
+@click.argument("kind", required=False, type=click.Choice(KINDS))
 @click.option("--suite", help="Show what is present of this suite; mini if not given.")
 @checkpoints_option
 def list_(kind: str | None, suite: str | None, checkpoints: Path) -> None:
@@ -156,7 +161,9 @@ def train(defense: str, suite: str | None, checkpoints: Path, device: str | None
     workshop = Workshop(_suite(suite), checkpoints, _device(device))
     recipe = defenses.create(defense).recipe_for(workshop.suite)
     if recipe is None:
-        raise ZSRobustError(f"{defense} is not trained. See: zsrobust list defenses")
+        of = getattr(defenses.create(defense), "of", None)
+        remedy = f"Next: zsrobust train {of}" if of else "See: zsrobust list defenses"
+        raise ZSRobustError(f"{defense} has no training of its own. {remedy}")
     path = workshop.checkpoint_path(recipe)
     there = path.exists()
     with display.live() as shown:
@@ -449,6 +456,24 @@ def check(
         raise click.exceptions.Exit(1)
 
 
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="results", envvar="ZSROBUST_RESULTS")
+@checkpoints_option
+@click.option("--data", is_flag=True, help="Read the prepared datasets of the cache, too.")
+def verify(folder: Path, checkpoints: Path, data: bool) -> None:
+    """Hold the results in FOLDER, and the checkpoints they were made from, against the digests that they carry.
+
+    A line a finding: the file, what is wrong, the command that computes it again. Exit code 1 if there is one.
+    """
+    from zsrobust import verification
+
+    found = verification.verify(folder, checkpoints, data)
+    for line in found.lines:
+        click.echo(line)
+    if found.findings:
+        raise click.exceptions.Exit(1)
+
+
 def _needs(numbers: Sequence[str], drawn: Sequence[str], suite: "Suite") -> "tuple[Suite, list[Need]]":
     """Return what tables and figures are made of, and the suite that they are made from."""
     from zsrobust import figures, tables
@@ -558,6 +583,52 @@ def export(
         click.echo(f"{write(defense, workshop, out, folder)} written")
     if repo:
         click.echo(f"{push(out, repo)} uploaded")
+
+
+@main.command()
+@suite_option
+@protocol_option
+@click.option("--defense", "defenses", multiple=True, help="Name or spec; repeat for several.")
+@click.option("--dataset", "datasets", multiple=True, help="Repeat for several; what the suite trains on if not given.")
+@eps_option
+@click.option("--limit", type=click.IntRange(min=1), default=32, show_default=True, help="Images of each dataset.")
+@seed_option
+@data_option
+@checkpoints_option
+@device_option
+def doctor(
+    suite: str | None,
+    protocol: str,
+    defenses: Sequence[str],
+    datasets: Sequence[str],
+    eps: float | None,
+    limit: int,
+    seed: int,
+    checkpoints: Path,
+    device: str | None,
+) -> None:
+    """Tell whether the numbers of a defense can be trusted, why not, and what to do; nothing is stored.
+
+    A sample is attacked with PGD-10 and with a much stronger ensemble, and examined for red flags; so is the undefended
+    model, which must fall. Exit code 0: all pass. 1: some do not.
+    """
+    loaded = _suite(suite)
+    names = datasets or [loaded.train_on]
+    _check_data(names)
+    from rich.console import Console
+
+    from zsrobust import display, protocols, runner
+    from zsrobust import doctor as office
+    from zsrobust.defenses import Workshop
+
+    specs = dict.fromkeys([office.CANARY, *defenses])
+    cells = runner.plan(loaded, list(specs), ["pgd10"], names, eps=eps, limit=limit, seed=seed)
+    bench = runner.Bench(loaded, protocols.load(protocol), Workshop(loaded, checkpoints, _device(device)))
+    with display.live() as shown:
+        found = list(office.run(bench, cells, shown))
+    office.show(found, Console())
+    if not all(each.passes for each in found):
+        raise click.exceptions.Exit(1)
 
 
 def _suite(name: str | None) -> "Suite":

@@ -20,7 +20,8 @@ class Cost:
     images: int
     forward: int  #: images that pass through the classifier
     backward: int  #: images whose gradient is taken
-    known: bool = True  #: whether the attack says how many passes it takes; if not, its own are not counted
+    known: bool  #: whether the attack says how many passes it takes; if not, its own are not counted
+    tower: tuple[int, int]  #: both through the image tower, which a test-time defense may take several times a pass
 
 
 @dataclass(frozen=True)

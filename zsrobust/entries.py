@@ -24,12 +24,12 @@ def load_entries(path: Path) -> None:
 
     Raises ZSRobustError if it is missing or not TOML, and for an entry that is not one.
     """
-    if path.resolve() in _loaded:
-        return
     load_plugins()
     try:
+        if path.resolve() in _loaded:
+            return
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ZSRobustError(f"{path} is no file of entries: {error}") from None
     for kind in suites.ENTRIES:
         entries = tables.get(kind, {})

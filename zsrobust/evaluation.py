@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.datasets import Cut, Dataset, Images
 from zsrobust.pixels import tensor
 from zsrobust.registry import ZSRobustError, format_eps
-from zsrobust.results import Outcomes, Result, Samples
+from zsrobust.results import Outcomes, Result, Samples, one_line
 
 TOLERANCE = 1e-6  # of float32 arithmetic, in pixels of [0, 1]
 
@@ -64,12 +65,20 @@ class Meter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the classifier's logits, in float32 at least: losses of rounded logits would be rounded again."""
+        return self._metered(self.classifier, images)
+
+    @property
+    def features(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's image embeddings, counted as its logits are; missing where it has none."""
+        return partial(self._metered, self.classifier.features)
+
+    def _metered(self, function: Any, images: Tensor) -> Tensor:
         self.forward_passes += len(images)
-        logits: Tensor = self.classifier(images)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits
+        found: Tensor = function(images)
+        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        if found.requires_grad:
+            found.register_hook(self._count)
+        return found
 
     def _count(self, gradient: Tensor) -> None:
         self.backward_passes += len(gradient)
@@ -120,31 +129,36 @@ def run_cell(
     progress: Progress = lambda done, total: None,
     sampler: Sampler | None = None,
     search: Search = "float32",
+    target: nn.Module | None = None,
 ) -> tuple[Result, Outcomes | None]:
     """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback.
 
-    See `judge` for `batch_size`, `cut`, `attacked`, `sampler` and `search`.
+    `target` is what the attack sees, if that is another module than the one that is judged. See `judge` for `batch_size`,
+    `cut`, `attacked`, `sampler` and `search`.
     """
     started = time.perf_counter()
     result = Result(identity, images=len(images), device=str(device_of(classifier)), versions=versions())
     meter = Meter(classifier)
+    seen = meter if target is None else Meter(target)
+    meters = {meter, seen}
     outcomes = None
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, seeded(seed, device_of(classifier)):
         warnings.simplefilter("always")
         try:
             outcomes = judge(
                 meter, attack, name, images,
                 seed=seed, batch_size=batch_size, cut=cut, attacked=attacked, progress=progress, sampler=sampler,
-                search=search, dataset=identity.get("dataset", {}).get("name", ""),
+                search=search, dataset=identity.get("dataset", {}).get("name", ""), target=seen,
             )  # fmt: skip
             result.clean_correct, result.robust_correct = outcomes.clean_correct, outcomes.robust_correct
             if attacked == "all":
                 result.robust_correct = outcomes.adversarial_correct
         except Exception:
             result.status, result.error = "failed", traceback.format_exc()
-    result.flags = sorted({str(each.message) for each in caught if each.category is UserWarning})
+    result.flags = sorted({one_line(str(each.message)) for each in caught if each.category is UserWarning})
     result.seconds = round(time.perf_counter() - started, 3)
-    result.forward, result.backward = meter.forward_passes, meter.backward_passes
+    result.forward = sum(each.forward_passes for each in meters)
+    result.backward = sum(each.backward_passes for each in meters)
     result.disagreements, result.batch_size = meter.disagreements, meter.batch_size
     return result, outcomes
 
@@ -163,6 +177,7 @@ def judge(
     sampler: Sampler | None = None,
     search: Search = "float32",
     dataset: str = "",
+    target: Meter | None = None,
 ) -> Outcomes:
     """Predict, attack what was classified correctly, check, and predict again; in eval mode, the weights frozen.
 
@@ -170,13 +185,15 @@ def judge(
     runs out. `cut` says how images of their own size become what is attacked; None leaves them as they are. With
     `attacked="all"` what was misclassified is attacked as well; a `sampler` sees every image. With a `search` in a lower
     precision, what it did not break in float32 is attacked again, in float32. The random numbers of an image depend on
-    `seed`, the name of the `dataset` and its position there. Raises CheatError when the attack breaks a rule, and whatever
-    the attack or the classifier raise.
+    `seed`, the name of the `dataset` and its position there. `target` is what the attack sees in the classifier's place;
+    clean predictions and verdicts are the classifier's. Raises CheatError when the attack breaks a rule, and whatever the
+    attack or the classifier raise.
     """
+    target = meter if target is None else target
     device, everything = device_of(meter), np.arange(len(images))
     clean, adversarial = np.zeros_like(everything), np.zeros_like(everything)
     perturbation, doubted = np.zeros(len(images), dtype=np.float32), np.zeros(len(images), dtype=bool)
-    trial = Trial(meter, attack, name, Draws.of(seed, dataset, images.positions, device), search)
+    trial = Trial(meter, attack, name, Draws.of(seed, dataset, images.positions, device), search, target)
 
     def load(positions: NDArray[np.int64]) -> Tensor:
         batches = _batches(positions, meter.batch_size or len(positions))
@@ -194,8 +211,9 @@ def judge(
             sampler.look(positions[right], originals[right], found[right], adversarial[positions][right] != labels[right])
         progress(len(images) - int((chosen > positions[-1]).sum()), len(images))
 
-    with frozen(meter), exact():
-        meter.batch_size = batch_size or fitting(meter.classifier, tensor(images, np.array([0, 0]), cut, device))
+    with frozen(meter), frozen(target), exact():
+        two = tensor(images, np.array([0, 0]), cut, device)
+        meter.batch_size = batch_size or min(fitting(each.classifier, two) for each in {meter, target})
         _by_portions(meter, everything, 1, look)
         chosen = np.flatnonzero(clean == images.labels) if attacked == "correct" else everything
         progress(len(images) - len(chosen), len(images))
@@ -213,6 +231,7 @@ class Trial:
     name: str
     draws: Draws  #: of all images of the dataset
     search: Search = "float32"
+    target: Meter | None = None  #: what the attack sees; None for the classifier itself
 
     def __call__(
         self, positions: NDArray[np.int64], originals: Tensor, labels: NDArray[np.int64]
@@ -222,7 +241,7 @@ class Trial:
         Return adversarial images, the sizes of their perturbations, the classes predicted in float32, and whether they were
         broken in the search's precision and are not in float32, (N,) each.
         """
-        asked = self.meter.forward_passes
+        asked = self._passes
         found = self._search(positions, originals, labels, self.search)
         sizes = check(self.name, self.attack, originals, found)
         predicted, doubted = self._verdicts(found), np.zeros(len(labels), dtype=bool)
@@ -233,13 +252,24 @@ class Trial:
             sizes[left] = check(self.name, self.attack, originals[left], again)
             predicted[left] = self._verdicts(again)
             found = found.detach().index_copy(0, torch.from_numpy(left).to(found.device), again.detach())
-        untouched = (sizes == 0).cpu().numpy() & (predicted == labels)
-        proven = getattr(self.attack, "returns_clean", False) and self.meter.forward_passes - asked > 2 * len(found)
-        if untouched.any() and not proven:
+        proven = getattr(self.attack, "returns_clean", False) and self._passes - asked > 2 * len(found)
+        untouched = (sizes == 0).cpu().numpy() & (predicted == labels) & (not proven)
+        if untouched.any() and self._seen is not self.meter:  # which may be wrong from the start: nothing to attack
+            left = np.flatnonzero(untouched)
+            untouched[left] = predict(self._seen, originals[left]) == labels[left]
+        if untouched.any():
             raise CheatError(
                 f"{self.name} returned {untouched.sum()} images as they were (no gradient?): that is no attack."
             )
         return found, sizes.cpu().numpy(), predicted, doubted
+
+    @property
+    def _seen(self) -> Meter:
+        return self.meter if self.target is None else self.target
+
+    @property
+    def _passes(self) -> int:
+        return sum(each.forward_passes for each in {self.meter, self._seen})
 
     def _search(
         self, positions: NDArray[np.int64], originals: Tensor, labels: NDArray[np.int64], search: Search,
@@ -250,8 +280,9 @@ class Trial:
         goes_on = start is not None and "start" in inspect.signature(self.attack).parameters
         more = {"start": start} if goes_on else {}
         draws = self.draws[torch.from_numpy(positions).to(device)]
+        self._seen.batch_size = self.meter.batch_size
         with torch.enable_grad(), arithmetic(search, device):
-            return self.attack(self.meter, originals.clone(), torch.from_numpy(labels).to(device, copy=True), draws, **more)
+            return self.attack(self._seen, originals.clone(), torch.from_numpy(labels).to(device, copy=True), draws, **more)
 
     def _verdicts(self, found: Tensor, precision: Search = "float32") -> NDArray[np.int64]:
         parts = found.detach().split(self.meter.batch_size or len(found))
@@ -318,6 +349,14 @@ def saved_bytes(classifier: nn.Module, images: Tensor) -> int:
 
 
 @contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it, torch's own random numbers, which a randomized defense draws, follow the seed; then they are as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def arithmetic(precision: Search, device: torch.device) -> Iterator[None]:
     """Within it, the arithmetic is that of the precision, whatever it was before."""
     lower = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -363,9 +402,12 @@ def device_of(classifier: nn.Module) -> torch.device:
 
 
 def describe_attack(spec: str, attack: Attack, classes: int) -> dict[str, Any]:
-    """Return an attack's part of the identity: spec, eps, every field, and the plan for this many classes."""
-    fields = asdict(attack)  # type: ignore[call-overload]  # a protocol cannot say that it is a dataclass
-    del fields["eps"]
+    """Return an attack's part of the identity: spec, eps, every field, and the plan for this many classes.
+
+    A field that is None is left out: one that is new then changes no identity but of those who set it.
+    """
+    everything = asdict(attack)  # type: ignore[call-overload]  # a protocol cannot say that it is a dataclass
+    fields = {name: value for name, value in everything.items() if value is not None and name != "eps"}
     if isinstance(fields.get("step_size"), float):
         fields["step_size"] = format_eps(fields["step_size"])
     plan = attack.plan(classes) if hasattr(attack, "plan") else {}

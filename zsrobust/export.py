@@ -11,7 +11,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from zsrobust.classifier import Clip, weights_digest
-from zsrobust.defenses import Defense, Tower, Workshop, defenses
+from zsrobust.defenses import Defense, Tower, Workshop, Wrapped, defenses
 from zsrobust.defenses.weights import CONFIG, FILES, Weights, hub_error
 from zsrobust.evaluation import versions
 from zsrobust.network import check_network
@@ -29,6 +29,11 @@ def export(spec: str, workshop: Workshop, out: Path, results: Path) -> Path:
     """
     _check_free(out)
     defense = defenses.create(spec)
+    if isinstance(defense, Wrapped):
+        raise ZSRobustError(
+            f"{spec} cannot be exported: a folder of weights cannot hold what is done at test time. "
+            f"Export what it is around: zsrobust export {defense.of}"
+        )
     if any(recipe.trainable == "prompts" for recipe in defense.recipes(workshop.suite)):
         raise ZSRobustError(f"{spec} cannot be exported: visual prompts are nothing that open_clip loads.")
     spec = join_spec(*split_spec(spec))

@@ -1,7 +1,14 @@
 """The line-up: what zsrobust brings. Loaded through the package's own entry point, as every plugin is."""
 
+import zsrobust.attacks.apgd
 import zsrobust.attacks.autoattack
+import zsrobust.attacks.cw
+import zsrobust.attacks.ensemble
+import zsrobust.attacks.fab
+import zsrobust.attacks.feature_l2
+import zsrobust.attacks.mim
 import zsrobust.attacks.pgd
+import zsrobust.attacks.square
 import zsrobust.attacks.torchattacks
 import zsrobust.datasets.catalogue
 import zsrobust.defenses.clip
@@ -9,5 +16,7 @@ import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation
 import zsrobust.defenses.pmg_aft
 import zsrobust.defenses.tecoa
+import zsrobust.defenses.ttc
+import zsrobust.defenses.tte
 import zsrobust.defenses.weights
 import zsrobust.mini.datasets  # noqa: F401 (imported for what they register)

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import re
 import sys
 import types
 import typing
@@ -17,8 +18,16 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 
+#: What no name holds: control characters, line separators, halves of characters.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
 class ZSRobustError(Exception):
     """What went wrong, in one line that names the thing and the next command."""
+
+    def __str__(self) -> str:
+        """Return the line; what a name in it could do to a terminal or a log is written as in Python's strings."""
+        return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], super().__str__())
 
 
 def suggest(kind: str, name: str, known: list[str], see: str) -> ZSRobustError:
@@ -70,13 +79,14 @@ class Registry(Generic[T]):
         """
         name, fields = split_spec(spec)
         entry: Any = self[name]
+        where = f"{self.kind} {name!r}"
         if defaults:
-            known = {field.name for field in dataclasses.fields(entry)}
-            entry = dataclasses.replace(entry, **{key: value for key, value in defaults.items() if key in known})
+            kinds = field_types(entry)
+            known = {key: str(value) for key, value in defaults.items() if key in kinds}
+            entry = dataclasses.replace(entry, **parse_fields(known, kinds, where))
         configure = getattr(entry, "configure", None)
         if not fields and not configure:
             return typing.cast(T, entry)
-        where = f"{self.kind} {name!r}"
         if configure:
             return typing.cast(T, configure(fields, where))
         return typing.cast(T, dataclasses.replace(entry, **parse_fields(fields, field_types(entry), where)))
@@ -88,6 +98,8 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     A part without "=", or with no identifier before it (a path may have one), has the key "".
     """
     name, _, rest = spec.partition(":")
+    if UNPRINTABLE.search(spec):
+        raise ZSRobustError(f"{spec!r} has characters that stand in no line of text.")
     fields: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
@@ -119,7 +131,7 @@ def parse_fields(fields: Mapping[str, str], kinds: Mapping[str, Any], where: str
             raise ZSRobustError(f"{where} has no field {key or text!r}. Its fields: {', '.join(kinds) or 'none'}.")
         try:
             values[key] = parse_value(text, kinds[key])
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, TypeError, ArithmeticError):
             raise ZSRobustError(f"{where}: {key}={text!r} is not {_describe(kinds[key])}.") from None
     return values
 
@@ -140,6 +152,25 @@ def parse_value(text: str, kind: Any) -> Any:
     return kind(text)
 
 
+def fits(value: Any, kind: Any) -> bool:
+    """Return whether a value read from JSON or TOML is of a type: a plain one, a Literal, a list, a dict, a union; Any is.
+
+    A float must be finite, and may be written as a whole number; bool is no int.
+    """
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, option) for option in options)
+    if origin is typing.Literal:
+        return isinstance(value, str) and value in options
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(fits(each, options[0]) for each in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, origin) and all(fits(each, options[1]) for each in value.values())
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return kind is Any or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
+
+
 def _describe(kind: Any) -> str:
     options = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
@@ -154,7 +185,7 @@ def parse_eps(text: str) -> float:
     """Return a perturbation bound in (0, 1) from "8/255" or "0.03"; raises ZSRobustError for anything else."""
     try:
         eps = float(parse_value(text, float))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         eps = 0.0
     if not 0 < eps < 1:
         raise ZSRobustError(f"eps {text!r} is not a bound on pixels in [0, 1]. Write it as 8/255, or a number in (0, 1).")
@@ -165,6 +196,22 @@ def format_eps(eps: float) -> str:
     """Return "8/255" for whole multiples of 1/255, else the number; the inverse of `parse_eps`."""
     whole = round(eps * 255)
     return f"{whole}/255" if whole and abs(eps - whole / 255) < 1e-9 else repr(eps)
+
+
+def is_file(path: str | Path) -> bool:
+    """Return whether there is such a file; there is none whose name no disk could hold."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return whether there is such a folder; see `is_file`."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 _loaded = False
@@ -186,7 +233,7 @@ def load_plugins() -> None:
 def load_plugin_file(path: str | Path) -> None:
     """Run a Python file that registers things; raises ZSRobustError if it is missing or fails."""
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise ZSRobustError(f"No plugin file {path}.")
     load_plugins()
 

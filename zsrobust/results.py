@@ -4,6 +4,7 @@ A cell is files side by side: `DATASET.json`, small and readable, with counts an
 outcome of every image; and `DATASET.samples.npz`, an image or two to look at, where the dataset's images may be shown.
 """
 
+import glob
 import hashlib
 import io
 import json
@@ -11,8 +12,8 @@ import os
 import re
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +22,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from zsrobust.registry import ZSRobustError
+from zsrobust.registry import UNPRINTABLE, ZSRobustError, field_types, fits, parse_eps
 
 FORMAT = "zsrobust-result-2"
+
+#: How a file is called until `write_atomically` gives it its name.
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
+MOST = 10**12  #: images, more than any set has
+LARGEST = 2**28  #: bytes of arrays beside a result, far more than any has
+_CLASSES = 2**20  #: more classes than any set has
+#: Types of what is read of an identity, and of a training.
+_IDENTITY = {
+    **dict.fromkeys(("suite", "protocol", "defense.spec", "defense.title", "attack.spec", "attack.eps"), str),
+    **dict.fromkeys(("dataset.name", "dataset.title"), str),
+    "dataset.limit": int | None,
+    "seed": int,
+}
+_TRAINING = {"epoch_seconds": float, "history": list[dict[str, float]]}
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,19 @@ class Outcomes:
     @classmethod
     def read(cls, path: Path) -> "Outcomes":
         """Read the outcomes beside a result; raises ZSRobustError if they are missing or damaged."""
-        return cls(**_unpack(path.with_suffix(".npz")))
+        path = path.with_suffix(".npz")
+        with _whole(path):
+            found = cls(**_unpack(path))
+            arrays = (found.labels, found.clean, found.adversarial, found.perturbation)
+            shapes = {array.shape for array in arrays}
+            if [array.dtype.kind for array in arrays] != [*"iiif"] or shapes != {(len(found.labels),)} or shapes == {(0,)}:
+                raise ValueError("its arrays do not fit together")
+            if found.classes is not None and (found.classes.dtype.kind != "U" or found.classes.ndim != 1):
+                raise ValueError("its classes are no names")
+            known = _CLASSES if found.classes is None else len(found.classes)
+            if not ((found.labels >= 0) & (found.labels < known)).all():
+                raise ValueError("it has labels of no class")
+            return found
 
 
 @dataclass(frozen=True)
@@ -91,8 +118,17 @@ class Samples:
         path = path.with_suffix(".samples.npz")
         if not path.exists():
             return None
-        arrays = _unpack(path)
-        return cls(arrays["positions"], arrays["pixels"], arrays["change"], float(arrays["scale"]))
+        with _whole(path):
+            arrays = _unpack(path)
+            found = cls(arrays["positions"], arrays["pixels"], arrays["change"], float(arrays["scale"]))
+            side = found.pixels.shape[-1]
+            shape = (len(found.positions), 3, side, side)
+            kinds = [array.dtype.str.lstrip("<") for array in (found.positions, found.pixels, found.change)]
+            if kinds != ["i8", "|u1", "|i1"] or not found.pixels.shape == found.change.shape == shape or not side:
+                raise ValueError("its arrays do not fit together")
+            if not 0 < found.scale <= 1:
+                raise ValueError("its scale is not in (0, 1]")
+            return found
 
 
 def _pack(arrays: Mapping[str, Any]) -> bytes:
@@ -102,11 +138,22 @@ def _pack(arrays: Mapping[str, Any]) -> bytes:
 
 
 def _unpack(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+    with path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                raise ValueError(f"it would unpack to more than {LARGEST >> 20} MB")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ZSRobustError(f"{path} is missing or damaged ({error}). Run the cell again.") from None
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged archive raises all kinds
+        reason = str(error) or type(error).__name__
+        raise ZSRobustError(f"{path} is missing or damaged ({reason}). Run the cell again.") from None
 
 
 @dataclass
@@ -127,9 +174,11 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     error: str | None = None  #: the traceback of a failed cell
     outcomes: str | None = None  #: sha256 of the `.npz` file
+    samples: str | None = None  #: sha256 of the `.samples.npz` file; None, too, in results that are older than this field
     disagreements: int | None = None  #: images broken in the lower precision of the search, and not in float32
     batch_size: int | None = None  #: images that the classifier got at once, in the end
     predicted: dict[str, float] | None = None  #: the most that it could take: seconds, and passes forward and backward
+    checks: dict[str, float] | None = None  #: what was measured for red flags, on a small sample: see `zsrobust.flags`
 
     @property
     def everything(self) -> bool:
@@ -160,9 +209,20 @@ class Result:
         return Path(slug(identity["suite"]), slug(identity["protocol"]), attack, slug(identity["defense"]["spec"]), cell)
 
 
+def one_line(text: str) -> str:
+    """Return a text without what is no part of a line."""
+    return " ".join(UNPRINTABLE.sub(" ", text).split())
+
+
 def slug(text: str) -> str:
-    """Return `text` as one safe folder name: letters, digits and "._=-" stay, everything else becomes "-"."""
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).lstrip(".") or "-"
+    """Return `text` as one safe folder name: letters, digits and "._=-" stay, everything else becomes "-".
+
+    One of more than 200 characters is cut, and ends in a digest of the whole text.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).lstrip(".") or "-"
+    if len(name) <= 200:
+        return name
+    return f"{name[:183]}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -187,35 +247,59 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.chmod(temporary.name, 0o644)
                 os.replace(temporary.name, path)
             except BaseException:
-                os.unlink(temporary.name)
+                Path(temporary.name).unlink(missing_ok=True)  # it may have its name already
                 raise
     except OSError as error:
         raise ZSRobustError(f"Cannot write {path}: {error.strerror}. Choose another folder.") from error
 
 
+def leftovers(path: Path) -> list[Path]:
+    """Return what killed processes left of the writing of a file: no one reads it, and who may write the file removes it."""
+    found = path.parent.glob(f"{glob.escape(f'.{path.name}.')}*")
+    return [left for left in found if (match := TEMPORARY.fullmatch(left.name)) and match["name"] == path.name]
+
+
 def check_writable(folder: Path) -> None:
     """Raise ZSRobustError now, and not after an hour, if nothing can be stored in a folder."""
-    probe = folder / ".writable"
-    write_atomically(probe, b"")
-    probe.unlink(missing_ok=True)  # another run may have been here at the same time
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # it has no name, so that nothing is left of it
+    except OSError as error:
+        raise ZSRobustError(f"Cannot write {folder}: {error.strerror}. Choose another folder.") from error
 
 
 def write(result: Result, outcomes: Outcomes | None, folder: Path, samples: Samples | None = None) -> Path:
-    """Write a cell under `folder` and return the path of its JSON file, which is written last, with its own digest."""
+    """Write a cell under `folder` and return the path of its JSON file, which is written last, with its own digest.
+
+    Raises ZSRobustError for what could not be read again, a title of two lines say.
+    """
     path = folder / result.path.with_name(result.path.name + ".json")
+    try:
+        _check(result)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ZSRobustError(f"{path}: this result cannot be stored: {error}.") from error
+    for left in [left for suffix in (".json", ".npz", ".samples.npz") for left in leftovers(path.with_suffix(suffix))]:
+        left.unlink(missing_ok=True)
     if outcomes is not None:
         content = outcomes.to_bytes()
         result.outcomes = hashlib.sha256(content).hexdigest()
         write_atomically(path.with_suffix(".npz"), content)
     if samples is not None:
-        write_atomically(path.with_suffix(".samples.npz"), samples.to_bytes())
+        content = samples.to_bytes()
+        result.samples = hashlib.sha256(content).hexdigest()
+        write_atomically(path.with_suffix(".samples.npz"), content)
     stored = {"format": FORMAT, **{key: value for key, value in asdict(result).items() if value is not None}}
     stored["digest"] = _digest(stored)
-    write_atomically(path, (json.dumps(stored, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, laid_out(stored))
     for suffix, missing in ((".npz", outcomes is None), (".samples.npz", samples is None)):
         if missing:
             path.with_suffix(suffix).unlink(missing_ok=True)
     return path
+
+
+def laid_out(stored: Mapping[str, Any]) -> bytes:
+    """Return a result's JSON as it is written; what lays it out otherwise changes nothing that is read."""
+    return (json.dumps(stored, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _digest(stored: Mapping[str, Any]) -> str:
@@ -241,18 +325,41 @@ def read(path: Path) -> Result:
         result = Result(**stored)
         counts = (result.images, result.clean_correct, result.robust_correct)
         whole = all(type(count) is int and 0 <= count <= counts[0] for count in counts)
-        if not whole or (counts[2] > counts[1] and not result.everything):
+        if not whole or counts[0] > MOST or (counts[2] > counts[1] and not result.everything):
             raise ValueError("impossible counts")
         if result.status not in ("ok", "failed") or (result.status == "ok" and not result.images):
             raise ValueError("impossible status")
+        _check(result)
         _row(path, result)  # every field that a table reads is there
         if result.path.parts != path.resolve().with_name(path.name.removesuffix(".json")).parts[-5:]:
             raise ValueError("its identity belongs elsewhere")
         return result
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ZSRobustError) as error:
         raise ZSRobustError(
-            f"{path} is not a result of zsrobust ({error or type(error).__name__}). Move it away, or delete it."
+            f"{path} is not a result of zsrobust ({str(error) or type(error).__name__}). Move it away, or delete it."
         ) from None
+
+
+def _check(result: Result) -> None:
+    """Raise ValueError for a field that is not of its type, for a name that is more than a line, for no finite number."""
+    for name, kind in field_types(result).items():
+        if not fits(getattr(result, name), kind):
+            raise ValueError(f"{name} is of another type")
+    known: dict[str, Any] = result.identity
+    for name, kind in _IDENTITY.items():
+        part, _, key = name.rpartition(".")
+        value = (known[part] if part else known)[key]
+        if not fits(value, kind) or (isinstance(value, str) and UNPRINTABLE.search(value)):
+            raise ValueError(f"{name} is of another type, or more than a line")
+    for name, kind in _TRAINING.items():
+        if not fits(result.training.get(name), kind | None):
+            raise ValueError(f"{name} is of another type")
+    if any("distance" not in epoch for epoch in result.training.get("history") or []):
+        raise ValueError("an epoch of its history has no distance")
+    if any(map(UNPRINTABLE.search, (*result.flags, *result.versions, *result.versions.values(), result.device))):
+        raise ValueError("a flag, or a version, is more than a line")
+    parse_eps(known["attack"]["eps"])
+    json.dumps(asdict(result), ensure_ascii=False, allow_nan=False).encode()
 
 
 def paths(folder: str | Path) -> list[Path]:
@@ -266,7 +373,8 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
 
     `folder` may also be the folder of one suite in it. Columns: suite protocol defense defense_title attack eps dataset
     dataset_title seed limit images clean_correct robust_correct status epoch_seconds history seconds flags versions path
-    made. `defense` and `attack` are spec strings; `history` is that of the training, a dictionary an epoch.
+    made knowledge. `defense` and `attack` are spec strings; `history` is that of the training, a dictionary an epoch.
+    `knowledge` is what the attack knew of a test-time defense, "adaptive" or "oblivious"; "" for other defenses.
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
     return frame_of((path, read(path)) for path in paths(folder))
@@ -280,7 +388,7 @@ def frame_of(cells: Iterable[tuple[Path, Result]]) -> pd.DataFrame:
 COLUMNS = [
     "suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title", "seed", "limit",
     "images", "clean_correct", "robust_correct", "status", "epoch_seconds", "history", "seconds", "flags", "versions",
-    "path", "made",
+    "path", "made", "knowledge",
 ]  # fmt: skip
 
 
@@ -296,6 +404,7 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         **{name: getattr(result, name) for name in ("seconds", "flags", "versions")},
         "path": str(path),
         "made": _made(identity),
+        "knowledge": identity["defense"].get("knowledge", ""),
     }
 
 

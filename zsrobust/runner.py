@@ -13,22 +13,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from zsrobust import protocols, ranks, results, sharing, tables
+from zsrobust import flags, protocols, ranks, results, sharing, tables
 from zsrobust.attacks import Attack, attacks, frozen
-from zsrobust.classifier import HalfPrecision
+from zsrobust.attacks.draws import Draws
+from zsrobust.classifier import HalfPrecision, ZeroShotClassifier
 from zsrobust.cost import Cost, Speed, measure
 from zsrobust.datasets import Cut, Images, datasets
-from zsrobust.defenses import Tower, Workshop, defenses
+from zsrobust.defenses import Tower, Workshop, Wrapped, defenses
 from zsrobust.entries import load_suite
 from zsrobust.evaluation import Sampler, Search, describe_attack, describe_dataset, device_of, run_cell
 from zsrobust.pixels import cut_for, tensor
 from zsrobust.protocols import Protocol
 from zsrobust.ranks import Share
+from zsrobust.redflags import SAMPLE, examine
 from zsrobust.registry import Registry, ZSRobustError, format_eps, join_spec, split_spec
 from zsrobust.results import Result
 from zsrobust.rows import Need
 from zsrobust.sharing import BusyError
 from zsrobust.suites import Suite
+from zsrobust.wrappers import ADAPTIVE, Knowledge
+
+MODULE = "module"  # the name, in a cell, of a module that is no registered defense
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,15 @@ class Bench:
         return _select(cell.dataset, self.cut, self.protocol.select, cell.limit)
 
     def attack(self, cell: Cell) -> Attack:
-        """Return the attack of a cell."""
+        """Return the attack of a cell.
+
+        It takes all its steps where the last iterate is judged, and where it does not know what is deployed: an image that
+        stops just behind the border of what the attack sees has hardly left that of what it does not.
+        """
         attack = resolve_attack(cell.attack, self.suite, cell.eps)[0]
-        if self.protocol.judged == "final" and hasattr(attack, "early_stop"):
+        defense = None if cell.defense == MODULE else defenses.create(cell.defense)
+        oblivious = getattr(defense, "knowledge", "") == "oblivious"
+        if (oblivious or self.protocol.judged == "final") and hasattr(attack, "early_stop"):
             return dataclasses.replace(attack, early_stop=False)  # type: ignore[type-var]  # as in evaluation.describe_attack
         return attack
 
@@ -169,7 +180,7 @@ class Bench:
         return measure(self.workshop.shape.encoder, self.workshop.shape.side)
 
     def cost(self, cell: Cell) -> Cost:
-        """Return what a cell takes at most: its clean predictions, the attack, and the verdicts."""
+        """Return what a cell takes at most: its clean predictions, the attack, and the verdicts; red flags aside."""
         dataset, attack = datasets[cell.dataset], self.attack(cell)
         size = min(dataset.size, cell.limit or dataset.size)
         if self.protocol.select == "every_20th_batch":
@@ -177,7 +188,13 @@ class Bench:
         passes = getattr(attack, "passes", None)
         forward, backward = passes(len(dataset.classes)) if passes else (0, 0)
         times = 1 if self.search == "float32" else 2  # what a lower precision leaves is attacked again
-        return Cost(size, size * (2 + times * forward), size * times * backward, passes is not None)
+        defense = defenses.create(cell.defense)
+        deployed = defense.passes if isinstance(defense, Wrapped) else 1
+        seen = deployed if getattr(defense, "knowledge", "") == "adaptive" else 1
+        return Cost(
+            size, size * (2 + times * forward), size * times * backward, passes is not None,
+            (size * (2 * deployed + times * forward * seen), size * times * backward * seen),
+        )  # fmt: skip
 
     def predicted(self, cell: Cell, shares: int) -> dict[str, float] | None:
         """Return the most that a cell takes, in passes, and in seconds where so many processes share it.
@@ -187,17 +204,26 @@ class Bench:
         cost = self.cost(cell)
         if not cost.known:
             return None
-        seconds = self.speed.seconds(cost.forward, cost.backward) / shares
+        seconds = self.speed.seconds(*cost.tower) / shares
         return {"seconds": round(seconds, 3), "forward": cost.forward, "backward": cost.backward}
 
     def classifier(self, cell: Cell, tower: Tower) -> nn.Module:
-        """Return the classifier of a cell, frozen, in eval mode."""
+        """Return the classifier of a cell, frozen, in eval mode: what is deployed, wrapped where the defense says so."""
+        plain = self._plain(cell, tower)
+        return self._ready(tower.wrapper.wrap(plain) if tower.wrapper else plain)
+
+    def target(self, cell: Cell, tower: Tower) -> nn.Module | None:
+        """Return what the attack of a cell sees, if that is something other than what is deployed."""
+        seen = tower.wrapper.target(self._plain(cell, tower), tower.knowledge) if tower.wrapper else None
+        return None if seen is None else self._ready(seen)
+
+    def _plain(self, cell: Cell, tower: Tower) -> ZeroShotClassifier:
         protocol, prompts = self.protocol, datasets[cell.dataset].prompts(self.protocol.prompts)
-        classifier: nn.Module = self.workshop.clip.classifier(
-            prompts, tower.encoder, protocol.logit_scale, protocol.normalization
-        )
-        if protocol.precision == "float16":
-            classifier = HalfPrecision(classifier)
+        return self.workshop.clip.classifier(prompts, tower.encoder, protocol.logit_scale, protocol.normalization)
+
+    def _ready(self, classifier: nn.Module) -> nn.Module:
+        if self.protocol.precision == "float16":
+            classifier = HalfPrecision(classifier)  # outermost: a wrapper needs features, and its arithmetic is half, too
         return classifier.eval().requires_grad_(False)
 
     def identify(self, cell: Cell, defense: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +290,8 @@ def _select(dataset: str, cut: Cut, select: str, limit: int | None) -> Images:
 
 def about(cell: Cell, tower: Tower) -> dict[str, Any]:
     """Return what identifies a registered defense beside its spec."""
-    return {"title": defenses.create(cell.defense).title, **tower.identity}
+    knowledge = {"knowledge": tower.knowledge} if tower.wrapper else {}
+    return {"title": defenses.create(cell.defense).title, **knowledge, **tower.identity}
 
 
 def prepare(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> None:
@@ -388,9 +415,10 @@ def stamp_of(path: Path) -> tuple[int, ...] | None:
 
 def _settle(bench: Bench, work: Work, folder: Path, tower: Tower, reporter: Reporter) -> Result:
     """Return a cell's result: stored, another run's, or computed and stored now; raises BusyError while another is at it."""
-    if work.stored is not None:
-        return work.stored
     path = folder / bench.path(work.cell)
+    if work.stored is not None:
+        sharing.clear(path)
+        return work.stored
     with ranks.led(sharing.claimed(path)):
         theirs = ranks.decided(lambda: _stored_since(work, path))
         if theirs is None:
@@ -450,16 +478,39 @@ def _run_share(bench: Bench, work: Work, images: Images, tower: Tower, reporter:
         told = done * shares
 
     sampler = Sampler() if datasets[cell.dataset].may_be_shown else None
+    classifier, target = bench.classifier(cell, tower), bench.target(cell, tower)
     result, outcomes = run_cell(
-        work.identity, bench.classifier(cell, tower), bench.attack(cell), cell.attack, images,
+        work.identity, classifier, bench.attack(cell), cell.attack, images,
         seed=cell.seed, batch_size=bench.batch_size, cut=bench.cut_of(cell.dataset), attacked=bench.protocol.attacked,
-        progress=progress, sampler=sampler, search=bench.search,
+        progress=progress, sampler=sampler, search=bench.search, target=target,
     )  # fmt: skip
+    if ranks.leads():
+        _look_for_flags(bench, cell, classifier, target, tower.knowledge, result)
     reporter.judged(cell, len(bench.images(cell)) - told)
     return result, outcomes, sampler.samples if sampler and outcomes is not None else None
 
 
-def _checked(module: nn.Module, images: Images, cut: Cut | None, dataset: str) -> nn.Module:
+def _look_for_flags(
+    bench: Bench, cell: Cell, classifier: nn.Module, target: nn.Module | None, knowledge: Knowledge, result: Result
+) -> None:
+    """Put into a result what a small sample of the dataset's images shows of it; no trouble there makes a cell fail."""
+    if result.status == "failed":
+        return
+    images = _select(cell.dataset, bench.cut, bench.protocol.select, min(SAMPLE, cell.limit or SAMPLE))
+    device = device_of(classifier)
+    pixels = tensor(images, np.arange(len(images)), bench.cut_of(cell.dataset), device)
+    labels, draws = torch.from_numpy(images.labels).to(device), Draws.of(cell.seed, cell.dataset, images.positions, device)
+    try:
+        result.checks = examine(
+            classifier, bench.attack(cell), pixels, labels, draws,
+            target=target, knowledge=knowledge, batch_size=result.batch_size,
+        )  # fmt: skip
+        result.flags = flags.sentences(result.checks, result.flags)
+    except Exception as error:
+        result.flags = [*result.flags, results.one_line(f"Red flags could not be computed: {type(error).__name__}: {error}")]
+
+
+def checked(module: nn.Module, images: Images, cut: Cut | None, dataset: str) -> nn.Module:
     """Return the module; raises ZSRobustError unless it has one logit for each class of the dataset."""
     pixels = tensor(images, np.arange(1), cut, device_of(module))
     with torch.no_grad(), frozen(module):
@@ -499,20 +550,21 @@ def evaluate(
     loaded = load_suite(suite)
     bench = Bench(loaded, protocols.load(protocol), Workshop(loaded, Path(checkpoints), device or "cpu"))
     resolved, bare = resolve_attack(attack, loaded, eps)
-    name = normalize(defense, defenses) if isinstance(defense, str) else "module"
+    name = normalize(defense, defenses) if isinstance(defense, str) else MODULE
     cell = Cell(name, bare, resolved.eps, dataset, _whole(limit, dataset), seed)
-    cut = bench.cut_of(dataset)
+    cut, target, knowledge = bench.cut_of(dataset), None, ADAPTIVE
     if isinstance(defense, str):
         tower = bench.workshop.tower(defense)
-        classifier = bench.classifier(cell, tower)
+        classifier, target, knowledge = bench.classifier(cell, tower), bench.target(cell, tower), tower.knowledge
         identity = bench.identify(cell, about(cell, tower))
     else:
-        classifier = _checked(defense.to(device) if device else defense, bench.images(cell), cut, dataset)
+        classifier = checked(defense.to(device) if device else defense, bench.images(cell), cut, dataset)
         identity = bench.identify(cell, {"title": type(defense).__name__})
     result, _ = run_cell(
         identity, classifier, bench.attack(cell), bare, bench.images(cell),
-        seed=seed, batch_size=bench.batch_size, cut=cut, attacked=bench.protocol.attacked,
+        seed=seed, batch_size=bench.batch_size, cut=cut, attacked=bench.protocol.attacked, target=target,
     )  # fmt: skip
     if result.status == "failed":
         raise ZSRobustError(_last_line(result.error))
+    _look_for_flags(bench, cell, classifier, target, knowledge, result)
     return result

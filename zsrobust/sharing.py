@@ -4,10 +4,12 @@ A claim is a small file beside what is made, `.NAME.claim`. One process can crea
 thing is made. It is taken over when its process is dead, where that can be seen; else, on another machine, when nobody
 touched it for STALE seconds. These are counted here, from when we first looked: clocks are never compared.
 
-Nothing but creating, reading and removing files is asked of the file system. Locks of the kernel (`filelock`) would be less
-code, but on some mounts of NFS and Lustre they hold on one machine only, and nobody says so.
+Nothing but creating, linking, reading and removing files is asked of the file system. Locks of the kernel (`filelock`) would
+be less code, but on some mounts of NFS and Lustre they hold on one machine only, and nobody says so.
 """
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -27,6 +29,7 @@ from zsrobust.registry import ZSRobustError
 BEAT = 15.0  # seconds from one touch of a claim to the next
 STALE = 120.0  # seconds without one, after which a claim is nobody's
 PAUSE = 1.0  # seconds from one look at another's claim to the next
+DRAFT = ".new"  # how the name of a claim ends that is being written
 
 
 class BusyError(ZSRobustError):
@@ -49,7 +52,7 @@ _watched: dict[Path, tuple[Seen, float]] = {}
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """Within it, `path` is this process's to make; raises BusyError, at once, if it is another's."""
-    claim = path.with_name(f".{path.name}.claim")
+    claim = claim_of(path)
     mine = _take(claim, path)
     stop = threading.Event()
     beat = threading.Thread(target=_touch, args=(claim, stop), daemon=True)
@@ -82,6 +85,8 @@ def sole(path: Path, tell: Callable[[str], None] | None = None) -> Iterator[None
                     tell(f"waiting: {busy}")
                     told = str(busy)
                 time.sleep(PAUSE)
+        else:
+            clear(path)
         yield
 
 
@@ -100,8 +105,7 @@ def terminable() -> Iterator[None]:
 
 def _take(claim: Path, path: Path) -> str:
     """Create a claim and return its content; raises BusyError, or ZSRobustError if nothing can be written there."""
-    about = {"host": socket.gethostname(), "process": os.getpid(), "machine": _machine(), "born": _born(os.getpid())}
-    mine = json.dumps({**about, "token": uuid.uuid4().hex})
+    mine = _myself()
     try:
         claim.parent.mkdir(parents=True, exist_ok=True)
         while not _create(claim, mine):
@@ -110,17 +114,75 @@ def _take(claim: Path, path: Path) -> str:
                 continue
             if not _is_stale(claim, seen) or not _remove(claim, seen.content, seen.__eq__):
                 raise BusyError(f"{path.name} is made by {_owner(seen)}")
+        _sweep(claim)
     except OSError as error:
         raise ZSRobustError(f"Cannot write {claim}: {error.strerror}. Choose another folder.") from error
     return mine
 
 
+def clear(path: Path) -> None:
+    """Remove what a process left here that was killed when it had made `path`, and had not given its claim back."""
+    claim = claim_of(path)
+    with suppress(OSError):
+        _sweep(claim)
+        seen = _look(claim)
+        if seen and _is_stale(claim, seen):
+            _remove(claim, seen.content, seen.__eq__)
+
+
+def claim_of(path: Path) -> Path:
+    """Return where the claim on a file is, while it is made."""
+    return path.with_name(f".{path.name}.claim")
+
+
+def abandoned(claim: Path) -> bool:
+    """Return whether the process of a claim is dead, as far as that can be seen from here, or the claim is gone."""
+    seen = _look(claim)
+    return seen is None or _is_stale(claim, seen)
+
+
+def _sweep(claim: Path) -> None:
+    """Remove what processes left that were killed in the moment in which they took or removed a claim on the same."""
+    for left in claim.parent.glob(f"{glob.escape(claim.name)}.*"):
+        seen = _look(left)
+        if seen and (_is_stale(left, seen) or (left.name.endswith(DRAFT) and not seen.content)):
+            left.unlink(missing_ok=True)
+
+
+def _myself() -> str:
+    """Return what a claim of this process says; no two are alike."""
+    about = {"host": socket.gethostname(), "process": os.getpid(), "machine": _machine(), "born": _born(os.getpid())}
+    return json.dumps({**about, "token": uuid.uuid4().hex})
+
+
 def _create(place: Path, content: str) -> bool:
-    """Write a file that is not there yet; return whether it was not."""
+    """Create a file that is not there yet, seen whole or not at all; return whether it was not.
+
+    One that is empty, of a process that was killed in between, would tell nobody that its process is dead.
+    """
+    draft = place.with_name(f"{place.name}.{uuid.uuid4().hex[:16]}{DRAFT}")
     try:
-        file = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        _write(draft, content)
+        os.link(draft, place)
+        return True
+    except FileExistsError:
+        return draft.stat().st_nlink == 2  # NFS may link, lose its answer, and find the link when it asks again
+    except FileNotFoundError:  # another swept it away
+        return draft.parent.is_dir() and _create(place, content)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    finally:
+        draft.unlink(missing_ok=True)
+    try:
+        _write(place, content)
     except FileExistsError:
         return False
+    return True
+
+
+def _write(place: Path, content: str) -> None:
+    file = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     try:
         os.write(file, content.encode())
     except OSError:
@@ -128,7 +190,6 @@ def _create(place: Path, content: str) -> bool:
         raise
     finally:
         os.close(file)
-    return True
 
 
 def _touch(claim: Path, stop: threading.Event) -> None:
@@ -150,7 +211,7 @@ def _remove(claim: Path, content: str, is_it: Callable[[Seen], bool]) -> bool:
     """
     grave = claim.with_name(f"{claim.name}.{hashlib.sha256(content.encode()).hexdigest()[:16]}")
     try:
-        if not _create(grave, ""):
+        if not _create(grave, _myself()):
             seen = _look(grave)
             if seen and _is_stale(grave, seen):  # who created it died that moment
                 grave.unlink(missing_ok=True)

@@ -29,6 +29,10 @@ class LinearClassifier(nn.Module):
         """Return the logits."""
         return images.flatten(1) @ self.weight.T + self.bias
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the logits again: an embedding (N, K) for attacks that want one."""
+        return self(images)  # type: ignore[no-any-return]  # a module's call is not typed
+
 
 def toy(classes: int, images: int = 24, side: int = 8, seed: int = 0) -> tuple[LinearClassifier, Images]:
     """Return a linear classifier and images away from the edges of [0, 1] that it classifies correctly."""
@@ -88,15 +92,25 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     cut = cut_for(workshop.clip)
     images = tensor(dataset.open("test", cut), np.arange(4), cut)
     classifier = workshop.clip.classifier(dataset.prompts(), tower.encoder).eval()
+    wrapper = tower.wrapper
+    deployed = wrapper.wrap(classifier).eval() if wrapper else classifier
+    target = wrapper.target(classifier, tower.knowledge) if wrapper else None
+    seen = deployed if target is None else target.eval()
     points = images.clone().requires_grad_()
-    logits = classifier(points)
+    logits = deployed(points)
     _demand(logits.shape == (4, len(dataset.classes)), f"{spec} returns logits {tuple(logits.shape)}")
     _demand(
         logits.dtype == torch.float32 and torch.isfinite(logits).all(), f"{spec} returns logits that are not finite float32"
     )
-    _demand(torch.equal(logits, classifier(points)), f"{spec} returns other logits for the same images")
+    _demand(torch.equal(logits, deployed(points)), f"{spec} returns other logits for the same images")
+    with torch.no_grad():
+        _demand(torch.allclose(logits, deployed(images), atol=1e-3), f"{spec} returns other logits without gradients")
     _demand(not any(parameter.requires_grad for parameter in tower.encoder.parameters()), f"{spec}: the tower is not frozen")
-    (gradient,) = torch.autograd.grad(logits.sum(), points)
+    attacked = seen(points)
+    if tower.knowledge == "adaptive":
+        _demand(torch.allclose(logits, attacked, atol=1e-3), f"{spec}: its surrogate returns other logits than it does")
+    _demand(attacked.requires_grad, f"{spec} has no gradient for the images; a wrapper declares a surrogate then")
+    (gradient,) = torch.autograd.grad(attacked.sum(), points)
     _demand(torch.isfinite(gradient).all() and gradient.abs().sum() > 0, f"{spec} has no gradient for the images")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     names = ("torch", "open_clip_torch", "pyautoattack")
     return {
         "device": device,
@@ -66,23 +67,39 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _processor() -> str:
+    """Return the name of the processor, where Linux tells it."""
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", about.read_text()) if about.exists() else []
+    return f"{len(names)} cores of {names[0]}" if names else platform.machine()
+
+
 def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of a benchmark, and print them."""
+    """Print the rows of a benchmark, and write them beside those of other settings, if they are of today's machine."""
     RESULTS.mkdir(exist_ok=True)
-    content = {"about": about, "machine": machine(), "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path, content = RESULTS / f"{name}.json", {"about": about, "machine": machine()}
+    stored = json.loads(path.read_bytes()) if path.exists() else {}
+    kept = stored["rows"] if stored.get("machine") == content["machine"] else []
+    kept = [row for row in kept if _setting(row) not in [_setting(each) for each in rows]]
+    path.write_text(json.dumps({**content, "rows": [*kept, *rows]}, indent=1) + "\n", encoding="utf-8")
     table = Table(title=about)
-    for key in rows[0]:
+    for key in dict.fromkeys(key for row in rows for key in row):
         if key != "all":
             table.add_column(key)
     for row in rows:
-        table.add_row(*(_shown(value) for key, value in row.items() if key != "all"))
+        table.add_row(*(shown(row.get(column.header, "")) for column in table.columns))
     Console().print(table)
 
 
-def _shown(value: Any) -> str:
+def _setting(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what a row was measured with, without what was found."""
+    return {key: value for key, value in row.items() if isinstance(value, str) or key in ("classes", "batch", "images")}
+
+
+def shown(value: Any) -> str:
+    """Return a value as a table has it."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(each)}" for key, each in value.items())
+        return ", ".join(f"{key} {shown(each)}" for key, each in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

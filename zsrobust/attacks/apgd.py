@@ -3,18 +3,71 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, perturbation_size
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen, perturbation_size, slots
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import objective
 
 ROWS = 64  # a batch that fits wherever an attack runs at all
 MOMENTUM = 0.25  # 1 - α of the paper's section 3.1
 RISING = 0.75  # ρ: with fewer steps uphill than this share, the steps are halved
+TARGETS = 9  # of AutoAttack's standard version
+CLASSES = {"dlr": 3, "targeted": 4}  #: that the losses compare
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD:
+    """Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690): PGD that sets the size of its steps by itself.
+
+    On cross-entropy, on the difference of logits ratio (DLR, eq. 6 of the paper), or on its targeted form (eq. 7), toward
+    each of up to nine classes. DLR compares 3 classes, its targeted form 4: with fewer the margin is climbed, the
+    numerator of DLR, and the plan says so.
+    """
+
+    eps: float = 1 / 255
+    norm: Norm = "linf"
+    loss: Literal["ce", "dlr", "targeted"] = "ce"
+    steps: int = 100
+    restarts: int = 1
+    returns_clean = True  # the clean image where nothing was found
+
+    def __post_init__(self) -> None:
+        check_bounds(self.eps, self.norm, steps=self.steps, restarts=self.restarts)
+
+    def plan(self, classes: int) -> dict[str, Any]:
+        """Return how many targets there are, or what takes the place of a loss for which the classes are too few."""
+        if classes < CLASSES.get(self.loss, 2):
+            return {"loss": "margin", "skipped": [self.loss]}
+        return {"targets": min(TARGETS, classes - 1)} if self.loss == "targeted" else {}
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Return the numbers of forward and of backward passes that an image takes at most."""
+        steps = self.restarts * (self.steps + 1) * self.plan(classes).get("targets", 1)
+        return steps + 2, steps
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
+        with frozen(classifier):
+            search, logits = Search.begin(classifier, images, labels)
+            plan, before = self.plan(logits.shape[1]), search.broken.clone()
+            if "skipped" in plan:
+                message = f"APGD: it climbs the margin; its loss {self.loss} compares {CLASSES[self.loss]} classes."
+                warnings.warn(message, stacklevel=2)
+            if "targets" in plan:
+                targets = rivals(logits, labels, plan["targets"])
+                apgd_targeted(classifier, search, targets, draws, **self._bounds)
+            else:
+                apgd(classifier, search, draws, plan.get("loss", self.loss), **self._bounds)
+            search.verify(classifier, before)
+        return search.adversarial
+
+    @property
+    def _bounds(self) -> dict[str, Any]:
+        return {"eps": self.eps, "norm": self.norm, "steps": self.steps, "restarts": self.restarts}
 
 
 class Search:
@@ -26,6 +79,16 @@ class Search:
         self.adversarial = self.images.clone()
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self.most = max(len(images), ROWS)  #: rows that go through the classifier together
+
+    @classmethod
+    @torch.no_grad()
+    def begin(cls, classifier: nn.Module, images: Tensor, labels: Tensor) -> tuple[Self, Tensor]:
+        """Return a search with batches that fit the classifier, and the logits (N, K); what is wrong is found already."""
+        search = cls(images, labels)
+        search.most = slots(classifier, search.most)
+        logits: Tensor = classifier(images)
+        search.broken = logits.argmax(1) != labels
+        return search, logits
 
     @property
     def left(self) -> Tensor:
@@ -99,9 +162,25 @@ class Climb(Rows):
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def rivals(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the classes (N, count), other than the labels, that have the highest logits (N, K)."""
+    return logits.scatter(1, labels[:, None], -torch.inf).topk(count).indices
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy (R,) of logits (R, K), whatever the targets."""
     return objective("ce", logits, labels)
+
+
+def margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return the margin max_j≠y z_j - z_y (R,) of logits (R, K), whatever the targets."""
+    return objective("margin", logits, labels)
+
+
+def dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return the difference of logits ratio (R,) of logits (R, K), K ≥ 3: (max_j≠y z_j - z_y) / (z_π1 - z_π3)."""
+    top = logits.topk(3, dim=1).values
+    return objective("margin", logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -111,25 +190,41 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return gap[:, 0] / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
-def apgd(classifier: nn.Module, search: Search, draws: Draws, *, eps: float, norm: Norm, steps: int = 100) -> None:
-    """Climb the cross-entropy from one random start in the ball around each image."""
-    left = search.left
-    starts = _starts(search.images[left], draws[left], eps, norm, "apgd-ce")
-    climb(classifier, search, left, search.labels[left], starts, cross_entropy, eps=eps, norm=norm, steps=steps)
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
+
+
+def apgd(
+    classifier: nn.Module, search: Search, draws: Draws, loss: str = "ce",
+    *, eps: float, norm: Norm, steps: int = 100, restarts: int = 1,
+) -> None:  # fmt: skip
+    """Climb the loss, one of LOSSES, from random starts at the edge of the ball around each image, one a restart."""
+    for restart in range(restarts):
+        left = search.left
+        if not len(left):
+            break
+        starts = _starts(search.images[left], draws[left], eps, norm, f"apgd-{loss}", *_again(restart))
+        climb(classifier, search, left, search.labels[left], starts, LOSSES[loss], eps=eps, norm=norm, steps=steps)
 
 
 def apgd_targeted(
-    classifier: nn.Module, search: Search, targets: Tensor, draws: Draws, *, eps: float, norm: Norm, steps: int = 100
-) -> None:
-    """Climb the targeted DLR loss toward each of the targets (N, T), from a random start for each."""
-    for owners, ranks in search.pairs(targets):
-        starts = [
-            _starts(search.images[of], draws[of], eps, norm, "apgd-t", rank)
-            for rank in ranks.unique().tolist()
-            for of in [owners[ranks == rank]]
-        ]
-        chosen = targets[owners, ranks]
-        climb(classifier, search, owners, chosen, torch.cat(starts), targeted_dlr, eps=eps, norm=norm, steps=steps)
+    classifier: nn.Module, search: Search, targets: Tensor, draws: Draws,
+    *, eps: float, norm: Norm, steps: int = 100, restarts: int = 1,
+) -> None:  # fmt: skip
+    """Climb the targeted DLR loss toward each of the targets (N, T), from a random start for each, and each restart."""
+    for restart in range(restarts):
+        for owners, ranks in search.pairs(targets):
+            starts = [
+                _starts(search.images[of], draws[of], eps, norm, "apgd-t", rank, *_again(restart))
+                for rank in ranks.unique().tolist()
+                for of in [owners[ranks == rank]]
+            ]
+            chosen = targets[owners, ranks]
+            climb(classifier, search, owners, chosen, torch.cat(starts), targeted_dlr, eps=eps, norm=norm, steps=steps)
+
+
+def _again(restart: int) -> tuple[int, ...]:
+    """Return what tells the draws of a restart from those of the first."""
+    return (restart,) if restart else ()
 
 
 def climb(
@@ -139,8 +234,8 @@ def climb(
     """Take the steps, whose size is halved where the loss does not rise; return the rows of images not broken."""
     images, labels = search.images[owners], search.labels[owners]
     value, gradient, wrong = _look(classifier, starts, labels, targets, loss)
-    if loss is targeted_dlr and not gradient.flatten(1).any(1).all():
-        warnings.warn("AutoAttack: there are points with zero gradient; the numbers may flatter.", stacklevel=2)
+    if not (gradient.flatten(1).any(1) | wrong).all():
+        warnings.warn("APGD: there are points with zero gradient; the numbers may flatter.", stacklevel=2)
     size = torch.full_like(value, 2 * eps)[:, None, None, None]
     none = torch.zeros_like(labels)
     rows = Climb(
@@ -223,3 +318,6 @@ def _scaled(delta: Tensor, norm: Norm) -> Tensor:
 def per_image(values: Tensor) -> Tensor:
     """Return values (R,) as (R, 1, 1, 1), beside images."""
     return values[:, None, None, None]
+
+
+attacks.register("apgd")(APGD())

@@ -1,8 +1,8 @@
-"""AutoAttack: our engine, and the library `pyautoattack`.
+"""AutoAttack: our engine, and the library `pyautoattack`; and what else papers print as "AutoAttack", under its own name.
 
-The parts need a number of classes: the targeted DLR loss four, every targeted part a target. The plan has the parts by
-the number of classes and says what it left out; with fewer than four classes a PGD-100 on the margin takes the place of
-the targeted DLR loss.
+The parts need a number of classes: the DLR loss three, its targeted form four, every targeted part a target. The plan has
+the parts by the number of classes and says what it left out; with fewer classes than a DLR loss needs, a PGD-100 on the
+margin takes its place.
 
 Our engine is the same algorithms with the same constants, for one purpose: to find any adversarial image within eps. An
 image leaves when a point breaks it, which the library's parts do only when they end; targets are attacked together where
@@ -14,22 +14,22 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen, slots
-from zsrobust.attacks.apgd import Search, apgd, apgd_targeted
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.apgd import TARGETS, Search, apgd, apgd_targeted, rivals
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.fab import fab_targeted
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import square
 
-TARGETS = 9  # of the standard version
+CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  #: that the losses compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,37 +43,45 @@ class AutoAttack:
     norm: Norm = "linf"
     engine: Literal["ours", "library"] = "ours"  #: the library is `pyautoattack`
     returns_clean = True  # the clean image where nothing was found
+    parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-t", "fab-t", "square")
+    restarts: ClassVar[int] = 1  #: of APGD on cross-entropy
 
     def __post_init__(self) -> None:
         check_bounds(self.eps, self.norm)
 
     def plan(self, classes: int) -> dict[str, Any]:
         """Return which parts run for this many classes, how many targets they have, and what is skipped."""
-        second, skipped = ("apgd-t", []) if classes >= 4 else ("margin", ["apgd-t"])
-        return {"parts": ["apgd-ce", second, "fab-t", "square"], "targets": min(TARGETS, classes - 1), "skipped": skipped}
+        skipped = [part for part in self.parts if classes < CLASSES.get(part, 2)]
+        parts = ["margin" if part in skipped else part for part in self.parts]
+        return {
+            "parts": parts,
+            **({"restarts": self.restarts} if self.restarts > 1 else {}),
+            **({"targets": min(TARGETS, classes - 1)} if {"apgd-t", "fab-t"} & {*parts} else {}),
+            "skipped": skipped,
+        }
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return about how many forward and backward passes an image takes that nothing breaks.
 
-        100 steps of APGD-CE from a start; as many for each target of APGD-T and of FAB-T, where the library predicts every
-        point once more; 5,000 queries of Square.
+        100 steps of APGD from each start, or toward each target, and of FAB-T toward each target, where the library predicts
+        every point once more; 5,000 queries of Square.
         """
         plan = self.plan(classes)
-        steps = 101 * (1 + (1 if "margin" in plan["parts"] else plan["targets"]) + plan["targets"])
-        return steps + 5000 + (100 * plan["targets"] if self.engine == "library" else 0), steps
+        targets = plan.get("targets", 0)
+        times = {"apgd-ce": self.restarts, "apgd-dlr": 1, "margin": 1, "apgd-t": targets, "fab-t": targets, "square": 0}
+        steps = 101 * sum(times[part] for part in plan["parts"])
+        again = 100 * targets if self.engine == "library" else 0
+        return steps + again + (5000 if "square" in self.parts else 0), steps
 
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
         with frozen(classifier):
-            with torch.no_grad():
-                logits = classifier(images)
+            search, logits = Search.begin(classifier, images, labels)
             plan = self.plan(logits.shape[1])
-            if plan["skipped"]:
-                warnings.warn("AutoAttack: PGD-100 on the margin for APGD-T, which needs 4 classes.", stacklevel=2)
-            search = Search(images, labels)
-            search.most = slots(classifier, search.most)
-            search.broken = logits.argmax(1) != labels
-            targets = logits.scatter(1, labels[:, None], -torch.inf).topk(plan["targets"]).indices
+            for part in plan["skipped"]:
+                instead = f"PGD-100 on the margin for {part.upper()}, which needs {CLASSES[part]} classes"
+                warnings.warn(f"AutoAttack: {instead}.", stacklevel=2)
+            targets = rivals(logits, labels, plan.get("targets", 0))
             if self.engine == "ours":
                 _inspect(classifier, images, logits)
             for part in plan["parts"]:
@@ -85,7 +93,9 @@ class AutoAttack:
                 elif self.engine == "library":
                     self._library(part, plan["targets"], classifier, search, draws)
                 elif part == "apgd-ce":
-                    apgd(classifier, search, draws, eps=self.eps, norm=self.norm)
+                    apgd(classifier, search, draws, "ce", eps=self.eps, norm=self.norm, restarts=self.restarts)
+                elif part == "apgd-dlr":
+                    apgd(classifier, search, draws, "dlr", eps=self.eps, norm=self.norm)
                 elif part == "apgd-t":
                     apgd_targeted(classifier, search, targets, draws, eps=self.eps, norm=self.norm)
                 elif part == "fab-t":
@@ -120,23 +130,55 @@ class AutoAttack:
         search.take(left, found, torch.ones_like(search.broken[left]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackCeDlr(AutoAttack):
+    """APGD on cross-entropy and on the untargeted DLR loss alone, which many papers on CLIP print as AutoAttack.
+
+    `attack_auto` of the code of TGA-ZSR (arXiv 2410.21802, attacks.py) replaces the parts of AutoAttack's standard version,
+    of one start and 100 steps each, by these two; TTC (CVPR 2025, test_time_counterattack.py) and others have it from there.
+    On sets of two classes TTC's code runs the first part alone; here the margin follows.
+    """
+
+    engine: Literal["ours"] = field(default="ours", init=False)
+    parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-dlr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackRobustVLM(AutoAttack):
+    """APGD on cross-entropy and on the targeted DLR loss, as RobustVLM evaluates FARE (arXiv 2402.12336, section 4.3).
+
+    100 steps each. The code (CLIP_eval/clip_robustbench.py, CLIP_benchmark/…/zeroshot_classification.py) asks AutoAttack's
+    version "custom" for apgd-ce and apgd-t, and leaves the rest to its defaults: five starts of the first, nine targets of
+    the second. On PCAM, of two classes, it runs the first part alone; here the margin follows.
+    """
+
+    engine: Literal["ours"] = field(default="ours", init=False)
+    parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-t")
+    restarts: ClassVar[int] = 5
+
+
 @torch.no_grad()
 def _inspect(classifier: nn.Module, images: Tensor, logits: Tensor) -> None:
     """Warn of what makes AutoAttack flatter: randomness, probabilities in the place of logits, gradients inside."""
-    with _Watch() as watch:
+    with Watch() as watch:
         classifier(images[:1])
     apart = F.normalize(classifier(images)) - F.normalize(logits)
-    shares = (logits >= -1e-5).all() & (logits <= 1 + 1e-5).all() & ((logits.sum(1) - 1).abs() < 1e-5).all()
     for seen, what in (
         (apart.norm(dim=1).max() > 1e-4, "it seems to be a randomized defense"),
-        (shares, "it seems that the output is a probability distribution"),
+        (are_probabilities(logits), "it seems that the output is a probability distribution"),
         (watch.seen, "it seems to be a dynamic defense"),
     ):
         if seen:
             warnings.warn(f"AutoAttack: {what}; the numbers may flatter.", stacklevel=3)
 
 
-class _Watch(TorchFunctionMode):
+def are_probabilities(logits: Tensor) -> Tensor:
+    """Return whether logits (N, K) look like probabilities: in [0, 1], with sums of 1; ()."""
+    inside = (logits >= -1e-5).all() & (logits <= 1 + 1e-5).all()
+    return inside & ((logits.sum(1) - 1).abs() < 1e-4).all()
+
+
+class Watch(TorchFunctionMode):
     """Sees whether anything within it asks for gradients."""
 
     seen = False
@@ -169,3 +211,5 @@ def _contained(device: torch.device) -> Iterator[None]:
 
 
 attacks.register("autoattack")(AutoAttack())
+attacks.register("autoattack_ce_dlr")(AutoAttackCeDlr())
+attacks.register("autoattack_robustvlm")(AutoAttackRobustVLM())

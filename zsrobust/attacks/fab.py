@@ -4,17 +4,54 @@ It walks to the boundary between the label and a target, linearized where it sta
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, perturbation_size
-from zsrobust.attacks.apgd import Rows, Search, per_image
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen, perturbation_size
+from zsrobust.attacks.apgd import TARGETS, Rows, Search, per_image, rivals
+from zsrobust.attacks.draws import Draws
 
 ALPHA = 0.1  # at most this share of the step from the image itself
 OVERSHOOT = 1.05  # η
 ROUNDS = 20  # at most, of Newton's method; two or three are the rule
 BACK = 0.9  # β: an adversarial point too far away is moved to this share of its distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAB:
+    """Targeted FAB (Croce & Hein, ICML 2020, arXiv 1907.02044): the nearest boundary to each of the likeliest classes.
+
+    It looks for small perturbations, and breaks an image where one is within eps. It draws no random numbers.
+    """
+
+    eps: float = 1 / 255
+    norm: Norm = "linf"
+    steps: int = 100
+    targets: int = TARGETS  #: at most; there are no more than other classes
+    returns_clean = True  # the clean image where nothing was found
+
+    def __post_init__(self) -> None:
+        check_bounds(self.eps, self.norm, steps=self.steps, targets=self.targets)
+
+    def plan(self, classes: int) -> dict[str, Any]:
+        """Return how many targets there are with this many classes."""
+        return {"targets": min(self.targets, classes - 1)}
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Return the numbers of forward and of backward passes that an image takes at most."""
+        steps = (self.steps + 1) * self.plan(classes)["targets"]
+        return steps + 2, steps
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
+        with frozen(classifier):
+            search, logits = Search.begin(classifier, images, labels)
+            before, targets = search.broken.clone(), rivals(logits, labels, self.plan(logits.shape[1])["targets"])
+            fab_targeted(classifier, search, targets, eps=self.eps, norm=self.norm, steps=self.steps)
+            search.verify(classifier, before)
+        return search.adversarial
 
 
 @dataclass
@@ -89,3 +126,6 @@ def to_boundary(points: Tensor, gaps: Tensor, gradients: Tensor, norm: Norm) -> 
         if not (missing > 16 * torch.finfo(missing.dtype).eps * wanted).any():
             break
     return direction * moved.view_as(points)
+
+
+attacks.register("fab")(FAB())

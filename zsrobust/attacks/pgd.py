@@ -35,15 +35,19 @@ class PGD:
     loss: Literal["ce", "margin"] = "ce"
     random_start: bool = True
     early_stop: bool = True  #: an image leaves the batch at the first iterate that breaks it; else the last one counts
+    #: Gradients, and the logits that tell whether an image is broken, are means over so many forward passes: expectation
+    #: over transformation, for defenses that are random (Athalye et al., ICML 2018, arXiv 1802.00420, section 4.2).
+    eot: int | None = None
     packs = True
 
     def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size, restarts=self.restarts)
+        eot = 1 if self.eot is None else self.eot
+        check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size, restarts=self.restarts, eot=eot)
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
-        steps = self.restarts * self.steps
-        return steps + self.restarts - 1, steps
+        steps, times = self.restarts * self.steps, self.eot or 1
+        return (steps + self.restarts - 1) * times, steps * times
 
     def __call__(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws, start: Tensor | None = None
@@ -59,7 +63,7 @@ class PGD:
                 begin = partial(self._start, restart=restart) if restart or start is None else None
                 left = self._climb(classifier, images, labels, draws, adversarial, left, begin)
                 if restart + 1 < self.restarts:  # after the last one, the last iterate is the referee's to judge
-                    left = _unbroken(classifier, adversarial, labels, left)
+                    left = _unbroken(classifier, adversarial, labels, left, self.eot or 1)
         return adversarial
 
     def _climb(
@@ -96,9 +100,13 @@ class PGD:
 
         With `early_stop` a broken one stays where it is.
         """
-        logits = classifier(points.requires_grad_())
-        (gradient,) = torch.autograd.grad(objective(self.loss, logits, labels).sum(), points)
-        safe, points = logits.argmax(1) == labels, points.detach()
+        points.requires_grad_()
+        logits = gradient = torch.zeros((), device=points.device)
+        for _ in range(self.eot or 1):
+            drawn = classifier(points)
+            logits = logits + drawn.detach()
+            gradient = gradient + torch.autograd.grad(objective(self.loss, drawn, labels).sum(), points)[0]
+        safe, points, gradient = logits.argmax(1) == labels, points.detach(), gradient / (self.eot or 1)
         moved = self._project(images, points + self._move(gradient))
         if self.early_stop:
             moved = torch.where(_per_image(safe), moved, points)
@@ -106,28 +114,40 @@ class PGD:
 
     def _start(self, images: Tensor, draws: Draws, restart: int) -> Tensor:
         """Return points drawn uniformly from the ball around the images, clipped to [0, 1]; or the images themselves."""
-        if not self.random_start:
-            return images
-        shape = images.shape[1:]
-        if self.norm == "linf":
-            noise = draws.uniform(shape, "pgd", restart).to(images) * 2 - 1
-            return (images + self.eps * noise).clamp(0, 1)
-        direction = draws.normal(shape, "pgd", restart).to(images)
-        radius = draws.uniform((), "pgd radius", restart).to(images)
-        radius = self.eps * radius ** (1 / images[0].numel())
-        return (images + _unit(direction) * _per_image(radius)).clamp(0, 1)
+        return uniform_start(images, draws, self.eps, self.norm, "pgd", restart) if self.random_start else images
 
     def _move(self, gradient: Tensor) -> Tensor:
-        return self.step_size * (gradient.sign() if self.norm == "linf" else _unit(gradient))
+        return uphill(gradient, self.step_size, self.norm)
 
     def _project(self, images: Tensor, points: Tensor) -> Tensor:
-        """Return the points moved into the ball around the images and into [0, 1]."""
-        delta = points - images
-        if self.norm == "linf":
-            delta = delta.clamp(-self.eps, self.eps)
-        else:
-            delta = delta * _per_image((self.eps / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1))
-        return (images + delta).clamp(0, 1)
+        return project(images, points, self.eps, self.norm)
+
+
+def uniform_start(images: Tensor, draws: Draws, eps: float, norm: Norm, name: str, *key: object) -> Tensor:
+    """Return points drawn uniformly from the ball around the images, clipped to [0, 1]; `name` and `key` are the draws'."""
+    shape = images.shape[1:]
+    if norm == "linf":
+        noise = draws.uniform(shape, name, *key).to(images) * 2 - 1
+        return (images + eps * noise).clamp(0, 1)
+    direction = draws.normal(shape, name, *key).to(images)
+    radius = draws.uniform((), f"{name} radius", *key).to(images)
+    radius = eps * radius ** (1 / images[0].numel())
+    return (images + _unit(direction) * _per_image(radius)).clamp(0, 1)
+
+
+def uphill(gradient: Tensor, step_size: float, norm: Norm) -> Tensor:
+    """Return the step of this size in the norm, (N, 3, S, S), that a linear function with the gradient gains most from."""
+    return step_size * (gradient.sign() if norm == "linf" else _unit(gradient))
+
+
+def project(images: Tensor, points: Tensor, eps: float, norm: Norm) -> Tensor:
+    """Return the points moved into the ball around the images and into [0, 1]."""
+    delta = points - images
+    if norm == "linf":
+        delta = delta.clamp(-eps, eps)
+    else:
+        delta = delta * _per_image((eps / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1))
+    return (images + delta).clamp(0, 1)
 
 
 def objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
@@ -145,11 +165,13 @@ def objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _unbroken(classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places) -> Places:
-    """Return those of the images `left` that the classifier still has right."""
+def _unbroken(classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places, times: int) -> Places:
+    """Return those of the images `left` that the classifier still has right, by the mean of so many passes."""
     size = slots(classifier, len(left))
     parts = [left[start : start + size] for start in range(0, len(left), size)]
-    right = [classifier(adversarial[at]).argmax(1) == labels[at] for at in (_index(part, labels) for part in parts)]
+    indices = [_index(part, labels) for part in parts]
+    logits = [torch.stack([classifier(adversarial[at]) for _ in range(times)]).sum(0) for at in indices]
+    right = [each.argmax(1) == labels[at] for each, at in zip(logits, indices, strict=True)]
     return left[torch.cat(right).cpu().numpy()] if right else left
 
 

@@ -163,7 +163,7 @@ class Dataset:
     def prompts(self, wording: str = "plain") -> list[list[str]]:
         """Return the prompts of each class, in its own words or, where it has them, in another wording."""
         classes, templates = self.wordings.get(wording, (self.classes, self.templates))
-        return [[template.format(name) for template in templates] for name in classes]
+        return [[template.replace("{}", name) for template in templates] for name in classes]
 
     def look_alikes(self, wording: str = "plain") -> list[list[int]]:
         """Return the groups of classes that have the same prompts: no classifier can tell them apart."""

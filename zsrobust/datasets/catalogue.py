@@ -19,7 +19,7 @@ from zsrobust.datasets.labels import assign, fold
 from zsrobust.datasets.layouts import LAYOUTS, open_folder
 from zsrobust.datasets.records import Opened, Record
 from zsrobust.network import Unreachable, check_network
-from zsrobust.registry import ZSRobustError, suggest
+from zsrobust.registry import UNPRINTABLE, ZSRobustError, fits, is_folder, suggest
 
 TEMPLATE = "This is a photo of a {}"  # PMG-AFT paper, section 3.1
 
@@ -78,16 +78,23 @@ class Entry:
     def prepare(self, split: Split, cut: Cut, progress: Progress) -> Path:
         """Download what is missing, decode it once, and return the folder of the prepared images.
 
-        A local copy is used where there is one; else the first source of the hub that answers and agrees. Raises
-        ZSRobustError that says what is wrong with it, or with each.
+        A local copy is used where there is one; else the first source of the hub that answers and agrees. What was prepared
+        from a local copy is prepared again where the copy's files have changed, and stays in use where they are gone.
+        Raises ZSRobustError that says what is wrong with it, or with each.
         """
         self._size(split)
         (folder,) = self._cached(split, cut)
-        if prepared.is_complete(folder):
-            return folder
+        stale = prepared.is_complete(folder)
+        if stale:
+            if (changed := self._changed(folder, split)) is None:
+                return folder
+            progress(f"{self.name}: {changed} has changed since it was prepared, and is prepared again", 0, 0)
 
         def from_local(place: Path, read: Callable[[], Opened]) -> Path:
-            return self._write(folder, split, cut, str(place), read(), canonical=True, progress=progress)
+            stamp = self._stamp(place, split)  # before anything is read: what changes meanwhile is noticed the next time
+            return self._write(
+                folder, split, cut, str(place), read(), canonical=True, progress=progress, replaces=stale, fingerprint=stamp
+            )
 
         def from_hub(source: HubSource) -> Path:
             paths = hub.download(source, split, _listings(), progress)
@@ -99,6 +106,19 @@ class Entry:
             if place.is_dir():
                 return from_local(place, read)
         return self._first([partial(from_hub, source) for source in self._hub(split)], split, progress)
+
+    def _changed(self, folder: Path, split: Split) -> Path | None:
+        """Return the local copy that a prepared split was made from, if there is one and its files have changed."""
+        if self.folder or self.train_folder:  # the cache's name holds theirs
+            return None
+        place = next((place for place, _ in self._local(split) if place.is_dir()), None)
+        stamp = prepared.read_about(folder).get("fingerprint") if place else None  # older ones have none, nor has the hub's
+        return None if place is None or stamp in (None, self._stamp(place, split)) else place
+
+    def _stamp(self, place: Path, split: Split) -> str:
+        """Return the fingerprint of a local copy; of one that holds both splits, of the files of one."""
+        needs = LAYOUTS[self.layout].needs if self.layout and place.name == LAYOUTS[self.layout].folder else {}
+        return prepared.fingerprint(place, needs[split] if "train" in needs and split in needs else (".",))
 
     def load(self, split: Split, cut: Cut) -> Images:
         """Return the images, prepared first if they are not; raises ZSRobustError as `prepare` does."""
@@ -186,14 +206,15 @@ class Entry:
         return [source for source in self.sources if getattr(source, split)]
 
     def _write(
-        self, folder: Path, split: Split, cut: Cut, where: str, opened: Opened, canonical: bool, progress: Progress
-    ) -> Path:
+        self, folder: Path, split: Split, cut: Cut, where: str, opened: Opened, canonical: bool, progress: Progress,
+        replaces: bool = False, **more: str,
+    ) -> Path:  # fmt: skip
         what = f"preparing {self.name}{':train' if split == 'train' else ''}"
         prepared.write(
             folder, opened, self._labels(opened, where, canonical),
             size=self._size(split), side=self.side, cut=cut,
-            about={"dataset": self.name, "split": split, "source": where},
-            progress=lambda done, total: progress(what, done, total),
+            about={"dataset": self.name, "split": split, "source": where, **more},
+            progress=lambda done, total: progress(what, done, total), replaces=replaces,
         )  # fmt: skip
         return folder
 
@@ -277,7 +298,7 @@ def register_dataset(name: str, fields: Mapping[str, Any], base: Path) -> None:
     where = f"The dataset {name!r} of {base}"
     if not isinstance(fields, Mapping):
         raise ZSRobustError(f"{where} is no table: [dataset.{name}]")
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
+    if not re.fullmatch(r"[A-Za-z]\w{0,99}", name):
         raise ZSRobustError(f"{where} needs a name of letters, digits and _.")
     values = dict(fields)
     known = {each.name for each in dataclasses.fields(Entry)} - {"name", "called", "wordings"} | {"like", "folders"}
@@ -285,14 +306,15 @@ def register_dataset(name: str, fields: Mapping[str, Any], base: Path) -> None:
         raise suggest(f"field of {where}:", key, sorted(known), f"Its fields: {', '.join(sorted(known))}.")
     for key, value in values.items():
         kind = _KINDS.get(key, str)
-        texts = not isinstance(value, list) or key == "sources" or all(isinstance(each, str) for each in value)
-        if not isinstance(value, kind) or not texts:
+        texts = value if isinstance(value, list) else [str(value)]
+        plain = key == "sources" or all(isinstance(each, str) and not UNPRINTABLE.search(each) for each in texts)
+        if not plain or not fits(value, kind) or (kind is int and value < 1):
             raise ZSRobustError(f"{where}: {key} is {_TOLD[kind]}, not {value!r}.")
     if any(template.count("{}") != 1 for template in values.get("templates", ())):
         raise ZSRobustError(f"{where}: each template has one {{}}, for the class name.")
     for key in values.keys() & {"folder", "train_folder"}:
         values[key] = base.resolve() / values[key]
-        if not values[key].is_dir():
+        if not is_folder(values[key]):
             raise ZSRobustError(f"{where}: no folder {values[key]}.")
     if values.get("layout") not in (None, *LAYOUTS):
         raise suggest("layout", values["layout"], list(LAYOUTS), f"Layouts: {', '.join(LAYOUTS)}.")
@@ -318,7 +340,7 @@ def register_dataset(name: str, fields: Mapping[str, Any], base: Path) -> None:
         if entry.folder or entry.train_folder:
             sizes = entry.size or entry.count("test"), entry.train_size or entry.count("train")
             entry = dataclasses.replace(entry, size=sizes[0], train_size=sizes[1])  # type: ignore[arg-type]  # checked below
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ZSRobustError(f"{where} needs a folder, or `like`: {error}.") from error
     if not entry.size:
         raise ZSRobustError(f"{where} needs its size, the number of test images.")
@@ -331,7 +353,7 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(("size", "train_size", "side"), int),
     **dict.fromkeys(("by_class", "may_be_shown"), bool),
 }  # fmt: skip
-_TOLD = {list: "a list of texts", int: "a whole number", bool: "true or false", str: "text"}
+_TOLD = {list: "a list of texts", int: "a whole number, 1 or more", bool: "true or false", str: "text"}
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 import re
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,11 @@ from pathlib import Path
 from zsrobust.datasets import Split
 from zsrobust.datasets.hub import HubSource, unfit
 from zsrobust.datasets.records import Opened, Record
-from zsrobust.registry import ZSRobustError
+from zsrobust.registry import ZSRobustError, fits
 
 IMAGES = ("webp", "png", "jpg", "jpeg")  #: the order in which CLIP_benchmark looks for a sample's image
+LARGEST = 2**28  #: bytes of an encoded image; far more than any has
+GROUP = 2**33  #: bytes of a row group of a parquet file, unpacked
 
 
 def read(source: HubSource, split: Split, paths: Sequence[Path]) -> Opened:
@@ -58,6 +59,8 @@ def _parquet(source: HubSource, paths: Sequence[Path]) -> Opened:
     def batches(file: parquet.ParquetFile) -> Iterator[pa.RecordBatch]:
         # One iterator over the whole file would hold the dictionaries of all row groups, which is all images.
         for group in range(file.num_row_groups):
+            if file.metadata.row_group(group).total_byte_size > GROUP:
+                raise ValueError(f"row group {group} would unpack to more than {GROUP >> 30} GB")
             yield from file.iter_batches(batch_size=64, row_groups=[group], columns=[source.image, label])
 
     return Opened(found[0], records())
@@ -67,6 +70,8 @@ def _class_names(metadata: Mapping[bytes, bytes], label: str) -> list[str] | Non
     """Return the names that `datasets` wrote into a file; None where there are none, or mere numbers."""
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names: list[str] = features.get(label, {}).get("names") or []
+    if not fits(names, list[str]):
+        raise ValueError("its class names are no list of texts")
     first = int(names[0]) if names and names[0].isdecimal() else 0
     return None if names == [str(first + index) for index in range(len(names))] else names
 
@@ -76,10 +81,12 @@ def _tar(source: HubSource, paths: Sequence[Path]) -> Opened:
     names = None
     for path in paths:
         if path.name == "classnames.txt":
-            names = path.read_text("utf-8").removesuffix("\n").split("\n")
+            with _whole(path):
+                names = path.read_text("utf-8").removesuffix("\n").split("\n")
         elif path.name == "nshards.txt":
-            numbers = [int(shard.stem) for shard in shards if shard.parent == path.parent]
-            told = path.read_text("utf-8").strip()
+            with _whole(path):
+                numbers = [int(shard.stem) for shard in shards if shard.parent == path.parent]
+                told = path.read_text("utf-8").strip()
             if [told, numbers] != [str(len(numbers)), list(range(len(numbers)))]:
                 raise unfit(source, f"has shards {numbers} of the {told} that {_where(source, path)} tells of")
 
@@ -89,7 +96,7 @@ def _tar(source: HubSource, paths: Sequence[Path]) -> Opened:
                 where = f"{_where(source, path)} {key}"
                 image = next((sample[kind] for kind in (source.image, *IMAGES) if kind in sample), None)
                 label = sample.get(source.label, sample.get("cls", b"")).strip()
-                yield _record(where, image, int(label) if label.isdigit() else None)
+                yield _record(where, image, int(label) if label.isdigit() and len(label) < 10 else None)
 
     return Opened(names, records())
 
@@ -99,13 +106,15 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     key, sample = "", dict[str, bytes]()
     with _whole(path), tarfile.open(path, "r|") as archive:
         while member := archive.next():
-            content = archive.extractfile(member)
+            content = archive.extractfile(member) if member.isfile() else None
             if content is None:
                 continue
             name, _, extension = member.name.rpartition(".")
             if name != key and sample:
                 yield key, sample
                 sample = {}
+            if member.size + sum(map(len, sample.values())) > LARGEST:  # a sparse member says, and does not hold, its bytes
+                raise ValueError(f"{member.name} would unpack to more than {LARGEST >> 20} MB")
             key, sample[extension.lower()] = name, content.read()
         with path.open("rb") as file:  # tarfile takes a damaged header for the end
             file.seek(archive.offset)
@@ -128,6 +137,8 @@ def _zip(source: HubSource, paths: Sequence[Path]) -> Opened:
         for path in paths:
             with _whole(path), zipfile.ZipFile(path) as archive:
                 for label, name in sorted((label, name) for label, home, name in found if home == path):
+                    if archive.getinfo(name).file_size > LARGEST:
+                        raise ValueError(f"{name} would unpack to more than {LARGEST >> 20} MB")
                     yield _record(f"{_where(source, path)} {name}", archive.read(name), label)
 
     return Opened(sorted({label for label, _, _ in found}), records())
@@ -139,9 +150,9 @@ def _where(source: HubSource, path: Path) -> str:
 
 
 def _record(where: str, image: bytes | None, label: int | str | None) -> Record:
-    if not image:
+    if not image or not isinstance(image, bytes):
         raise ZSRobustError(f"{where} has no image.")
-    if label is None or (not isinstance(label, str) and label < 0):  # -1 says unknown
+    if not isinstance(label, int | str) or (isinstance(label, int) and label < 0):  # -1 says unknown
         raise ZSRobustError(f"{where} has no label.")
     return Record(where, image, label if isinstance(label, str) else int(label))
 
@@ -150,7 +161,9 @@ def _record(where: str, image: bytes | None, label: int | str | None) -> Record:
 def _whole(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, EOFError, NotImplementedError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+    except ZSRobustError:
+        raise
+    except Exception as error:  # damaged files raise all kinds
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ZSRobustError(f"{path} is damaged ({reason}). Delete it; the next run fetches it again.") from error
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from zsrobust.datasets import Progress, Split
 from zsrobust.network import Unreachable
-from zsrobust.registry import ZSRobustError
+from zsrobust.registry import UNPRINTABLE, ZSRobustError, field_types, fits
 
 PATIENCE = 5.0  #: seconds that the hub has to answer at all, before anything is asked of it that it may retry
 
@@ -37,7 +37,12 @@ class HubSource:
     order: Literal["canonical"] | None = None  #: what its labels mean where it carries no class names
 
     def __post_init__(self) -> None:
-        """Raise ZSRobustError for a revision that could move."""
+        """Raise ZSRobustError for a revision that could move, and for fields that are not of their types."""
+        for name, kind in field_types(self).items():
+            if not fits(value := getattr(self, name), kind):
+                raise ZSRobustError(f"{self.repo}: {name} cannot be {value!r}.")
+        if len(self.repo) > 200 or UNPRINTABLE.search(self.repo):
+            raise ZSRobustError(f"{self.repo[:200]!r} is no repository of the hub: ORG/NAME.")
         if not re.fullmatch("[0-9a-f]{40}", self.revision):
             raise ZSRobustError(f"{self.repo}: revision {self.revision!r} is not a full commit of 40 hex digits.")
 
@@ -86,7 +91,7 @@ def download(source: HubSource, split: Split, folder: Path, progress: Progress) 
         _check_there(source)
     memory = _beside(source, folder, "verified")
     verified: dict[str, list[int]] = {}
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError, TypeError, RecursionError):
         verified.update(json.loads(memory.read_bytes()))
     paths = []
     for file in files(source, split, folder):
@@ -106,8 +111,10 @@ def _listing(source: HubSource, folder: Path) -> list[HubFile]:
     from zsrobust.results import write_atomically
 
     path = _beside(source, folder, "files")
-    with suppress(OSError, ValueError, KeyError, TypeError):  # not stored, or not whole
-        return [HubFile(**file) for file in json.loads(path.read_bytes())["files"]]
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # not stored, or not whole
+        stored = [HubFile(**file) for file in json.loads(path.read_bytes())["files"]]
+        if all(fits(getattr(file, name), kind) for file in stored for name, kind in field_types(file).items()):
+            return stored
     _check_there(source)
     with _asking(source, "its list of files"):
         tree = HfApi().list_repo_tree(source.repo, recursive=True, revision=source.revision, repo_type="dataset")

@@ -4,7 +4,6 @@ A reader opens the annotations and lists the files; images stay closed, and pixe
 torchvision, whose file is named beside each reader where it is not a plain folder.
 """
 
-import codecs
 import importlib
 import json
 import os
@@ -25,6 +24,7 @@ from zsrobust.registry import ZSRobustError
 #: What torchvision.datasets.ImageFolder takes for an image.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
+MOST = 10**7  #: rows of labels, more than any set has
 
 Reader = Callable[[Path], Opened]
 
@@ -79,8 +79,15 @@ def _labels(numbers: Iterable[Any], first: int, classes: int) -> list[int]:
 
 
 def _files(folder: Path, names: Sequence[str] | None, entries: Iterable[tuple[str, int]]) -> Opened:
-    """Return image files, each a path relative to the folder and a label."""
-    return Opened(names, (Record(path, folder / path, label) for path, label in entries))
+    """Return image files, each a path relative to the folder and a label; raises ZSRobustError for one that leaves it."""
+
+    def records() -> Iterator[Record]:
+        for path, label in entries:
+            if ".." in path.split("/"):
+                raise ZSRobustError(f"{folder} lists {path!r}, which is outside of it. Extract it again from its archive.")
+            yield Record(path, folder / path, label)
+
+    return Opened(names, records())
 
 
 def _rows(file: str, pictures: Iterable[NDArray[np.uint8]], labels: Iterable[int]) -> Iterator[Record]:
@@ -131,7 +138,8 @@ def _mat(path: Path, variable: str) -> Any:
     """Return a variable of a MATLAB file as a 1-d array."""
     scipy_io = _library("scipy.io", path)
     with _reading(path):
-        return np.atleast_1d(scipy_io.loadmat(path, appendmat=False, squeeze_me=True)[variable])
+        found = scipy_io.loadmat(path, appendmat=False, squeeze_me=True, variable_names=[variable])
+        return np.atleast_1d(found[variable])
 
 
 class _Held:
@@ -150,7 +158,14 @@ class _Held:
         return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-class _Unpickler(pickle.Unpickler):
+def _encode(text: str, encoding: str) -> bytes:
+    """Return bytes that Python 3 wrote so that Python 2 can read them; nothing else is to be encoded."""
+    if encoding != "latin1":
+        raise ValueError(f"the encoding {encoding!r}")
+    return text.encode(encoding)
+
+
+class _Unpickler(pickle._Unpickler):
     """Reads the plain values and numpy arrays of a pickle written by Python 2 or 3; no code runs from it."""
 
     allowed: Mapping[tuple[str, str], Any] = {
@@ -158,7 +173,7 @@ class _Unpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): _Held,
         ("numpy", "ndarray"): _Held,
         ("numpy", "dtype"): _Held,
-        ("_codecs", "encode"): codecs.encode,  # how Python 3 writes bytes that Python 2 can read
+        ("_codecs", "encode"): _encode,
     }
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
@@ -279,6 +294,8 @@ def _pcam(folder: Path) -> Opened:
     x, y = (folder / f"camelyonpatch_level_2_split_test_{array}.h5" for array in "xy")
     h5py = _library("h5py", x)
     with _reading(y), h5py.File(y) as file:
+        if len(file["y"]) > MOST:
+            raise ValueError(f"y has {len(file['y'])} labels")
         labels = _labels(file["y"][:, 0, 0, 0], 0, 2)
     with _reading(x), h5py.File(x) as file:
         if file["x"].shape != (len(labels), 96, 96, 3) or file["x"].dtype != np.uint8:

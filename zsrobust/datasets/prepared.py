@@ -11,10 +11,12 @@ import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ from numpy.typing import NDArray
 
 from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.records import Opened, Record
-from zsrobust.registry import ZSRobustError
+from zsrobust.registry import ZSRobustError, field_types, fits
 
 FORMAT = "zsrobust-images-1"
+#: What pictures are read: the formats of the datasets, some under another's name. Pillow hands others to other programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+WIDEST = 2**16  #: pixels; no JPEG has so many a side
 
 
 def cache_folder() -> Path:
@@ -45,13 +50,23 @@ def decode(record: Record, side: int | None, cut: Cut) -> NDArray[np.uint8]:
     if isinstance(record.image, np.ndarray):
         picture = Image.fromarray(record.image)
     else:
-        opened = Image.open(record.image if isinstance(record.image, Path) else io.BytesIO(record.image))
-        picture = opened.convert("RGB")
+        file = record.image if isinstance(record.image, Path) else io.BytesIO(record.image)
+        with Image.open(file, formats=FORMATS) as opened:
+            _check_size(*opened.size)
+            picture = opened.convert("RGB")
     if side is None:
         picture = _cut(picture, cut)
     elif picture.size != (side, side):
         raise ValueError(f"{picture.width}x{picture.height} pixels, not {side}x{side}")
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raise ValueError for what is too large to be a picture, before its pixels are in memory."""
+    from PIL import Image
+
+    if max(width, height) >= WIDEST or width * height > (Image.MAX_IMAGE_PIXELS or 2**27):
+        raise ValueError(f"{width}x{height} pixels are refused")
 
 
 def _cut(picture: Any, cut: Cut) -> Any:
@@ -65,6 +80,7 @@ def _cut(picture: Any, cut: Cut) -> Any:
     short = min(width, height)
     if short != cut.resized:
         width, height = int(cut.resized * width / short), int(cut.resized * height / short)
+        _check_size(width, height)
         picture = picture.resize((width, height), mode)
     left, top = round((width - cut.side) / 2), round((height - cut.side) / 2)
     return picture.crop((left, top, left + cut.side, top + cut.side))
@@ -80,12 +96,17 @@ def write(
     cut: Cut,
     about: dict[str, Any],
     progress: Callable[[int, int], None],
+    replaces: bool = False,
 ) -> None:
     """Decode a source in parallel and write it to `folder`, whole or not at all; memory does not grow with its size.
+
+    What is there already stays, unless this `replaces` it in the end; who has that open reads on.
 
     `label_of` returns a record's canonical label, None for one to leave out. Raises ZSRobustError when the number of
     images is not `size`, when some cannot be decoded (all are tried and counted), or when the disk is full.
     """
+    from PIL import Image
+
     shape = (size, 3, cut.side if side is None else side, cut.side if side is None else side)
     temporary = _temporary(folder)
     try:
@@ -93,7 +114,8 @@ def write(
         labels: list[int] = []
         unreadable: list[str] = []
         wanted = ((record, label) for record in opened.records if (label := label_of(record)) is not None)
-        with (temporary / "pixels.npy").open("wb") as file:
+        with (temporary / "pixels.npy").open("wb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what it warns of is refused
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for label, pixels, trouble in _decoded(wanted, side, cut):
@@ -118,6 +140,8 @@ def write(
         about = {"format": FORMAT, **about, "images": size, "cut": asdict(cut) if side is None else None}
         (temporary / "about.json").write_text(json.dumps({**about, "digest": content.hexdigest()}, indent=1) + "\n")
         temporary.chmod(0o755)
+        if replaces:
+            _discard(folder)
         _settle(temporary, folder)
     except OSError as error:
         raise ZSRobustError(f"Cannot prepare {about['dataset']} in {folder.parent}: {error.strerror or error}.") from error
@@ -135,6 +159,14 @@ def _temporary(folder: Path) -> Path:
         return Path(tempfile.mkdtemp(prefix=f".{folder.name}.{socket.gethostname()}.{os.getpid()}.", dir=folder.parent))
     except OSError as error:
         raise ZSRobustError(f"Cannot write in {folder.parent}: {error.strerror}. Set ZSROBUST_CACHE to another.") from error
+
+
+def _discard(folder: Path) -> None:
+    """Remove a prepared split at once, so that nobody finds a part of it."""
+    aside = _temporary(folder)
+    with suppress(FileNotFoundError):  # another process did
+        folder.rename(aside / "old")
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
@@ -195,8 +227,39 @@ def read_about(folder: Path) -> dict[str, Any]:
         if about["format"] != FORMAT:
             raise ValueError("another format")
         return dict(about)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ZSRobustError(f"{folder} is damaged ({error}). Delete it, and it is prepared again.") from None
+
+
+def digest_of(folder: Path) -> str:
+    """Return the digest of the images as they are on the disk now, all of which are read; raises ZSRobustError as `read`."""
+    try:
+        return replace(read(folder), known_digest=None).digest
+    except OSError as error:
+        raise ZSRobustError(f"{folder} is damaged ({error}). Delete it, and it is prepared again.") from None
+
+
+def fingerprint(place: Path, parts: Iterable[str] = (".",)) -> str:
+    """Return what tells whether files of a folder have changed: the sha256 of their paths, sizes and times, none is opened.
+
+    `parts` are the files and folders of it that count.
+    """
+    content = hashlib.sha256()
+    for part in parts:
+        for root, folders, files in os.walk(place / part, followlinks=True):
+            folders.sort()
+            for name in sorted(files):
+                _stamp(content, Path(root, name), place)
+        if (place / part).is_file():
+            _stamp(content, place / part, place)
+    return content.hexdigest()
+
+
+def _stamp(content: Any, path: Path, place: Path) -> None:
+    with suppress(FileNotFoundError):  # a link to nothing, or gone this moment
+        about = path.stat()
+        told = f"{path.relative_to(place)}\0{about.st_size} {about.st_mtime_ns}\0"
+        content.update(told.encode("utf-8", "surrogateescape"))
 
 
 def read(folder: Path) -> Images:
@@ -208,6 +271,12 @@ def read(folder: Path) -> Images:
         if len(pixels) != about["images"] or len(labels) != about["images"]:
             raise ValueError("another number of images")
         cut = None if about["cut"] is None else Cut(**about["cut"])
+        if (pixels.dtype, labels.dtype.kind) != (np.uint8, "i") or pixels.shape != (len(labels), 3, *[pixels.shape[-1]] * 2):
+            raise ValueError("its arrays do not fit together")
+        if cut and not all(fits(getattr(cut, name), kind) for name, kind in field_types(cut).items()):
+            raise ValueError("its cut is none")
+        if not fits(about["digest"], str):
+            raise ValueError("its digest is none")
         return Images(pixels=pixels, labels=labels, cut=cut, known_digest=about["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged header raises all kinds
         raise ZSRobustError(f"{folder} is damaged ({error}). Delete it, and it is prepared again.") from None

@@ -13,10 +13,11 @@ from zsrobust import ranks, sharing
 from zsrobust.classifier import Clip, load_clip, weights_are_here
 from zsrobust.datasets import Images, datasets
 from zsrobust.datasets import Progress as Preparing
-from zsrobust.registry import Registry, ZSRobustError, field_types, parse_fields
-from zsrobust.results import slug
+from zsrobust.registry import Registry, ZSRobustError, field_types, join_spec, parse_fields, split_spec
 from zsrobust.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, texts, train, trained_encoder
+from zsrobust.verification import checkpoint_place
+from zsrobust.wrappers import Knowledge, Wrapper
 
 #: Fields of a recipe that a spec cannot set: they are the method's, or the suite's.
 FIXED = ("objective", "backbone", "trainable", "options")
@@ -77,6 +78,60 @@ class Tower:
     encoder: nn.Module
     identity: dict[str, Any]  #: digests and recipe; part of a result's identity
     training: dict[str, Any] = field(default_factory=dict)  #: how long it took, and the like; no part of it
+    wrapper: Wrapper | None = None  #: what a test-time defense puts around the classifier
+    knowledge: Knowledge = "adaptive"  #: what an attack knows of the wrapper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(Defense):
+    """A test-time defense around another defense, attacked with or without knowledge of it: two specs, two rows.
+
+    A subclass adds its fields, and says how the classifier is wrapped.
+    """
+
+    of: str = "tecoa"
+    knowledge: Knowledge = "adaptive"
+
+    def wrapper(self, workshop: "Workshop") -> Wrapper:
+        """Return how the classifier is wrapped."""
+        raise NotImplementedError
+
+    @property
+    def passes(self) -> int:
+        """How many passes through the image tower one through what is deployed takes, for estimates."""
+        return 1
+
+    def own_fields(self) -> dict[str, Any]:
+        """Return the types of its fields by name: `of`, `knowledge`, and those of a subclass."""
+        inherited = {field.name for field in dataclasses.fields(Defense)}
+        return {name: kind for name, kind in field_types(self).items() if name not in inherited}
+
+    def configure(self, fields: Mapping[str, str], where: str) -> "Wrapped":
+        """Return the defense that a spec names; fields that it does not have itself go to the other defense."""
+        kinds = self.own_fields()
+        values = parse_fields({key: value for key, value in fields.items() if key in kinds}, kinds, where)
+        name, others = split_spec(values.pop("of", self.of))
+        others |= {key: value for key, value in fields.items() if key not in kinds}
+        if others:
+            defenses[name].configure(others, f"{where} of {name!r}")
+        of = join_spec(name, others)
+        inner = defenses.create(of)
+        if isinstance(inner, Wrapped):
+            raise ZSRobustError(f"{where}: {of} is wrapped already. Choose a defense of the weights: of=tecoa")
+        changed = dataclasses.replace(self, of=of, **values)
+        unaware = ", oblivious attack" if changed.knowledge == "oblivious" else ""
+        return dataclasses.replace(changed, title=f"{self.title} ({inner.title}){unaware}")
+
+    def recipes(self, suite: Suite) -> list[Recipe]:
+        """Return the recipes of the other defense."""
+        return defenses.create(self.of).recipes(suite)
+
+    def tower(self, workshop: "Workshop") -> "Tower":
+        """Return the other defense's tower, to be wrapped."""
+        inner = workshop.tower(self.of)
+        fields = {name: getattr(self, name) for name in self.own_fields() if name != "knowledge"}
+        identity = {**inner.identity, "wrapper": fields}
+        return Tower(inner.encoder, identity, inner.training, self.wrapper(workshop), self.knowledge)
 
 
 defenses: Registry[Defense] = Registry("defense", "defenses")
@@ -118,7 +173,7 @@ class Workshop:
 
     def checkpoint_path(self, recipe: Recipe) -> Path:
         """Return where the checkpoint of a recipe is, or will be."""
-        return self.folder / slug(self.suite.name) / f"{slug(recipe.objective)}-{recipe.digest}.safetensors"
+        return self.folder / checkpoint_place(self.suite.name, recipe.to_dict())
 
     def trained(self, recipe: Recipe, name: str) -> Tower:
         """Return the tower of a recipe, trained if its checkpoint is missing; a training that was stopped goes on."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zsrobust.defenses import Defense, Tower, Workshop, defenses
+from zsrobust.defenses import Defense, Tower, Workshop, Wrapped, defenses
 from zsrobust.registry import ZSRobustError, parse_fields
 from zsrobust.suites import Suite
 from zsrobust.training import Recipe
@@ -33,7 +33,8 @@ class Interpolation(Defense):
         if others:
             defenses[of].configure(others, f"{where} of {of!r}")
             of = f"{of}:{','.join(f'{key}={value}' for key, value in sorted(others.items()))}"
-        defenses.create(of)
+        if isinstance(defenses.create(of), Wrapped):
+            raise ZSRobustError(f"interpolation:of={of}: only weights are mixed. Wrap the mixture: of=interpolation")
         changed = dataclasses.replace(self, of=of, weight=values.get("weight", self.weight))
         return dataclasses.replace(changed, title=f"interpolation ({changed.weight:g}, {defenses.create(of).title})")
 

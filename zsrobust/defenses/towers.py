@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.classifier import Clip, weights_digest
-from zsrobust.registry import ZSRobustError, parse_eps
+from zsrobust.registry import ZSRobustError, fits, parse_eps
 from zsrobust.training import Checkpoint, Recipe, trained_encoder
 
 #: Names under which files keep a state dict, the tower's own first.
@@ -29,6 +29,8 @@ BESIDE = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 #: What an architecture is always told by; and what of its configuration leaves an evaluation as it is.
 TOLD = ("layers", "width", "head_width", "patch_size", "image_size")
 MOOT = ("timm_model_pretrained", "timm_drop", "timm_drop_path", "patch_dropout", "output_tokens")
+
+TOKENS = 4096  #: more prompt tokens than any tower has
 
 
 class _Skipped:
@@ -113,38 +115,62 @@ def _trained(path: Path, clip: Clip) -> tuple[nn.Module, dict[str, Any]]:
     if checkpoint.sources.get("backbone") != clip.digest:
         raise ZSRobustError(f"{path} was trained from another backbone than {clip.name}. Use the suite that it is of.")
     fields: dict[str, Any] = dict(checkpoint.recipe)
-    fields |= {key: parse_eps(fields[key]) for key in ("eps", "step_size") if key in fields}
     try:
+        fields |= {key: parse_eps(fields[key]) for key in ("eps", "step_size") if key in fields}
         recipe = Recipe(**fields)
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError, ZSRobustError) as error:
         raise ZSRobustError(f"{path} has a recipe that this version of zsrobust does not know: {error}.") from None
+    tokens = recipe.options.get("tokens", 0)
+    if not (fits(recipe.seed, int) and recipe.seed < 2**63 and fits(tokens, int) and tokens <= TOKENS):
+        raise ZSRobustError(f"{path} has a recipe that cannot be: seed {recipe.seed!r}, tokens {tokens!r}.")
     return trained_encoder(clip, recipe, checkpoint), checkpoint.recipe
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file, by names without `module.`; raises ZSRobustError if there is none to be had."""
-    content: Any = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    content: Any = _tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
     prompts = content.get("add_prompter") if isinstance(content, dict) else None
     if isinstance(prompts, dict) and any(isinstance(each, Tensor) and each.numel() for each in prompts.values()):
         raise ZSRobustError(f"{path} holds visual prompts, without which its tower is another. Only towers can be read.")
-    while isinstance(content, dict) and (inside := [name for name in WRAPPERS if isinstance(content.get(name), dict)]):
-        content = content[inside[0]]
-    if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
+    for _ in WRAPPERS:  # one within the other at most; a pickle may hold itself
+        inside = [name for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
+        content = content[inside[0]] if inside else content
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not content or not all(isinstance(each, Tensor) for each in content.values()):
         raise ZSRobustError(f"{path} holds no state dict: neither tensors by name, nor {', '.join(WRAPPERS)}.")
     if all(name.startswith("module.") for name in content):
         return {name.removeprefix("module."): tensor for name, tensor in content.items()}
     return dict(content)
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+        return tensors
+    except Exception as error:  # of a dtype that torch lacks, say
+        raise ZSRobustError(f"{path} is damaged, or no safetensors file: {error}.") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ZSRobustError for a TorchScript archive, and for one that unpacks to more than it holds; torch packs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # torch says what is wrong with it
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise ZSRobustError(
+            f"{path} is a TorchScript archive, which is code (OpenAI's are). Save its tensors alone, once: "
+            "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'weights.pt')"
+        )
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ZSRobustError(f"{path} is refused: it would unpack to more than it holds. Save it with torch.save.")
+
+
 def _unpickle(path: Path) -> Any:
     """Return what torch reads of a file without running any code that it names."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ZSRobustError(
-                    f"{path} is a TorchScript archive, which is code (OpenAI's are). Save its tensors alone, once: "
-                    "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'weights.pt')"
-                )
+    _check_archive(path)
     safe: Any = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
     try:
         with warnings.catch_warnings(), safe([(_Skipped, name) for name in SKIPPED]) if safe else nullcontext():
@@ -181,7 +207,12 @@ def _image_tower(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> Mappi
 
 def _same(theirs: Tensor, ours: Tensor) -> bool:
     """Return whether two tensors agree, in the precision of the first."""
-    return theirs.shape == ours.shape and torch.equal(theirs, ours.cpu().to(theirs.dtype))
+    return theirs.shape == ours.shape and _plain(theirs) and torch.equal(theirs, ours.cpu().to(theirs.dtype))
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Return whether a tensor holds real numbers, one after the other."""
+    return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
 
 
 def _fitted(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> nn.Module:
@@ -194,6 +225,8 @@ def _fitted(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> nn.Module:
             wrong.append(f"{name} is missing")
         elif name in weights and weights[name].shape != tensor.shape:
             wrong.append(f"{name} is {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}")
+        elif name in weights and not _plain(weights[name]):
+            wrong.append(f"{name} is {weights[name].dtype}, {weights[name].layout}")
     if wrong:
         raise ZSRobustError(f"{path} does not fit {clip.name}: {_listed(wrong)}.")
     encoder.load_state_dict({**expected, **weights})

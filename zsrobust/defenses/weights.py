@@ -6,6 +6,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from zsrobust.classifier import Clip
 from zsrobust.defenses import Defense, Tower, Workshop, defenses
 from zsrobust.defenses.towers import read_tower
 from zsrobust.network import check_network
-from zsrobust.registry import ZSRobustError, suggest
+from zsrobust.registry import UNPRINTABLE, ZSRobustError, is_file, is_folder, suggest
 
 CONFIG = "open_clip_config.json"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  #: of a folder; the first that is there counts
@@ -47,7 +48,7 @@ class Weights(Defense):
         if fields.keys() != {""}:
             raise ZSRobustError(f"{where} takes a file, a folder or a hub id, and nothing else: weights:FILE")
         place = Path(fields[""])
-        return dataclasses.replace(self, where=fields[""], title=place.stem if place.is_file() else place.name)
+        return dataclasses.replace(self, where=fields[""], title=place.stem if is_file(place) else place.name)
 
     def tower(self, workshop: Workshop) -> Tower:
         """Return the tower; raises ZSRobustError, before anything is downloaded, for a suite with another backbone."""
@@ -82,10 +83,10 @@ def load_tower(place: str, clip: Clip, sha256: str | None = None) -> tuple[nn.Mo
 
 def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
     """Return the file of weights at a place, and the configuration beside it; None for a file that stands alone."""
-    path = Path(place).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(place))
+    if is_file(path):
         return path, None
-    if not path.is_dir():
+    if not is_folder(path):
         match = HUB_ID.fullmatch(place)
         if match is None or place.endswith(SUFFIXES):
             raise ZSRobustError(f"No weights at {place}. Give a file, an open_clip folder, or a hub id: weights:ORG/NAME")
@@ -93,7 +94,7 @@ def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
     try:
         config = json.loads((path / CONFIG).read_bytes())
         return next(path / name for name in FILES if (path / name).is_file()), config
-    except (OSError, ValueError, StopIteration):
+    except (OSError, ValueError, RecursionError, StopIteration):
         raise ZSRobustError(f"{place} is no open_clip folder: it has no {CONFIG}, or no {' or '.join(FILES)}.") from None
 
 
@@ -138,7 +139,7 @@ def hub_error(what: str, error: Exception) -> ZSRobustError:
 def _agree(needed: str, backbone: str) -> bool:
     """Return whether a suite's backbone is the one needed; a file of weights is taken for those of its architecture."""
     architecture, _, tag = backbone.partition("/")
-    return backbone == needed or (architecture == needed.partition("/")[0] and Path(tag).is_file())
+    return backbone == needed or (architecture == needed.partition("/")[0] and is_file(tag))
 
 
 def register_weights(name: str, fields: dict[str, Any], folder: Path = Path()) -> None:
@@ -150,16 +151,17 @@ def register_weights(name: str, fields: dict[str, Any], folder: Path = Path()) -
     for key, value in fields.items():
         if key not in known:
             raise suggest(f"field of the weights {name}:", key, known, f"Its fields: {', '.join(known)}.")
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or UNPRINTABLE.search(value):
             raise ZSRobustError(f"The weights {name}: {key} is text, not {value!r}.")
     if missing := [key for key in ("title", "paper", "where") if key not in fields]:
         raise ZSRobustError(f"The weights {name} do not say their {', '.join(missing)}.")
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
+    if not re.fullmatch(r"[A-Za-z]\w{0,99}", name):
         raise ZSRobustError(f"The weights {name!r} need a name of letters, digits and _.")
     if not re.fullmatch(r"[0-9a-f]{64}", fields.get("sha256", "0" * 64)):
         raise ZSRobustError(f"The weights {name}: a sha256 has 64 hexadecimal digits, in lower case.")
     beside = folder / fields["where"]
-    defenses.register(name)(Weights(**{**fields, "where": str(beside) if beside.exists() else fields["where"]}))
+    here = is_file(beside) or is_folder(beside)
+    defenses.register(name)(Weights(**{**fields, "where": str(beside) if here else fields["where"]}))
 
 
 defenses.register("weights")(Weights(title="published weights", paper="weights:FILE, weights:FOLDER or weights:ORG/NAME"))

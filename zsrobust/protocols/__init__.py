@@ -6,7 +6,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from zsrobust.registry import ZSRobustError, field_types, join_spec, parse_fields, parse_value, split_spec, suggest
+from zsrobust.registry import (
+    ZSRobustError,
+    field_types,
+    fits,
+    is_file,
+    join_spec,
+    parse_fields,
+    parse_value,
+    split_spec,
+    suggest,
+)
 
 DEFAULT = "sound"
 
@@ -52,11 +62,11 @@ def load(spec: str = DEFAULT) -> Protocol:
     """
     if spec.endswith(".toml"):
         path = Path(spec)
-        if not path.is_file():
+        if not is_file(path):
             raise ZSRobustError(f"No protocol file {path}. See: zsrobust list protocols")
         if path.stem in names():
             raise ZSRobustError(f"The protocol {path.stem!r} is one of ours; give the file {path} another name.")
-        return _parse(path.stem, path.read_text(encoding="utf-8", errors="replace"), str(path))
+        return _parse(path.stem, _text(path), str(path))
     name, changed = split_spec(spec)
     if name not in names():
         raise suggest("protocol", name, names(), "See: zsrobust list protocols")
@@ -66,6 +76,13 @@ def load(spec: str = DEFAULT) -> Protocol:
     return replace(protocol, **parse_fields(changed, kinds, f"protocol {name!r}"))
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ZSRobustError(f"The protocol {path} is not one: {error}. See: zsrobust list protocols") from None
+
+
 def _parse(name: str, text: str, where: str) -> Protocol:
     kinds = field_types(Protocol(name=name))
     try:
@@ -73,9 +90,9 @@ def _parse(name: str, text: str, where: str) -> Protocol:
         for key, value in values.items():
             if key not in kinds or key == "name":
                 raise suggest(f"switch of the protocol {where}:", key, list(kinds), f"Its switches: {', '.join(kinds)}.")
-            if key == "native" and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            if key == "native" and not fits(value, list[str]):
                 raise ValueError("native is a list of names of datasets")
             values[key] = tuple(value) if key == "native" else parse_value(str(value), kinds[key])
         return Protocol(name=name, **values)
-    except (tomllib.TOMLDecodeError, ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise ZSRobustError(f"The protocol {where} is not one: {error}. See: zsrobust list protocols") from None

@@ -1,17 +1,28 @@
-"""Red flags explained: what an attack warned of, and what that means for the number beside it."""
+"""Red flags explained: what was measured, or what an attack warned of, and what that means for the number beside it."""
 
 import re
 
-#: What a flag means, by a pattern of its text: ours, and those of AutoAttack's library.
+from zsrobust.flags import FLAGS
+
+#: What a flag means, by a pattern of its text: those of `zsrobust.flags`, of our attacks, and of AutoAttack's library.
 _MEANINGS = {
-    r"PGD: some images have a gradient of exactly zero": (
-        "A gradient of zero gives PGD no direction: the image stays where it is, and counts as robust although nobody "
-        "attacked it in earnest. Saturated or quantized outputs and gradient masking do that. Compare with AutoAttack: its "
-        "Square attack needs no gradient."
+    **{f"^{re.escape(flag.sentence)}$": f"{flag.means} What to do: {flag.remedy}" for flag in FLAGS.values()},
+    r"^Red flags could not be computed": (
+        "The cell itself was measured, but the small sample on which red flags are looked for could not be attacked. "
+        "Nothing is known of what may be wrong with this number: zsrobust doctor tells more."
     ),
-    r"needs 4 classes": (
-        "AutoAttack's targeted loss compares four logits, so with fewer classes that part cannot run. PGD-100 on the margin "
-        "stands in for it. The number is sound, but it is not AutoAttack's standard suite."
+    r"^\w+: some images have a gradient of exactly zero": (
+        "A gradient of zero gives the attack no direction: the image stays where it is, and counts as robust although "
+        "nobody attacked it in earnest. Saturated or quantized outputs and gradient masking do that. Compare with "
+        "AutoAttack: its Square attack needs no gradient."
+    ),
+    r"^APGD: it climbs the margin": (
+        "The loss that was asked for compares more logits than there are classes, so that the margin of the logits was "
+        "climbed in its place. The number is sound; the attack is another one than on datasets with more classes."
+    ),
+    r"needs [34] classes": (
+        "AutoAttack's DLR loss compares three logits, its targeted one four, so with fewer classes that part cannot run. "
+        "PGD-100 on the margin stands in for it. The number is sound, but it is not AutoAttack's standard suite."
     ),
     r"randomized defense": (
         "The same images gave different logits twice. Against a defense with randomness an attack has to average over it; "
@@ -22,8 +33,8 @@ _MEANINGS = {
         "is weaker than it could be."
     ),
     r"points with zero gradient": (
-        "For some images the gradient was exactly zero, so that the parts of AutoAttack that follow gradients may "
-        "have failed on them. Their robustness rests on Square alone, which asks only for logits."
+        "For some images the gradient was exactly zero, so that attacks that follow gradients may have failed on them. In "
+        "AutoAttack their robustness rests on Square alone, which asks only for logits; elsewhere on nothing."
     ),
     r"Square Attack has decreased": (
         "The attack without gradients broke images that those with gradients could not. That is the mark of masked "

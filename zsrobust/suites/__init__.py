@@ -7,12 +7,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zsrobust.registry import ZSRobustError, parse_eps, parse_value, suggest
+from zsrobust.registry import UNPRINTABLE, ZSRobustError, fits, is_file, parse_eps, parse_value, suggest
 
 DEFAULT = "paper"
+MOST = 10**12  #: images, more than any set has
 
 #: Tables of a user's file that are not the suite's; see `zsrobust.entries`.
 ENTRIES = ("dataset", "weights")
+
+_Value = str | int | float | bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def load(name: str) -> Suite:
         raise ZSRobustError(f"The suite {Path(name).stem!r} is one of ours; give the file {name} another name.")
     try:
         return _suite(Path(name).stem if name.endswith(".toml") else name, _values(name), name)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ZSRobustError(f"The suite {name} is not one: {error}. An example: zsrobust/suites/paper.toml") from None
 
 
@@ -63,7 +66,7 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in above:
         raise ZSRobustError(f"The suite {name} is like itself.")
     if name.endswith(".toml"):
-        if not Path(name).is_file():
+        if not is_file(name):
             raise ZSRobustError(f"No suite file {name}. See: zsrobust list suites")
         values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
     elif name in names():
@@ -87,10 +90,19 @@ def _suite(name: str, values: dict[str, Any], asked: str) -> Suite:
         raise suggest(f"field of the suite {name}:", key, known, f"Its fields: {', '.join(known)}, like.")
     for key in {"title", "backbone", "train_on", "datasets", "attack"} - values.keys():
         raise ZSRobustError(f'The suite {name} does not say its {key}. Give it, or like = "paper".')
-    if not isinstance(values["datasets"], list) or not all(isinstance(each, str) for each in values["datasets"]):
+    for key in ("title", "backbone", "train_on"):
+        if not fits(values[key], str) or UNPRINTABLE.search(values[key]):
+            raise ZSRobustError(f"The suite {name}: {key} is a line of text.")
+    if not fits(values["datasets"], list[str]) or any(map(UNPRINTABLE.search, values["datasets"])):
         raise ZSRobustError(f"The suite {name}: datasets is a list of names.")
-    if not all(type(size) is int and size > 0 for size in values.get("limits", {}).values()):
+    if not fits(limits := values.get("limits", {}), dict[str, int]) or not all(0 < size <= MOST for size in limits.values()):
         raise ZSRobustError(f"The suite {name}: limits are whole numbers of images, by attack.")
+    for section, kind in (("attack", dict[str, _Value]), ("recipe", dict[str, _Value | dict[str, _Value]])):
+        if not fits(values.get(section, {}), kind):
+            raise ZSRobustError(f"The suite {name}: [{section}] holds numbers by their names, and bounds as '8/255'.")
+    for key in ("printed", "sweep"):
+        if not fits(values.get(key, []), list[_Value]):
+            raise ZSRobustError(f"The suite {name}: {key} is a list.")
     for key, value in values.get("recipe", {}).items():
         if isinstance(value, str) and key not in ("train_on", "eps", "step_size", "zoom", "interpolation", "optimizer"):
             raise ZSRobustError(f"The suite {name}: {key} of its recipe is a number, not {value!r}.")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from zsrobust.classifier import Clip, weights_digest
 from zsrobust.datasets import Dataset, Images
 from zsrobust.prompts import prompted
-from zsrobust.registry import ZSRobustError
+from zsrobust.registry import ZSRobustError, fits
 from zsrobust.training.recipes import Recipe
+from zsrobust.verification import seal
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,18 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             recipe, sources, history = (json.loads(metadata[name]) for name in ("recipe", "sources", "history"))
+            if "digest" in metadata and metadata["digest"] != seal(metadata, weights_digest(weights)):
+                raise ValueError("its digest does not fit")
+            if (
+                not fits(recipe, dict[str, Any])
+                or not fits(sources, dict[str, str])
+                or not fits(history, list[dict[str, float]])
+            ):
+                raise ValueError("its metadata are of other types")
+            if any("seconds" not in epoch for epoch in history):
+                raise ValueError("an epoch of its history has no seconds")
             return cls(path, recipe, sources, history, metadata.get("prompts"), weights)
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        except Exception as error:  # a damaged header raises all kinds
             raise ZSRobustError(f"The checkpoint {path} is damaged ({error}). Delete it, and it is trained again.") from None
 
     @property

@@ -139,6 +139,11 @@ class Learner:
             warnings.simplefilter("ignore", UserWarning)  # what attacks warn of concerns evaluations
             return torch.as_tensor(self.attack(self.student, clean, labels, draws)).detach()
 
+    def finite(self) -> Tensor:
+        """Return whether the gradients are finite, () bool, on the device: to look at it is to wait for it."""
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients, math.inf).isfinite().to(self.device)
+
     def move(self, done: int) -> None:
         """Move the weights along their gradients; `done` steps were taken before."""
         for group in self.optimizer.param_groups:

@@ -1,8 +1,9 @@
 """The one loop: epochs of batches, what is kept of them, and what is kept of a training that is interrupted."""
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 from torch import Tensor
 
 from zsrobust.attacks import exact
-from zsrobust.classifier import Clip
+from zsrobust.classifier import Clip, weights_digest
 from zsrobust.datasets import Dataset, Images
 from zsrobust.registry import ZSRobustError
-from zsrobust.results import write_atomically
+from zsrobust.results import leftovers, write_atomically
 from zsrobust.training.checkpoints import Checkpoint, made_from
 from zsrobust.training.learner import Learner, exactly
 from zsrobust.training.partial import Partial
 from zsrobust.training.recipes import Recipe
+from zsrobust.verification import seal
 
 Progress = Callable[[int, int, str], None]
 
@@ -52,7 +54,8 @@ def train(
     `checkpoint_activations` computes activations twice in the place of keeping them. Neither changes what is learned, but
     in the last bits. Within torch.distributed, the processes share the images of every batch, and the first one writes.
 
-    Raises ZSRobustError when the loss is not finite.
+    Raises ZSRobustError when a loss, a gradient or a weight is not finite, with the step, the images of its batch, and the
+    last state that was saved; no checkpoint is written then.
     """
     learner = Learner(recipe, clip, dataset, images, micro_batch, checkpoint_activations)
     training = Training(learner, made_from(recipe, clip, dataset, images), path, progress)
@@ -73,26 +76,36 @@ def batches(recipe: Recipe, images: int) -> Iterator[tuple[int, Tensor]]:
             yield epoch, positions
 
 
+class DivergedError(ZSRobustError):
+    """The loss of a step, or its gradient, is not finite."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        """Take the number of steps before it, and its loss, which may be finite."""
+        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        super().__init__(f"{what} at step {step}. Lower lr.")
+        self.step = step
+
+
 class Tally:
     """Loss and accuracy of an epoch so far, kept on the device: to look at them is to wait for it."""
 
     def __init__(self, device: torch.device, loss: float = 0.0, correct: float = 0.0) -> None:
         """Begin with these sums."""
         self._sums = torch.tensor([loss, correct], device=device, dtype=exactly(device))
-        self._bad = torch.full_like(self._sums, -1)  # the first step whose loss is not finite, and that loss
+        self._bad = torch.full_like(self._sums, -1)  # the first step whose loss or gradient is not finite, and its loss
 
-    def add(self, totals: Tensor, images: int, step: int) -> None:
-        """Add the totals of a batch: the sum of its losses, and how many are right, (2,)."""
+    def add(self, totals: Tensor, images: int, step: int, finite: Tensor | bool = True) -> None:
+        """Add the totals of a batch: the sum of its losses, and how many are right, (2,); and if its gradient is finite."""
         self._sums += totals
         loss = totals[0] / images
-        first = ~loss.isfinite() & (self._bad[0] < 0)
+        first = ~(loss.isfinite() & finite) & (self._bad[0] < 0)
         self._bad = torch.where(first, torch.stack([torch.full_like(loss, step), loss]), self._bad)
 
     def look(self) -> tuple[float, float]:
-        """Return the sum of the losses, and how many are right; raises ZSRobustError if a loss was not finite."""
+        """Return the sum of the losses, and how many are right; raises DivergedError if a step was not finite."""
         loss, correct, step, bad = torch.cat([self._sums, self._bad]).tolist()
         if step >= 0:
-            raise ZSRobustError(f"the loss is {bad} at step {step:.0f}. Lower lr.")
+            raise DivergedError(int(step), bad)
         return loss, correct
 
 
@@ -112,6 +125,9 @@ class Training:
 
     def resume(self) -> None:
         """Begin where a training from the same things ended; set a file aside that it cannot begin from."""
+        if self.learner.crew.leads:
+            for left in [*leftovers(self.path), *leftovers(self.partial)]:
+                left.unlink(missing_ok=True)
         if self.partial.exists():
             try:
                 self._begin_from(Partial.read(self.partial, self.made_from))
@@ -138,7 +154,7 @@ class Training:
         """Take one step on the images at these positions."""
         totals = self.learner.gradients(epoch, positions)
         with self._moving():
-            self.tally.add(totals, len(positions), self.done)
+            self.tally.add(totals, len(positions), self.done, self.learner.finite())
             place, an_epoch = self.done % self.steps_an_epoch + 1, self.steps_an_epoch
             if place == an_epoch or self.done % LOOK_EVERY.get(self.learner.device.type, 10) == 0:
                 self._look((place - 1) * self.learner.recipe.batch_size + len(positions))
@@ -164,9 +180,19 @@ class Training:
         """Look at the tally of so many images."""
         try:
             loss, correct = self.tally.look()
-        except ZSRobustError as error:
-            raise ZSRobustError(f"Training {self.learner.recipe.objective}: {error}") from None
+        except DivergedError as error:
+            raise ZSRobustError(f"Training {self.learner.recipe.objective}: {error} {self._where(error.step)}") from None
         self.found = f"loss {loss / images:.2f}, accuracy {correct / images:.0%}"
+
+    def _where(self, step: int) -> str:
+        """Return what a person needs who wants to see a step again: its images, and where to begin."""
+        learner, recipe = self.learner, self.learner.recipe
+        epoch, positions = next(islice(batches(recipe, len(learner.images)), step, None))
+        images = ", ".join(map(str, learner.images.positions[positions.numpy()]))
+        kept = (
+            f"The last good state is {self.partial}, of step {self.saved}" if self.saved else "No state was saved before it"
+        )
+        return f"It is in epoch {epoch + 1}, on the images {images} of {recipe.train_on}. {kept}."
 
     def _note(self) -> str:
         parts = self.learner.micro_batch
@@ -209,16 +235,25 @@ class Training:
         try:
             seconds = time.perf_counter() - self.began
             state = Partial(self.done, *self.tally.look(), seconds, self.history, self.learner.tensors())
+            self._check(state.tensors)
             state.write(self.partial, self.made_from)
             self.saved = self.done
         except ZSRobustError as error:
             self.remarks = [*(remark for remark in self.remarks if remark != str(error)), str(error)]
 
     def finish(self) -> None:
-        """Write the checkpoint, and wait for it."""
+        """Write the checkpoint, and wait for it; raises ZSRobustError, and writes nothing, if its weights are not finite."""
+        weights = self.learner.trained()
+        self._check(weights)
         if self.learner.crew.leads:
             metadata = {**self.made_from, "history": json.dumps(self.history)}
-            write_atomically(self.path, safetensors.torch.save(self.learner.trained(), metadata))
+            metadata["digest"] = seal(metadata, weights_digest(weights))
+            write_atomically(self.path, safetensors.torch.save(weights, metadata))
             self.saved = self.done
             self.partial.unlink(missing_ok=True)
         self.learner.crew.leaders(self.done, self.learner.device)
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            recipe = self.learner.recipe
+            raise ZSRobustError(f"Training {recipe.objective}: weights are not finite after step {self.done - 1}. Lower lr.")

@@ -1,6 +1,5 @@
 """Trainings that are not done: everything that the next step depends on, in one file beside the checkpoint to be."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from torch import Tensor
 from zsrobust.classifier import weights_digest
 from zsrobust.registry import ZSRobustError
 from zsrobust.results import write_atomically
+from zsrobust.verification import seal
 
-FORMAT = "zsrobust-partial-1"
+FORMAT = "zsrobust-partial-2"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Partial:
     def write(self, path: Path, made_from: Mapping[str, str]) -> None:
         """Write it with what it was made from; raises ZSRobustError if it cannot be written."""
         numbers = json.dumps({name: value for name, value in vars(self).items() if name != "tensors"})
-        metadata = {"format": FORMAT, **made_from, "numbers": numbers, "digest": _digest(numbers, self.tensors)}
+        metadata = {"format": FORMAT, **made_from, "numbers": numbers}
+        metadata["digest"] = seal(metadata, weights_digest(self.tensors))
         write_atomically(path, safetensors.torch.save(self.tensors, metadata))
 
     @classmethod
@@ -41,7 +42,7 @@ class Partial:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata["format"] != FORMAT or metadata["digest"] != _digest(metadata["numbers"], tensors):
+            if metadata["format"] != FORMAT or metadata["digest"] != seal(metadata, weights_digest(tensors)):
                 raise ValueError("its digest does not fit")
             partial = cls(**json.loads(metadata["numbers"]), tensors=tensors)
         except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
@@ -50,7 +51,3 @@ class Partial:
         if other:
             raise ZSRobustError(f"{path.name} was made from other {', '.join(other)}")
         return partial
-
-
-def _digest(numbers: str, tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(f"{numbers} {weights_digest(tensors)}".encode()).hexdigest()

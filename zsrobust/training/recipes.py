@@ -10,7 +10,7 @@ from zsrobust.attacks import attacks
 from zsrobust.classifier import Clip
 from zsrobust.datasets import Cut
 from zsrobust.pixels import cut_for
-from zsrobust.registry import ZSRobustError, format_eps, parse_eps
+from zsrobust.registry import ZSRobustError, field_types, fits, format_eps, parse_eps
 
 #: Of the towers' passes. In bfloat16 these run in autocast; weights, optimizer, embeddings and loss are float32 always.
 Precision = Literal["float32", "bfloat16"]
@@ -50,13 +50,16 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)  #: what the objective and the prompts read
 
     def __post_init__(self) -> None:
+        for name, kind in field_types(self).items():
+            if not fits(value := getattr(self, name), kind):
+                raise ZSRobustError(f"A recipe's {name} cannot be {value!r}.")
         for name in ("epochs", "batch_size", "lr", "zoom", "limit"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ZSRobustError(f"A recipe's {name} must be positive, not {getattr(self, name)}.")
         for name in ("momentum", "weight_decay", "warmup", "seed"):
             if getattr(self, name) < 0:
                 raise ZSRobustError(f"A recipe's {name} must not be negative, not {getattr(self, name)}.")
-        if self.options.get("tokens", 0) < 0:
+        if not fits(self.options.get("tokens", 0), int) or self.options.get("tokens", 0) < 0:
             raise ZSRobustError(f"The number of tokens must not be negative, not {self.options['tokens']}.")
         for bound in filter(None, (self.eps, self.step_size)):
             parse_eps(str(bound))

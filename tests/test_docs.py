@@ -1,0 +1,71 @@
+"""The pages of docs/ and the README: their commands are run, their Python is executed, their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from zsrobust.cli import main
+from zsrobust.flags import FLAGS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page, zsrobust, tmp_path, monkeypatch):
+    """In their order: a block that names a file is that file, shell is the real command line, Python shares one namespace."""
+    namespace: dict[str, object] = {}
+    for language, code in BLOCK.findall(page.read_text()):
+        first = code.partition("\n")[0]
+        if named := re.fullmatch(r"# (\w+\.(py|toml))", first):
+            (tmp_path / named[1]).write_text(code)
+        if language == "sh":
+            for line in code.splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "zsrobust", line
+                zsrobust(*arguments)
+        elif language == "python" and (not named or named[1].startswith("check_")):
+            exec(compile(code, str(page), "exec"), namespace)  # noqa: S102  # a page of ours
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines of a page that call the command line."""
+    lines = page.read_text().replace("\\\n", " ").splitlines()
+    return [line.strip().partition("  #")[0] for line in lines if re.match(r"(    )?zsrobust [a-z-]", line)]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_commands_on_a_page_have_options_that_exist(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a folder that is to be read need not be
+    for line in commands(page):
+        words = shlex.split(line)[1:]
+        while words[0] == "--plugin":
+            words = words[2:]
+        command = main.commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--"}, line
+        assert isinstance(command, click.Command)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES], ids=lambda page: page.stem
+)
+def test_links_of_a_page_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), target
+        headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE) if anchor else []
+        anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert not anchor or anchor in anchors, target
+
+
+def test_the_page_on_numbers_explains_every_flag_as_the_code_does():
+    page = (ROOT / "docs" / "numbers.md").read_text()
+    told = re.findall(r"^\*\*(.+)\.\*\* (.+) \*What to do:\* (.+)$", page, re.MULTILINE)
+    assert told == [(flag.title.capitalize(), flag.means, flag.remedy) for flag in FLAGS.values()]

@@ -1,0 +1,154 @@
+import masked
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from zsrobust import doctor, suites
+from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.pgd import PGD
+from zsrobust.datasets import datasets
+from zsrobust.defenses import Workshop
+from zsrobust.doctor import Diagnosis, diagnose, measure, show
+from zsrobust.flags import FLAGS
+from zsrobust.registry import ZSRobustError
+from zsrobust.testing import LinearClassifier, toy
+
+HONEST = ["clip", "tecoa:epochs=1,limit=256", "pmg_aft:epochs=1,limit=256", "interpolation:of=tecoa,epochs=1,limit=256"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Return the mini suite's CLIP on a dataset."""
+    workshop = Workshop(suites.load("mini"), tmp_path_factory.mktemp("none"))
+    return workshop.clip.classifier(datasets["mini_positions"].prompts())
+
+
+@pytest.mark.parametrize("spec", HONEST)
+def test_honest_defenses_pass(spec, checkpoints):
+    found = diagnose(spec, dataset="mini_positions", limit=8, checkpoints=checkpoints)
+    assert found.verdict == "passes", found
+
+
+@pytest.mark.parametrize("kind", [masked.Purifier, masked.RandomResize])
+def test_masked_clips_are_caught(kind, clip):
+    found = diagnose(kind(clip), dataset="mini_positions", limit=4)
+    assert not found.passes
+    assert masked.CAUGHT[kind] <= {flag.name for flag in found.flags}, found
+    assert found.verdict.startswith("do not trust it: ")
+
+
+def sample(classes=5):
+    classifier, data = toy(classes, 16)
+    draws = Draws.of(0, "toy", np.arange(16))
+    return classifier, torch.from_numpy(data.pixels).float() / 255, torch.from_numpy(data.labels), draws
+
+
+@pytest.mark.parametrize("kind", masked.CAUGHT)
+def test_masked_linear_classifiers_are_caught(kind):
+    classifier, pixels, labels, draws = sample()
+    attack = PGD(eps=8 / 255, step_size=2 / 255)
+    found = Diagnosis("module", "toy", measure(kind(classifier), attack, pixels, labels, draws))
+    assert not found.passes
+    assert masked.CAUGHT[kind] <= {flag.name for flag in found.flags}, found
+    assert Diagnosis("module", "toy", measure(classifier, attack, pixels, labels, draws)).passes
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_stronger_attack_never_leaves_more_and_of_a_linear_classifier_what_nothing_breaks(classes):
+    classifier, pixels, labels, draws = sample(classes)
+    found = measure(classifier, PGD(eps=0.01, step_size=0.001, steps=2), pixels, labels, draws)
+    with torch.no_grad():
+        logits = classifier(pixels)
+    rows = classifier.weight[labels][:, None] - classifier.weight  # (N, K, D): how the margin to each class changes
+    margins = logits.gather(1, labels[:, None]) - logits - 0.01 * rows.abs().sum(2)
+    safe = margins.scatter(1, labels[:, None], torch.inf).amin(1) > 0
+    assert found["strongest"] == pytest.approx(float(safe.float().mean()))
+    assert found["clean"] == 1
+    assert found["strongest"] < found["pgd"]
+    assert found["overstated"] == pytest.approx(found["pgd"] - found["strongest"])
+
+
+def test_a_weak_attack_is_told():
+    classifier, pixels, labels, draws = sample()
+    checks = measure(classifier, PGD(eps=0.01, step_size=1e-5, steps=1, random_start=False), pixels, labels, draws)
+    assert FLAGS["overstated"] in Diagnosis("module", "toy", checks).flags
+
+
+@pytest.mark.parametrize(("left", "verdict"), [(0.125, "passes"), (0.25, "do not trust it: the undefended model stands")])
+def test_the_undefended_model_must_fall_and_no_other(left, verdict, monkeypatch, checkpoints):
+    shares = {"images": 8.0, "correct": 6.0, "clean": 0.75, "pgd": left, "strongest": left, "overstated": 0.0}
+    monkeypatch.setattr(doctor, "measure", lambda *_, **__: dict(shares))
+    about = {"dataset": "mini_positions", "limit": 2, "checkpoints": checkpoints}
+    assert diagnose("clip", **about).verdict == verdict
+    assert diagnose("interpolation:of=clip", **about).verdict == "passes"
+
+
+def test_what_is_never_right_does_not_pass(clip):
+    class Wrong(nn.Module):
+        def forward(self, images):
+            return -clip(images)
+
+    found = diagnose(Wrong(), dataset="mini_positions", limit=8)
+    assert not found.passes
+    assert found.verdict == "nothing is right, so there is nothing to attack"
+    assert found.flags == []
+
+
+def test_a_module_that_raises_is_one_line():
+    class Broken(nn.Module):
+        def forward(self, images):
+            raise RuntimeError("no")
+
+    with pytest.raises(ZSRobustError, match="Broken could not be examined: RuntimeError: no"):
+        diagnose(Broken(), dataset="mini_positions", limit=8)
+    with pytest.raises(ZSRobustError, match=r"logits \(1, 3\)"):
+        diagnose(LinearClassifier(torch.zeros(3, 3 * 32 * 32)), dataset="mini_positions", limit=8)
+
+
+def test_the_table_says_what_is_wrong_and_what_to_do(capsys):
+    checks = {"images": 8.0, "correct": 8.0, "clean": 1.0, "pgd": 0.5, "strongest": 0.25, "zero_gradients": 1.0}
+    show([Diagnosis("clip", "a", {**checks, "zero_gradients": 0.0}), Diagnosis("odd[/]", "a", checks)], Console(width=200))
+    text = capsys.readouterr().out
+    assert "odd[/]" in text
+    assert "passes" in text
+    assert "do not trust it: zero gradients" in text
+    assert "100.0 │   50.0 │     25.0" in text
+    assert " ".join(FLAGS["zero_gradients"].remedy.split()) in " ".join(text.split())
+
+
+PLUGIN = """
+import torch
+from torch import nn
+from zsrobust.defenses import Wrapped, defenses
+from zsrobust.wrappers import Purified, Wrapper
+
+class Pure(Wrapped):
+    def wrapper(self, workshop):
+        return Wrapper(lambda classifier: Purified(classifier, lambda images: images.detach() + 1e-9 * (images - images.detach())))
+
+defenses.register("pure")(Pure(title="Pure", paper="nowhere", of="clip"))
+"""
+
+
+def test_the_command_catches_a_plugins_defense(zsrobust, tmp_path):
+    (tmp_path / "pure.py").write_text(PLUGIN)
+    command = ("doctor", "--suite", "mini", "--dataset", "mini_positions", "--limit", "4")
+    fine = zsrobust(*command)
+    assert "passes" in fine.stdout
+    assert "clip" in fine.stdout
+    caught = zsrobust("--plugin", "pure.py", *command, "--defense", "pure", ok=1)
+    assert "vanishing gradients" in caught.stdout
+    assert "What to do" in caught.stdout
+    assert not list(tmp_path.rglob("*.json"))
+    assert "Unknown defense" in zsrobust(*command, "--defense", "nope", ok=2).stderr
+
+
+def test_a_target_is_what_is_attacked():
+    classifier, pixels, labels, draws = sample()
+    attack = PGD(eps=0.02, step_size=0.005)
+    plain = measure(classifier, attack, pixels, labels, draws)
+    aware = measure(masked.StopGradient(classifier), attack, pixels, labels, draws, target=classifier)
+    assert aware["strongest"] == plain["strongest"]
+    assert aware["zero_gradients"] == 0

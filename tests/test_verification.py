@@ -1,0 +1,369 @@
+"""`zsrobust verify`: every bit that changed, every file that is gone or elsewhere, and the command that makes it again."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zsrobust import results, suites, verification
+from zsrobust.classifier import weights_digest
+from zsrobust.cost import Speed
+from zsrobust.datasets import Cut, prepared
+from zsrobust.datasets.records import Opened, Record
+from zsrobust.defenses import Workshop, defenses
+from zsrobust.registry import ZSRobustError
+from zsrobust.results import Outcomes, Samples
+from zsrobust.sharing import claimed
+from zsrobust.training import Checkpoint
+from zsrobust.training.partial import Partial
+from zsrobust.verification import checkpoint_place, read_weights, seal, verify
+
+STORED = Path(__file__).parents[1] / "results"
+CELLS = [("clip", "mini_cells"), ("tecoa", "mini_cells"), ("tecoa", "mini_shapes")]
+
+
+def build(root: Path) -> Path:
+    """Store three cells of the repository anew, with small weights as the checkpoint of two, and a training not done."""
+    weights = {"proj": torch.arange(24.0).view(4, 6), "bias": torch.tensor([0.5, -1.0])}
+    for defense, dataset in CELLS:
+        path = STORED / f"mini/sound/pgd10-eps=6-255/{defense}/{dataset}.json"
+        result = results.read(path)
+        if defense == "tecoa":
+            result.identity["defense"]["checkpoint"] = weights_digest(weights)
+            recipe = result.identity["defense"]["recipe"]
+        results.write(result, Outcomes.read(path), root / "results", Samples.read(path))
+    write_checkpoint(root, recipe, weights)
+    place = root / "checkpoints" / checkpoint_place("mini", {**recipe, "seed": 1})
+    Partial(3, 1.5, 2.0, 4.0, [], weights).write(
+        place.with_suffix(".partial"), {"recipe": json.dumps({**recipe, "seed": 1})}
+    )
+    return root
+
+
+def write_checkpoint(root: Path, recipe: dict, weights: dict) -> Path:
+    metadata = {"recipe": json.dumps(recipe), "sources": "{}", "history": "[]", "prompts": "0"}
+    metadata["digest"] = seal(metadata, weights_digest(weights))
+    path = root / "checkpoints" / checkpoint_place("mini", recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(weights, path, metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def stored(whole, tmp_path) -> Path:
+    shutil.copytree(whole, tmp_path / "stored")
+    return tmp_path / "stored"
+
+
+def findings(root: Path) -> list[verification.Finding]:
+    return verify(root / "results", root / "checkpoints").findings
+
+
+def the(root: Path, end: str) -> Path:
+    (path,) = [path for path in root.rglob("*") if path.as_posix().endswith(end)]
+    return path
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def test_what_is_as_it_was_stored_has_no_findings(stored):
+    found = verify(stored / "results", stored / "checkpoints")
+    assert found.lines == ["3 cells, 1 checkpoints: all as they were stored"]
+    assert len(files(stored)) == 3 * 3 + 2
+
+
+def test_the_results_of_the_repository_are_as_they_were_stored():
+    found = verify(STORED)
+    assert not found.findings
+    assert found.cells == len(results.paths(STORED)) > 400
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_every_bit_that_flips_is_found(whole, data):
+    path = data.draw(st.sampled_from(files(whole)), "file")
+    content = path.read_bytes()
+    place, bit = data.draw(st.integers(0, len(content) - 1), "byte"), data.draw(st.integers(0, 7), "bit")
+    try:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        assert path in {finding.path for finding in findings(whole)}
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["json", "npz", "samples.npz", "safetensors", "partial"])
+def test_every_bit_of_the_first_and_last_bytes(stored, kind):
+    path = next(path for path in files(stored) if path.name.endswith(kind))
+    content = path.read_bytes()
+    for place in [*range(40), *range(len(content) - 40, len(content))]:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        assert path in {finding.path for finding in findings(stored)}, place
+
+
+@pytest.mark.parametrize("kind", ["json", "npz", "safetensors", "partial"])
+@pytest.mark.parametrize("kept", [0, 1, 7, 100, -1])
+def test_what_is_cut_short_is_found(stored, kind, kept):
+    for path in [path for path in files(stored) if path.name.endswith(kind)]:
+        content = path.read_bytes()
+        path.write_bytes(content[:kept])
+        assert path in {finding.path for finding in findings(stored)}
+        path.write_bytes(content + b"\0")
+        assert path in {finding.path for finding in findings(stored)}
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("gone", "wrong", "remedy"),
+    [
+        ("clip/mini_cells.npz", "the outcomes are gone", "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force"),
+        ("clip/mini_cells.samples.npz", "the samples are gone", "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force"),
+        (".safetensors", "2 cells, ", "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255"),
+    ],
+)  # fmt: skip
+def test_what_is_gone_is_found(stored, gone, wrong, remedy):
+    path = the(stored, gone)
+    path.unlink()
+    (finding,) = findings(stored)
+    assert (finding.path, finding.remedy) == (path, remedy)
+    assert wrong in finding.wrong
+    assert str(finding) == f"{path}: {finding.wrong}. Next: {remedy}"
+
+
+def test_a_cell_whose_result_is_gone_leaves_files_that_nothing_reads(stored):
+    the(stored, "clip/mini_cells.json").unlink()
+    found = findings(stored)
+    assert [finding.path.name for finding in found] == ["mini_cells.npz", "mini_cells.samples.npz"]
+    for finding in found:
+        subprocess.run(shlex.split(finding.remedy), check=True)
+    assert not findings(stored)
+
+
+def test_outcomes_of_another_cell_are_found(stored):
+    one, other = the(stored, "tecoa/mini_cells.npz"), the(stored, "clip/mini_cells.npz")
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    assert {finding.path for finding in findings(stored)} == {one, other}
+
+
+@pytest.mark.parametrize("field", ["images", "clean_correct", "robust_correct"])
+def test_a_count_that_was_edited_with_its_digest_is_found(stored, field):
+    path = the(stored, "tecoa/mini_cells.json")
+    result = results.read(path)
+    setattr(result, field, getattr(result, field) + (-1 if field == "clean_correct" else 1))
+    results.write(result, Outcomes.read(path), stored / "results", Samples.read(path))
+    (finding,) = findings(stored)
+    assert re.search(rf"{field} is \d+, and its outcomes say \d+", finding.wrong)
+
+
+def test_a_result_that_was_laid_out_anew_is_found_and_still_read(stored):
+    path = the(stored, "tecoa/mini_cells.json")
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert results.read(path).images
+    (finding,) = findings(stored)
+    assert "not laid out as it was written" in finding.wrong
+
+
+def test_copies_are_found(stored):
+    path = the(stored, "tecoa/mini_cells.json")
+    shutil.copy(path, path.with_name("mini_shapes_2.json"))
+    shutil.copytree(stored / "results/mini", stored / "results/old/mini")
+    wrong = {finding.path.relative_to(stored): finding.wrong for finding in findings(stored)}
+    here = Path("results/mini/sound/pgd10-eps=6-255/tecoa/mini_shapes_2.json")
+    assert "its identity belongs elsewhere" in wrong[here]
+    old = Path("results/old/mini/sound/pgd10-eps=6-255/clip/mini_cells.json")
+    assert wrong[old] == "a result where nothing reads it"
+    assert not any(path.parts[1] == "mini" for path in wrong.keys() - {here})
+
+
+def test_a_damaged_result_is_told_by_its_place(stored):
+    path = the(stored, "tecoa/mini_cells.json")
+    path.write_bytes(b"{")
+    (finding,) = findings(stored)
+    assert (
+        finding.remedy == "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255 --dataset mini_cells --force"
+    )
+
+
+@pytest.mark.parametrize(
+    ("identity", "command"),
+    [
+        ({"suite": "mine"}, "--suite mine.toml --defense clip"),
+        ({"protocol": "reference:precision=float16"}, "--protocol reference:precision=float16"),
+        ({"protocol": "mine"}, "--protocol mine.toml"),
+        ({"seed": 3}, "--seed 3 --force"),
+        ({"search": "bf16"}, "--precision bf16 --force"),
+        ({"defense": {"spec": "weights:a b.pt", "title": "a b"}}, "--defense 'weights:a b.pt'"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["result", "outcomes"])
+def test_the_command_says_all_that_the_cell_is(stored, identity, command, damage):
+    path = the(stored, "clip/mini_cells.json")
+    result, outcomes = results.read(path), Outcomes.read(path)
+    result.identity |= identity
+    made = results.write(result, outcomes, stored / "new")
+    other = results.read(made)
+    other.identity["dataset"] |= {"name": "mini_shapes", "limit": 8}
+    beside = results.write(other, outcomes, stored / "new")
+    if damage == "outcomes":
+        made.with_suffix(".npz").unlink()
+    else:
+        made.write_bytes(b"")
+    found = verify(stored / "new").findings
+    if damage == "outcomes" or "search" not in identity:  # a search is nowhere but in the result
+        assert command in found[0].remedy
+    beside.with_suffix(".npz").unlink()
+    assert any("--limit 8" in finding.remedy for finding in verify(stored / "new").findings)
+
+
+def test_what_a_killed_run_left_is_told_and_what_a_living_one_makes_is_not(stored, tmp_path):
+    path = the(stored, "clip/mini_cells.json")
+    dies = "import os, sys, pathlib; from zsrobust import sharing; held = sharing.claimed(pathlib.Path(sys.argv[1])); held.__enter__(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", dies, path], check=False)
+    half = path.with_name(".mini_cells.npz.abcd_123")
+    half.touch()
+    claim = path.with_name(".mini_cells.json.claim")
+    assert {finding.path: finding.wrong for finding in findings(stored)} == {
+        claim: "the claim of a run that was killed",
+        half: "half written: a run was killed meanwhile",
+    }
+    with claimed(path):
+        found = verify(stored / "results")
+        assert not found.findings
+        assert any("being made" in note for note in found.notes)
+    assert [finding.path for finding in findings(stored)] == [half]
+
+
+def test_without_the_folder_of_checkpoints_that_is_a_note(stored):
+    shutil.rmtree(stored / "checkpoints")
+    found = verify(stored / "results", stored / "checkpoints")
+    assert not found.findings
+    (note,) = found.notes
+    assert "no folder" in note
+    assert "1 checkpoints" in note
+
+
+def test_another_checkpoint_than_that_of_the_cells_is_found(stored):
+    recipe = results.read(the(stored, "tecoa/mini_cells.json")).identity["defense"]["recipe"]
+    path = write_checkpoint(stored, recipe, {"proj": torch.ones(2)})
+    (finding,) = findings(stored)
+    assert finding.path == path
+    assert "other weights than these were made from: 2 cells" in finding.wrong
+
+
+def test_a_checkpoint_without_a_digest_is_held_against_its_cells(stored):
+    path = the(stored, ".safetensors")
+    read = Checkpoint.read(path)
+    metadata = {"recipe": json.dumps(read.recipe), "sources": "{}", "history": "[]"}
+    safetensors.torch.save_file(read.weights, path, metadata)
+    found = verify(stored / "results", stored / "checkpoints")
+    assert not found.findings
+    assert any("1 checkpoints are older than their digest" in note for note in found.notes)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "other weights" in findings(stored)[0].wrong
+
+
+def test_a_damaged_checkpoint_is_not_read_by_a_run_either(stored):
+    path = the(stored, ".safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ZSRobustError, match="its digest does not fit.* Delete it, and it is trained again"):
+        Checkpoint.read(path)
+
+
+def test_weights_are_read_as_torch_reads_them(tmp_path):
+    tensors = {
+        "a": torch.randn(3, 4), "b": torch.zeros(0, 2), "c": torch.tensor(5), "d": torch.randn(2).bfloat16(),
+        "e": torch.randn(2, 1, 2).half(), "f": torch.randn(2).double(),
+    }  # fmt: skip
+    safetensors.torch.save_file(tensors, tmp_path / "x", {"some": "é \\ \n"})
+    assert read_weights(tmp_path / "x") == ({"some": "é \\ \n"}, weights_digest(tensors))
+
+
+def test_a_checkpoint_is_where_the_workshop_has_it():
+    suite = suites.load("mini")
+    for spec in ("tecoa", "pmg_aft:beta=0", "vpt_tecoa"):
+        slugged = spec.replace(":", "-")
+        result = results.read(STORED / f"mini/sound/pgd10-eps=6-255/{slugged}/mini_cells.json")
+        expected = Workshop(suite, Path("x")).checkpoint_path(defenses.create(spec).recipe_for(suite))
+        assert Path("x", checkpoint_place("mini", result.identity["defense"]["recipe"])) == expected
+
+
+def test_what_a_finding_says_to_run_puts_it_right(zsrobust, tmp_path, monkeypatch):
+    monkeypatch.setattr("zsrobust.runner._look_for_flags", lambda *_: None)  # they take longer than the cells
+    monkeypatch.setattr("zsrobust.runner.measure", lambda *_: Speed(1000.0, 400.0))
+    names = ("mini_cells", "mini_train", "mini_shapes", "mini_flags")
+    zsrobust(
+        "run",
+        "--suite",
+        "mini",
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd2",
+        "--limit",
+        "8",
+        *(f"--dataset={name}" for name in names),
+    )
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.npz")}
+    cells = dict(zip(names, (the(tmp_path, f"{name}.limit=8.json") for name in names), strict=True))
+    assert "4 cells: all as they were stored" in zsrobust("verify").stdout
+    cells["mini_cells"].write_bytes(cells["mini_cells"].read_bytes()[:-9])
+    cells["mini_train"].with_suffix(".npz").unlink()
+    cells["mini_shapes"].with_suffix(".samples.npz").write_bytes(b"PK")
+    damaged = bytearray(cells["mini_flags"].with_suffix(".npz").read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    cells["mini_flags"].with_suffix(".npz").write_bytes(damaged)
+    *lines, summary = zsrobust("verify", "results", ok=1).stdout.splitlines()
+    assert summary == "4 cells: 4 findings"
+    for line in lines:
+        command = shlex.split(line.partition("Next: ")[2])
+        assert command[0] == "zsrobust"
+        zsrobust(*command[1:])
+    assert zsrobust("verify", "results").stdout == "4 cells: all as they were stored\n"
+    assert {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.npz")} == before
+
+
+def test_no_folder_is_one_line(zsrobust):
+    assert "No folder of results nowhere. Next: zsrobust run" in zsrobust("verify", "nowhere", ok=2).stderr
+
+
+def test_prepared_images_are_read_where_that_is_asked_for(stored, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
+    pictures = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    records = (Record(str(index), picture, index % 2) for index, picture in enumerate(pictures))
+    folder = tmp_path / "cache/prepared/x-test-0"
+    prepared.write(
+        folder, Opened(None, records), lambda record: int(record.label), size=4, side=8, cut=Cut(8),
+        about={"dataset": "x", "split": "test", "source": "here"}, progress=lambda done, total: None,
+    )  # fmt: skip
+    found = verify(stored / "results", stored / "checkpoints", data=True)
+    assert (found.prepared, found.findings) == (1, [])
+    for name in ("pixels.npy", "labels.npy", "about.json"):
+        content = bytearray((folder / name).read_bytes())
+        (folder / name).write_bytes(bytes([*content[:-10], content[-10] ^ 1, *content[-9:]]))
+        assert not findings(stored)
+        (finding,) = verify(stored / "results", data=True).findings
+        assert finding.path == folder
+        (folder / name).write_bytes(content)

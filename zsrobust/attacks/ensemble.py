@@ -1,0 +1,84 @@
+"""Several attacks as one: the worst of them for each image."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import zsrobust.attacks.apgd
+import zsrobust.attacks.pgd
+import zsrobust.attacks.square  # noqa: F401 (the default's members must be registered)
+from zsrobust.attacks import Attack, Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.apgd import Search
+from zsrobust.attacks.draws import Draws
+from zsrobust.registry import ZSRobustError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """The per-image worst of several attacks, as ensemble:of=pgd10+apgd+apgd:loss=dlr, each on what those before left.
+
+    A member is a name, or a spec with one field: a comma would begin a field of the ensemble. For more of them register the
+    attack under a name of its own. All members have the ensemble's eps and norm, and its step_size where they have one.
+    """
+
+    of: str = "pgd10+apgd+square"
+    eps: float = 1 / 255
+    step_size: float = 1 / 255
+    norm: Norm = "linf"
+    early_stop: bool | None = None  #: of the members that have it; None leaves it to them
+    returns_clean = True  # the clean image where nothing was found
+
+    def __post_init__(self) -> None:
+        check_bounds(self.eps, self.norm, step_size=self.step_size)
+        for spec, member in self.members.items():
+            if (member.eps, member.norm) != (self.eps, self.norm):
+                raise ZSRobustError(
+                    f"The members of an ensemble have its eps and norm, and {spec!r} has others. Give them to the ensemble: "
+                    "ensemble:of=pgd+apgd,eps=8/255,norm=l2"
+                )
+
+    @property
+    def members(self) -> dict[str, Attack]:
+        """The attacks by spec, in their order; raises ZSRobustError for what is no attack."""
+        specs = [spec.strip() for spec in self.of.split("+")]
+        if not all(specs) or len(set(specs)) < len(specs):
+            raise ZSRobustError(f"An ensemble is of attacks, each once, and not of {self.of!r}. See: zsrobust list attacks")
+        given: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "step_size": self.step_size}
+        given |= {} if self.early_stop is None else {"early_stop": self.early_stop}
+        return {spec: attacks.create(spec, given) for spec in specs}
+
+    def plan(self, classes: int) -> dict[str, Any]:
+        """Return the members in their order: fields other than the ensemble's own, and plans for this many classes."""
+
+        def describe(member: Any) -> dict[str, Any]:
+            given = {name for name, value in vars(self).items() if value is not None}
+            own = {name: value for name, value in asdict(member).items() if name not in given and value is not None}
+            return {**own, **({"plan": member.plan(classes)} if hasattr(member, "plan") else {})}
+
+        return {"members": [{"spec": spec, **describe(member)} for spec, member in self.members.items()]}
+
+    @property
+    def passes(self) -> Callable[[int], tuple[int, int]]:
+        """The sum of the members' passes, with a prediction before and one after each; missing where a member has none."""
+        members: list[Any] = list(self.members.values())
+        sums = [member.passes for member in members]
+        return lambda classes: (1 + len(sums) + sum(one(classes)[0] for one in sums), sum(one(classes)[1] for one in sums))
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no member found an adversarial one."""
+        with frozen(classifier):
+            search, _ = Search.begin(classifier, images, labels)
+            for member in self.members.values():
+                left, before = search.left, search.broken.clone()
+                if not len(left):
+                    break
+                found = member(classifier, search.images[left], labels[left], draws[left])
+                search.take(left, found.detach(), torch.ones_like(before[left]))  # verified next
+                search.verify(classifier, before)
+        return search.adversarial
+
+
+attacks.register("ensemble")(Ensemble())

@@ -1,0 +1,62 @@
+"""An attack on the embedding of an image, without labels."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.pgd import project, uniform_start, uphill
+from zsrobust.registry import ZSRobustError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureL2:
+    """PGD that moves the unit-norm embedding of an image away from where it was, in l2. It sees no label and no class.
+
+    The inner maximization of FARE (Schlarmann et al., ICML 2024, arXiv 2402.12336, section 3), there on embeddings that are
+    not normalized; TTC's counterattack (Xing et al., CVPR 2025) climbs the same distance. The distance is least at the image
+    itself, where its gradient is zero, so that the start is random. It needs a classifier that has `features`.
+    """
+
+    eps: float = 1 / 255
+    steps: int = 10
+    step_size: float = 1 / 255
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size)
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Return the numbers of forward and of backward passes that an image takes."""
+        return self.steps + 1, self.steps
+
+    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1], whatever the labels; see `zsrobust.attacks.Attack`.
+
+        Raises ZSRobustError for a classifier without `features`.
+        """
+        embed: Any = getattr(classifier, "features", None)
+        if embed is None:
+            raise ZSRobustError(
+                "The attack feature_l2 needs a classifier with image embeddings (`features`), which this one has not. "
+                "Choose another: zsrobust list attacks"
+            )
+        with frozen(classifier):
+            with torch.no_grad():
+                clean = embed(images)
+            points, stuck = uniform_start(images, draws, self.eps, self.norm, "feature_l2"), False
+            for _ in range(self.steps):
+                distances = (embed(points.requires_grad_()) - clean).square().sum(1)
+                (gradient,) = torch.autograd.grad(distances.sum(), points)
+                stuck |= not gradient.flatten(1).any(dim=1).all()
+                points = project(images, points.detach() + uphill(gradient, self.step_size, self.norm), self.eps, self.norm)
+        if stuck:
+            warnings.warn("feature_l2: some images have a gradient of exactly zero; the numbers may flatter.", stacklevel=2)
+        return points
+
+
+attacks.register("feature_l2")(FeatureL2())
