@@ -75,5 +75,5 @@ def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(autouse=True)
-def _as_many_threads_as_processes_we_start() -> None:
+def _threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -24,7 +24,7 @@ from zsrobust.testing import check_attack, toy
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
+def _one_thread(_threads):
     torch.set_num_threads(1)  # for models so small, a second only waits
 
 

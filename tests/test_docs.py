@@ -35,14 +35,14 @@ def test_the_examples_of_a_page_run(page, zsrobust, tmp_path, monkeypatch):
 def commands(page: Path) -> list[str]:
     """Return the lines of a page that call the command line."""
     lines = page.read_text().replace("\\\n", " ").splitlines()
-    return [line.strip().partition("  #")[0] for line in lines if re.match(r"(    )?zsrobust [a-z-]", line)]
+    return [line.strip() for line in lines if re.match(r"(    )?zsrobust [a-z-]", line)]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_commands_on_a_page_have_options_that_exist(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where a folder that is to be read need not be
     for line in commands(page):
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         while words[0] == "--plugin":
             words = words[2:]
         command = main.commands[words[0]]

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
+def _one_thread(_threads):
     torch.set_num_threads(1)  # for models so small, a second only waits
 
 

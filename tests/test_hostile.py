@@ -393,14 +393,14 @@ def test_names_stay_inside_the_results_folder(tmp_path, text):
     folder = tmp_path / "results"
     result = make(text, text, text, 10**12)
     result.identity |= {"suite": text, "protocol": text, "seed": 2**32}
+    if set(text) & {"\0", "\n"}:
+        refused(lambda: results.write(result, outcomes(), folder), "cannot be stored")
+        return
     path = results.write(result, outcomes(), folder)
     assert path.resolve().is_relative_to(folder.resolve())
     assert len(path.relative_to(folder).parts) == 5
     assert sorted(each.name for each in tmp_path.iterdir()) == ["results"]
-    if set(text) & {"\0", "\n"}:
-        refused(lambda: results.read(path), "is not a result of zsrobust")
-    else:
-        assert results.read(path).identity == result.identity
+    assert results.read(path).identity == result.identity
 
 
 def test_long_names_are_told_apart_and_others_stay_as_they_are():

@@ -15,8 +15,8 @@ KILLING = Path(__file__).with_name("killing.py")
 )
 def test_runs_that_are_disturbed_end_as_if_nothing_had_been():
     done = subprocess.run(
-        [sys.executable, KILLING, "--rounds", "4"],
+        [sys.executable, KILLING, "--rounds", "3"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 rounds, 0 failed" in done.stdout
+    assert "3 rounds, 0 failed" in done.stdout

@@ -54,7 +54,7 @@ def clip(clips) -> Clip:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads) -> None:
+def _one_thread(_threads) -> None:
     torch.set_num_threads(1)  # these towers are so small that a second one only waits
 
 

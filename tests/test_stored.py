@@ -37,8 +37,8 @@ def test_every_cell_is_there_whole_and_of_todays_format(frame):
         assert results.outcomes_match(result, path)
         assert (outcomes.clean_correct, outcomes.robust_correct) == (result.clean_correct, result.robust_correct)
         assert len(outcomes.classes) == result.identity["dataset"]["classes"]
-        if result.identity["attack"]["spec"] == "pgd10":  # AutoAttack's cells are older than samples
-            assert results.Samples.read(path) is not None or not result.clean_correct
+        assert results.Samples.read(path) is not None or not result.clean_correct
+        assert result.checks
 
 
 @pytest.mark.parametrize("number", NUMBERS)

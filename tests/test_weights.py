@@ -25,7 +25,7 @@ PUBLISHED = [name for name in defenses if isinstance(defenses[name], Weights) an
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
+def _one_thread(_threads):
     torch.set_num_threads(1)  # for models so small, a second only waits
 
 

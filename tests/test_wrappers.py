@@ -262,7 +262,7 @@ def test_a_wrapped_defense_is_another_one_and_says_so(spec, title, of):
         ("ttc:knowledge=some", "knowledge='some' is not one of adaptive, oblivious"),
         ("ttc:gamma=1", "defense 'ttc' of 'tecoa' has no field 'gamma'"),
         ("ttc:of=tte", "tte is wrapped already"),
-        ("ttc:steps=0", "steps must be positive"),
+        ("ttc:steps=0", "TTC takes eps in"),
         ("tte:crops=-1", "crops=0 or more"),
     ],
 )
@@ -323,8 +323,9 @@ def test_a_bench_deploys_the_wrapper_and_shows_the_attack_what_it_may_know(bench
         cell = dataclasses.replace(CELL, defense=spec)
         assert isinstance(bench.classifier(cell, tower), ZeroShotClassifier if spec == "clip" else Ensemble)
         assert type(bench.target(cell, tower)) is (type(None) if seen is None else seen)
-    cost = [bench.cost(dataclasses.replace(CELL, defense=spec)).forward for spec in ("clip", "tte:of=clip")]
-    assert cost[1] == 10 * cost[0]
+    plain, wrapped = (bench.cost(dataclasses.replace(CELL, defense=spec)) for spec in ("clip", "tte:of=clip"))
+    assert (wrapped.forward, wrapped.backward) == (plain.forward, plain.backward) == plain.tower
+    assert wrapped.tower == (10 * plain.forward, 10 * plain.backward)
 
 
 def test_half_precision_is_around_the_wrapper(tmp_path):

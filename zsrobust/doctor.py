@@ -76,6 +76,7 @@ def run(bench: Bench, cells: Sequence[Cell], reporter: runner.Reporter) -> Itera
         if tower.knowledge == "oblivious":
             raise ZSRobustError(f"{cell.defense}: the doctor attacks what is deployed. Leave out knowledge=oblivious.")
         classifier, target = bench.classifier(cell, tower), bench.target(cell, tower)
+        reporter.note(f"examining {cell.defense} on {cell.dataset}")
         yield _diagnose(bench, cell, cell.defense, classifier, target)
 
 

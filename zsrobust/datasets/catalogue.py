@@ -353,7 +353,7 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(("size", "train_size", "side"), int),
     **dict.fromkeys(("by_class", "may_be_shown"), bool),
 }  # fmt: skip
-_TOLD = {list: "a list of texts", int: "a whole number, 1 or more", bool: "true or false", str: "text"}
+_TOLD = {list: "a list of texts", int: "a whole number", bool: "true or false", str: "text"}
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
