@@ -328,7 +328,9 @@ def test_what_a_finding_says_to_run_puts_it_right(zsrobust, tmp_path, monkeypatc
     )
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.npz")}
     cells = dict(zip(names, (the(tmp_path, f"{name}.limit=8.json") for name in names), strict=True))
-    assert re.search("4 cells.*: all as they were stored", zsrobust("verify").stdout)  # other tests' checkpoints may be there
+    assert re.search(
+        "4 cells.*: all as they were stored", zsrobust("verify").stdout
+    )  # other tests' checkpoints may be there
     cells["mini_cells"].write_bytes(cells["mini_cells"].read_bytes()[:-9])
     cells["mini_train"].with_suffix(".npz").unlink()
     cells["mini_shapes"].with_suffix(".samples.npz").write_bytes(b"PK")
