@@ -4,11 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 zsrobust run --yes --suite mini --table 1 --table 2 --table 3 --table 4 --table 5 \
-    --figure 1 --figure 2 --figure 4 --figure 5
+    --table t1 --figure 1 --figure 2 --figure 4 --figure 5
 zsrobust run --yes --suite mini --table s1 --table s2
-for number in 1 2 3 4 5 s1 s2; do
+for number in 1 2 3 4 5 _s1 _s2 _t1; do
     for suffix in md tex csv; do
-        zsrobust table "$number" --suite mini --out "results/mini/table${number/s/_s}.$suffix"
+        zsrobust table "${number#_}" --suite mini --out "results/mini/table$number.$suffix"
     done
 done
 for number in 1 2 4 5; do

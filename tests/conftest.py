@@ -5,29 +5,22 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers beside each other have one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+import fresh
 import pytest
 import torch
 from click.testing import CliRunner
+from fresh import Done
 
+from zsrobust import runner
 from zsrobust.cli import main
 from zsrobust.datasets import datasets
 from zsrobust.datasets.catalogue import entries
 from zsrobust.entries import _loaded
 from zsrobust.registry import load_plugins
 from zsrobust.runner import _select
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
 
 Zsrobust = Callable[..., Done]
 
@@ -41,7 +34,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Zsrobust]:
     """Run the real command line in an empty folder: in this process, which has torch loaded, or in a fresh one.
 
-    A plugin registers things for good, so that it always gets a fresh process.
+    A plugin registers things for good, so that it always gets a fresh process. In neither are there red flags, nor is the
+    speed of this machine measured, unless the call is for the `whole`.
     """
     load_plugins()
     known, registered = dict(entries), dict(datasets._entries)
@@ -55,17 +49,17 @@ def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch)
         _loaded.clear()
         _select.cache_clear()
 
-    def call(*arguments: str, ok: int = 0, fresh: bool = False, **more: str) -> Done:
+    def call(*arguments: str, ok: int = 0, forked: bool = False, whole: bool = False, **more: str) -> Done:
         environment = {"ZSROBUST_CHECKPOINTS": str(checkpoints), "COLUMNS": "200", **more}
-        if fresh or "--plugin" in arguments:
-            done = subprocess.run(
-                [sys.executable, "-W", "error", "-m", "zsrobust", *arguments],
-                cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            found = Done(done.returncode, done.stdout, done.stderr)
+        if forked or "--plugin" in arguments:
+            inherited = {**os.environ, **environment}
+            found = fresh.Process(fresh.command, arguments, whole, folder=tmp_path, environment=inherited).end()
         else:
             forget()
-            result = CliRunner().invoke(main, arguments, env=environment)
+            with monkeypatch.context() as patch:
+                for name, value in {} if whole else fresh.HURRIED.items():
+                    patch.setattr(runner, name, value)
+                result = CliRunner().invoke(main, arguments, env=environment)
             found = Done(result.exit_code, result.stdout, result.stderr)
         assert found.returncode == ok, found.stdout + found.stderr
         return found

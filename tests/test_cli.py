@@ -23,7 +23,7 @@ def cells(folder: Path) -> dict[str, bytes]:
 def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp_path):
     command = ("run", *MINI, "--defense", "tecoa:epochs=1,limit=256", "--attack", "pgd10", "--limit", "8",
                "--dataset", "mini_cells", "--dataset", "mini_train")  # fmt: skip
-    first = zsrobust(*command, fresh=True)
+    first = zsrobust(*command, forked=True)
     assert "Cells" in first.stdout
     assert "16 images attacked" in first.stdout
     stored = cells(tmp_path / "results")
@@ -123,7 +123,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         (("train", "clip", *MINI), "clip has no training of its own"),
         (("table",), "Which table?"),
         (("table", "--out", "numbers.md"), "Which table? Try: zsrobust table 1, or --out results/table1.md"),
-        (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2"),
+        (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"),
         (
             ("table", "s1", *MINI),
             "No results of the suite 'mini_second' in results. Next: zsrobust run --suite mini --table s1",

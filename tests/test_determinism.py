@@ -59,7 +59,7 @@ def found(
     return np.stack([got.clean, got.adversarial, got.perturbation.view(np.int32)], 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(list(ATTACKS)), seed=st.integers(0, 3), batch_size=st.integers(1, N + 2),
     chosen=st.lists(st.integers(0, N - 1), min_size=1, unique=True), shares=st.integers(1, 3), before=st.integers(0, 9),
@@ -109,7 +109,7 @@ class Listens:
         return (images + 0.01).clamp(0, 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     batch_size=st.integers(1, N + 2), packs=st.booleans(), room=st.integers(1, N),
     chosen=st.lists(st.integers(0, N - 1), min_size=1, unique=True),
@@ -173,7 +173,7 @@ def test_in_float32_verdicts_of_the_mini_clip_differ_by_ties_alone(tmp_path, rec
     assert sum(map(max, counted.values())) <= 1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_in_float32_a_sum_in_another_order_is_told_apart_from_another_verdict(seed):
     """Random networks: the logits differ in their last bits from batch to batch, and of 512 verdicts at most one does."""
     torch.manual_seed(seed)
@@ -187,4 +187,4 @@ def test_in_float32_a_sum_in_another_order_is_told_apart_from_another_verdict(se
     weak = PGD(eps=3 / 255, step_size=1 / 255, steps=3)
     survived = verdicts(network, weak, images, 512)[1].sum()
     assert 0 < survived < 512
-    assert max(ties(network, weak, images, (1, 5, 64))) <= 1
+    assert max(ties(network, weak, images, (3, 64))) <= 1

@@ -1,9 +1,8 @@
 """Each of the 16 datasets from a local server that speaks the hub's protocol, through the real client and command line."""
 
 import os
-import subprocess
-import sys
 
+import fresh
 import pytest
 from colors import encoded
 from hubserver import HubServer, parquet, wds, zipped
@@ -73,18 +72,18 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("hub")
 
 
-def call(place, arguments, ok=0, **environment):
-    done = subprocess.run(
-        arguments, cwd=place, capture_output=True, text=True, check=False,
-        env={**os.environ, "HF_HOME": str(place / "hf"), "ZSROBUST_CACHE": str(place / "cache"), "COLUMNS": "200",
-             "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **environment},
-    )  # fmt: skip
+def call(place, *run, ok=0, **environment):
+    everything = {
+        **os.environ, "HF_HOME": str(place / "hf"), "ZSROBUST_CACHE": str(place / "cache"), "COLUMNS": "200",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **environment,
+    }  # fmt: skip
+    done = fresh.Process(*run, folder=place, environment=everything).end()
     assert done.returncode == ok, done.stdout + done.stderr
     return done
 
 
 def zsrobust(place, *arguments, ok=0, **environment):
-    return call(place, [sys.executable, "-W", "error", "-m", "zsrobust", *arguments], ok, **environment)
+    return call(place, fresh.command, arguments, False, ok=ok, **environment)
 
 
 READ = """
@@ -126,7 +125,7 @@ def test_every_dataset_is_downloaded_prepared_and_right_and_then_works_offline(p
     assert all(any(line.startswith(f"{name} ") and "prepared" in line for line in shown.splitlines()) for name in names)
     tests = os.path.dirname(__file__)
     offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = call(place, [sys.executable, "-c", READ, tests, *names], **offline)
+    done = call(place, fresh.script, READ, tests, *names, **offline)
     assert done.stdout.split()[::2] == names
 
 
@@ -149,7 +148,7 @@ def test_the_next_source_is_tried_where_one_is_gone_gated_or_another_set(place):
 
     def prepare(cache):
         where = {"HF_ENDPOINT": server.url, "ZSROBUST_CACHE": str(place / cache)}
-        (line,) = call(place, [sys.executable, "-c", PREPARE, str(len(images))], **where).stdout.splitlines()
+        (line,) = call(place, fresh.script, PREPARE, str(len(images)), **where).stdout.splitlines()
         return line
 
     with HubServer() as server:

@@ -246,7 +246,7 @@ def quick():
 
 def test_cells_carry_their_measurements(zsrobust, tmp_path, monkeypatch):
     command = ("run", "--suite", "mini", "--defense", "clip", "--attack", "pgd2", "--dataset", "mini_cells", "--limit", "8")
-    zsrobust(*command)
+    zsrobust(*command, whole=True)
     (path,) = tmp_path.rglob("*.json")
     stored = results.read(path)
     assert stored.checks["images"] == 8
@@ -259,7 +259,7 @@ def test_cells_carry_their_measurements(zsrobust, tmp_path, monkeypatch):
         raise RuntimeError("no memory\nat all")
 
     monkeypatch.setattr(runner, "examine", broken)
-    zsrobust(*command, "--force")
+    zsrobust(*command, "--force", whole=True)
     again = results.read(path)
     assert (again.status, again.checks) == ("ok", None)
     assert again.flags == ["Red flags could not be computed: RuntimeError: no memory at all"]

@@ -33,7 +33,7 @@ DEFENSES = {"clip": "CLIP", "pmg_aft": "PMG-AFT", "tecoa": "FT-TeCoA", "weights:
 def cell(
     folder: Path, defense: str, dataset: str, *, attack: str = "pgd10", eps: str = "6/255", images: int = 40,
     limit: int | None = None, suite: str = "mini", protocol: str = "sound", failed: bool = False, flags: tuple[str, ...] = (),
-    named: bool = True, samples: bool = False, seed: int = 0,
+    named: bool = True, samples: bool = False, seed: int = 0, knowledge: str = "",
 ) -> tuple[Result, Outcomes]:  # fmt: skip
     """Write a cell whose numbers differ from every other's."""
     random = np.random.default_rng(sum(map(ord, f"{defense}{dataset}{attack}{eps}{limit}")))
@@ -50,6 +50,8 @@ def cell(
         "suite": suite, "protocol": protocol, "defense": {"spec": defense, "title": DEFENSES[defense]},
         "attack": {"spec": attack, "eps": eps, "steps": 10}, "dataset": about, "seed": seed,
     }  # fmt: skip
+    if knowledge:
+        identity["defense"]["knowledge"] = knowledge
     result = Result(
         identity, images=images, clean_correct=outcomes.clean_correct, robust_correct=outcomes.robust_correct,
         flags=list(flags), seconds=1.5, forward=100, backward=50, device="cpu", versions={"zsrobust": "0.1.0", "torch": "2.6"},
@@ -229,6 +231,18 @@ def test_figures_are_described(folder, page):
     described = figures.describe("1", load_results(folder), MINI)
     assert parsed(page).tags.count("figure") >= 1
     assert described.splitlines()[0] in page
+
+
+def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
+    right = {spec: cell(tmp_path, spec, "mini_shapes")[0].robust_correct for spec in ("tecoa", "pmg_aft", "clip")}
+    *_, second, best = sorted(right, key=right.__getitem__)
+    assert right[second] < right[best]
+    cell(tmp_path, best, "mini_shapes", knowledge="oblivious")
+    view = stored(text := build(tmp_path))["views"][0]
+    assert view["best"]["robust"][2] == right[second] / 40
+    assert [line["defense"] for line in view["rows"] if line.get("oblivious")] == [best]
+    strong = re.findall(r'<tr><th scope="row">([^<]*)</th>(?:(?!</tr>).)*<strong>', text)
+    assert strong == [DEFENSES[second]]
 
 
 def test_damaged_outcomes_are_noted(tmp_path):

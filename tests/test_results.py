@@ -149,6 +149,10 @@ def test_a_slug_is_one_safe_name(text):
     assert "\\" not in made
 
 
+def test_ensembles_of_other_parts_lie_in_other_folders():
+    assert slug("ensemble:of=pgd10+cw") == "ensemble-of=pgd10+cw" != slug("ensemble:of=pgd10:cw")
+
+
 def test_samples_make_a_round_trip_and_go_with_their_cell(tmp_path):
     kept = Samples(np.array([3]), np.zeros((1, 3, 2, 2), np.uint8), np.full((1, 3, 2, 2), -127, np.int8), 0.25)
     path = results.write(make(), outcomes(), tmp_path, kept)

@@ -2,12 +2,11 @@
 
 import math
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -588,21 +587,11 @@ def share_the_work(rank: int, folder: Path) -> None:
 
 def test_processes_share_every_batch_and_learn_what_one_would(tmp_path):
     make_clip(tmp_path / "clip")
-    code = "import sys; from pathlib import Path; import test_resume as t; t.share_the_work(int(sys.argv[1]), Path(sys.argv[2]))"
-    places = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        clip = load_clip(f"local-dir:{tmp_path}/clip")
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors.decode()
-    finally:
-        for process in processes:
-            process.kill()
+    processes = [fresh.Process(share_the_work, rank, tmp_path, folder=tmp_path, environment=os.environ) for rank in range(2)]
+    clip = load_clip(f"local-dir:{tmp_path}/clip")
+    for process in processes:
+        done = process.end()
+        assert done.returncode == 0, done.stderr
     for name, recipe in SHARED.items():
         alone = train(recipe, clip, DATASET, IMAGES, tmp_path / f"alone_{name}.safetensors")
         shared = Checkpoint.read(tmp_path / f"shared_{name}.safetensors")

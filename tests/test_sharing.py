@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import fresh
 import pytest
 
 from zsrobust import ZSRobustError, sharing
@@ -32,11 +33,8 @@ import os, time
 from dataclasses import dataclass
 import torch.nn.functional as F
 from zsrobust.attacks import attacks
-from zsrobust import runner
 from zsrobust.defenses import Defense, defenses
 from zsrobust.training import Recipe, objectives
-
-runner._look_for_flags = lambda *_: None  # they take longer than the cells
 
 def log(line):
     with open("log", "a") as file:
@@ -302,21 +300,18 @@ def test_what_another_run_does_meanwhile_is_waited_for_and_not_done_again(zsrobu
 def test_two_runs_at_once_train_once_and_attack_every_cell_once(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     names = ("mini_cells", "mini_train", "mini_shapes")
-    command = [sys.executable, "-m", "zsrobust", "--plugin", "slow.py", "run", "--suite", "mini", "--attack", "slow",
-               "--defense", "clip", "--defense", "slow:epochs=1,limit=64", "--limit", "8"]  # fmt: skip
-    command += [f"--dataset={name}" for name in names]
-    runs = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    said = [run.communicate(timeout=300) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
+    command = ("--plugin", "slow.py", "run", "--suite", "mini", "--attack", "slow", "--defense", "clip",
+               "--defense", "slow:epochs=1,limit=64", "--limit", "8", *(f"--dataset={name}" for name in names))  # fmt: skip
+    runs = [fresh.Process(fresh.command, command, False, folder=tmp_path, environment=os.environ) for _ in range(2)]
+    said = [run.end() for run in runs]
+    assert [done.returncode for done in said] == [0, 0], said
     lines = [line.rsplit(" ", 1) for line in (tmp_path / "log").read_text().splitlines()]
     assert sum(what == "train" for what, _ in lines) == 1
     assert sum(what.startswith("attack") for what, _ in lines) == 6
     attacked = [sum(int(run.pid) == int(process) and what != "train" for what, process in lines) for run in runs]
-    for (out, _), count in zip(said, attacked, strict=True):
-        assert "6 cells in results" in out
-        assert f"{8 * count} images attacked" in out
+    for done, count in zip(said, attacked, strict=True):
+        assert "6 cells in results" in done.stdout
+        assert f"{8 * count} images attacked" in done.stdout
     assert not claims(tmp_path)
 
 

@@ -131,7 +131,7 @@ def test_other_eps_and_other_tables(stored):
     for nothing in ({"eps": "8/255"}, {"eps": "6/255", "seed": 3}, {"eps": "6/255", "protocol": "reference"}):
         with pytest.raises(ZSRobustError, match=r"Nothing for Table 1: .* Next: zsrobust run --suite mini --table 1"):
             build("1", stored, SUITE, **nothing)
-    with pytest.raises(ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2"):
+    with pytest.raises(ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"):
         build("9", stored, SUITE, eps="6/255")
     with pytest.raises(ZSRobustError, match=r"Write to a file that ends in .md, .tex, .csv, .html"):
         render(build("1", stored, SUITE, eps="6/255"), ".docx")
@@ -187,6 +187,17 @@ def test_a_defense_of_ones_own_is_a_row_more_and_told_from_others_of_its_title(s
     assert [title for title, _ in page.rows][-3:] == ["VPT-PMG-AFT", "Mine", "FT-TeCoA (tecoa:lr=1)"]
     with pytest.raises(ZSRobustError, match="Unknown defense among these results: 'mines'. Did you mean mine?"):
         build("1", load_results(tmp_path), SUITE, eps="6/255", more=["mines"])
+
+
+def test_what_an_oblivious_attack_left_is_shown_and_never_the_best(stored, tmp_path):
+    spec = "tte:knowledge=oblivious,of=tecoa"
+    cell = make(spec, "mini_a", clean_correct=8, robust_correct=8)
+    cell.identity["defense"] |= {"title": "TTE (FT-TeCoA), oblivious attack", "knowledge": "oblivious"}
+    results.write(cell, outcomes(), tmp_path)
+    page = dict(build("1", load_results(tmp_path), SUITE, eps="6/255", more=[spec]).rows)
+    shown = {title: (entries[0].text, entries[0].best) for title, entries in page.items()}
+    assert shown["TTE (FT-TeCoA), oblivious attack"] == ("100.00", False)
+    assert shown["FT-TeCoA"] == shown["PMG-AFT"] == ("37.50", True)
 
 
 def test_titles_make_neither_columns_nor_html_nor_commands(tmp_path):

@@ -1,10 +1,9 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import safetensors.torch
@@ -337,10 +336,8 @@ def test_a_hub_id_is_downloaded_once_and_read_offline_thereafter(clip, tmp_path)
     def run(*places):
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", SCRIPT, clip.name, *places],
-            env={**inherited, **environment}, cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        everything = {**inherited, **environment}
+        done = fresh.Process(fresh.script, SCRIPT, clip.name, *places, folder=tmp_path, environment=everything).end()
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -183,7 +183,7 @@ def train(defense: str, suite: str | None, checkpoints: Path, device: str | None
 @click.option("--defense", "defenses", multiple=True, help="Name or spec, tecoa:lr=1e-4 say; repeat for several.")
 @click.option("--attack", "attacks", multiple=True, help="Name or spec, pgd:steps=20 say; repeat for several.")
 @click.option("--dataset", "datasets", multiple=True, help="Repeat for several; all of the suite's if not given.")
-@click.option("--table", "numbers", multiple=True, metavar="N", help="What this table of the paper needs: 1 to 5, s1, s2.")
+@click.option("--table", "numbers", multiple=True, metavar="N", help="What this table needs: 1 to 5, s1, s2, t1.")
 @click.option("--figure", "figures", multiple=True, metavar="N", help="What this figure of the paper needs: 1, 2, 4, 5.")
 @eps_option
 @limit_option
@@ -292,8 +292,9 @@ def table(
 ) -> None:
     """Write one of the paper's tables from the stored results.
 
-    1 robust, 2 clean, 3 AutoAttack, 4 the terms of the loss, 5 layer and distance, s1 and s2 the second target dataset.
-    Without NUMBER it is read off the name of --out; without --suite it is the only one that the results hold.
+    1 robust, 2 clean, 3 AutoAttack, 4 the terms of the loss, 5 layer and distance, s1 and s2 the second target dataset;
+    t1, which the paper has not, test-time defenses. Without NUMBER it is read off the name of --out; without --suite it is
+    the only one that the results hold.
     """
     from zsrobust import tables
     from zsrobust.registry import join_spec, split_spec

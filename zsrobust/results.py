@@ -215,11 +215,11 @@ def one_line(text: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Return `text` as one safe folder name: letters, digits and "._=-" stay, everything else becomes "-".
+    """Return `text` as one safe folder name: letters, digits and "._=+-" stay, everything else becomes "-".
 
     One of more than 200 characters is cut, and ends in a digest of the whole text.
     """
-    name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).lstrip(".") or "-"
+    name = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", text).lstrip(".") or "-"
     if len(name) <= 200:
         return name
     return f"{name[:183]}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}"

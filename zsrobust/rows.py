@@ -47,6 +47,11 @@ class Row:
         """Whether the cells are of different checkpoints, attacks or switches of the protocol, so that they have no mean."""
         return len({cell["made"] for name, cell in self.cells.items() if name in self.suite.datasets}) > 1
 
+    @property
+    def oblivious(self) -> bool:
+        """Whether the attack did not see a part of the defense: its numbers are no rivals of other rows'."""
+        return any(cell["knowledge"] == "oblivious" for cell in self.cells.values())
+
     def mean(self, metric: Metric, zero_shot: bool = False) -> Fraction | None:
         """Return the mean over the suite's datasets, or those that were not trained on; None unless all are there."""
         counts = self._all_counts(metric, zero_shot)

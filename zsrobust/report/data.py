@@ -185,7 +185,7 @@ def _leaderboard(
         "more": len(more),
         "trained": titles.get(suite.train_on, suite.train_on) if zero_shot else None,
         "rows": lines,
-        "best": {metric: _best(metric, list(found.values()), lines, columns) for metric in METRICS},
+        "best": {metric: _best(metric, found, lines, columns) for metric in METRICS},
     }
 
 
@@ -201,6 +201,7 @@ def _line(
         "means": {metric: [_mean(row, metric, zero) for zero in kinds] for metric in METRICS},
         "time": f"{epochs[0]:.1f}" if epochs else DASH,
         **({"mixed": True} if row.mixed else {}),
+        **({"oblivious": True} if row.oblivious else {}),
     }
 
 
@@ -214,11 +215,16 @@ def _mean(row: Row, metric: Metric, zero_shot: bool) -> dict[str, Any] | None:
     return {"share": float(mean), "text": percent(mean), "low": low, "high": high}
 
 
-def _best(metric: Metric, found: Sequence[Row], lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Any]:
-    """Return the best share of each mean and then each dataset; None where fewer than two methods have one."""
-    columns_of_means = zip(*(line["means"][metric] for line in lines), strict=True)
-    means = [[mean["share"] for mean in each if mean] for each in columns_of_means]
-    shares = [[share for row in found if (share := row.share(name, metric)) is not None] for name in columns]
+def _best(metric: Metric, found: Mapping[str, Row], lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Any]:
+    """Return the best share of each mean and then each dataset; None where fewer than two methods have one.
+
+    A row of an oblivious attack is never the best.
+    """
+    rivals = {spec: row for spec, row in found.items() if not row.oblivious}
+    places = range(len(lines[0]["means"][metric])) if lines else ()
+    of_rivals = [line["means"][metric] for line in lines if line["defense"] in rivals]
+    means = [[mean["share"] for each in of_rivals if (mean := each[place])] for place in places]
+    shares = [[share for row in rivals.values() if (share := row.share(name, metric)) is not None] for name in columns]
     return [float(max(each)) if len(each) > 1 else None for each in [*means, *shares]]
 
 
@@ -233,7 +239,9 @@ def static_rows(page: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, bool
             cell = {} if number is None else described[number]
             count = cell.get("robust")
             entries.append((count[1], count[0] / cell["images"]) if count else (DASH, math.nan))
-        shown.append((line["title"], [(text, share == top) for (text, share), top in zip(entries, best, strict=True)]))
+        rival = "oblivious" not in line
+        marked = [(text, rival and share == top) for (text, share), top in zip(entries, best, strict=True)]
+        shown.append((line["title"], marked))
     return shown
 
 

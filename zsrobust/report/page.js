@@ -160,7 +160,7 @@
       });
       columns.forEach(([name], at) => {
         values[columnId(name)] = share(cells[row.cells[at]], metric);
-        line.append(make("td", {}, cellButton(row.cells[at], metric, method(row), columns[at][1], view.best[metric][means.length + at])));
+        line.append(make("td", {}, cellButton(row.cells[at], metric, method(row), columns[at][1], best(view, row, metric, means.length + at))));
       });
       line.append(make("td", {}, make("span", { class: "value" }, row.time)));
       return Object.assign(line, { values });
@@ -180,12 +180,15 @@
     href: address({ ...read(), dataset: name, sort: "method", dir: "asc" }), "aria-current": name === current && "page",
   }, title))));
 
-  const cellButton = (number, metric, method, dataset, best) => {
+  // A number that an oblivious attack left is no rival of the others.
+  const best = (view, row, metric, at) => (row.oblivious ? null : view.best[metric][at]);
+
+  const cellButton = (number, metric, method, dataset, highest) => {
     const cell = cells[number];
     if (!cell) return [make("span", { class: "none value", "aria-hidden": "true" }, "—"), hidden("not measured")];
     const counted = cell[metric];
     const text = counted ? counted[1] : "—";
-    const top = best != null && share(cell, metric) === best;
+    const top = highest != null && share(cell, metric) === highest;
     const title = counted
       ? `${counted[0]} of ${cell.images} images; 95% interval ${counted[2]}–${counted[3]}` : "The cell failed: see why";
     const button = make("button", { type: "button", class: top ? "number best" : "number", title, "data-cell": number, click: () => details(cell, method, dataset) },
@@ -199,7 +202,7 @@
     const mean = row.means[metric][at];
     const why = row.mixed ? "The cells of this row are of different checkpoints or attacks: they have no mean" : "Not complete: a number is missing";
     if (!mean) return [make("span", { class: "none value", title: why, "aria-hidden": "true" }, "—"), hidden(why)];
-    const top = view.best[metric][at] === mean.share;
+    const top = best(view, row, metric, at) === mean.share;
     const button = make("button", {
       type: "button", class: top ? "number best" : "number", title: `95% interval ${mean.low}–${mean.high}`, click: () => meanDetails(view, row, metric, at),
     }, make("span", { class: "value" }, mean.text), top && hidden(" best"));
