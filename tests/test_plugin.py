@@ -5,14 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 PLUGIN = Path(__file__).parent / "plugin"
 SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
 from zsrobust.testing import check_attack, check_dataset, check_defense
 check_attack("example_fgsm")
 check_dataset("example_patterns")
-check_defense("example_noise:epochs=1,limit=256", checkpoints=__import__("sys").argv[1])
+check_defense("example_noise:epochs=1,limit=256", checkpoints=sys.argv[2])
 import zsrobust
 print(zsrobust.evaluate("clip", attack="example_fgsm", dataset="example_patterns", eps=6 / 255).images)
 """
@@ -33,10 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_installed_plugin_holds_the_contracts(site, checkpoints):
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, checkpoints], env=environment, capture_output=True, text=True, check=False
-    )
+    done = fresh.Process(fresh.script, SCRIPT, str(site), str(checkpoints), folder=site, environment=os.environ).end()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "40"
 

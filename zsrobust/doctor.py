@@ -6,6 +6,7 @@ model is the canary: where it does not fall, the attack, the protocol or the bou
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,11 @@ CANARY = "clip"  # the undefended model
 LIMIT = 32  # images of the sample
 TARGETS = 3  # of APGD-T: the likeliest wrong classes
 QUERIES = 500  # of Square
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,8 @@ def run(bench: Bench, cells: Sequence[Cell], reporter: runner.Reporter) -> Itera
         if tower.knowledge == "oblivious":
             raise ZSRobustError(f"{cell.defense}: the doctor attacks what is deployed. Leave out knowledge=oblivious.")
         classifier, target = bench.classifier(cell, tower), bench.target(cell, tower)
-        reporter.note(f"examining {cell.defense} on {cell.dataset}")
-        yield _diagnose(bench, cell, cell.defense, classifier, target)
+        told = partial(reporter.preparing, f"examining {cell.defense} on {cell.dataset}")
+        yield _diagnose(bench, cell, cell.defense, classifier, target, told)
 
 
 def diagnose(
@@ -109,13 +115,18 @@ def diagnose(
     return _diagnose(bench, cell, type(defense).__name__, module, None)
 
 
-def _diagnose(bench: Bench, cell: Cell, title: str, classifier: nn.Module, target: nn.Module | None) -> Diagnosis:
+def _diagnose(
+    bench: Bench, cell: Cell, title: str, classifier: nn.Module, target: nn.Module | None, progress: Progress = _silent
+) -> Diagnosis:
     images, device = bench.images(cell), device_of(classifier)
     pixels = tensor(images, np.arange(len(images)), bench.cut_of(cell.dataset), device)
     labels, draws = torch.from_numpy(images.labels).to(device), Draws.of(cell.seed, cell.dataset, images.positions, device)
     try:
         runner.checked(classifier, images, bench.cut_of(cell.dataset), cell.dataset)
-        checks = measure(classifier, bench.attack(cell), pixels, labels, draws, target=target, batch_size=bench.batch_size)
+        checks = measure(
+            classifier, bench.attack(cell), pixels, labels, draws,
+            target=target, batch_size=bench.batch_size, progress=progress,
+        )  # fmt: skip
     except ZSRobustError:
         raise
     except Exception as error:  # a module of a user's may raise anything
@@ -134,40 +145,35 @@ def measure(
     *,
     target: nn.Module | None = None,
     batch_size: int | None = None,
+    progress: Progress = _silent,
 ) -> dict[str, float]:
     """Return the measurements of `zsrobust.redflags.examine`, and what an attack and a stronger one leave.
 
     `clean`, `pgd` and `strongest` are shares of all images that are right, without and under attack; `overstated` is the
-    share of what is right without attack that only the stronger one breaks.
+    share of what is right without attack that only the stronger one breaks. `progress` hears how many steps of how many are
+    done.
     """
+    searches: list[Callable[[Sample], Tensor]] = [partial(_attacked, attack), *STRONGER]
+    progress(0, 1 + len(searches))
     size = batch_size or fitting(target or classifier, pixels[:1].repeat(2, 1, 1, 1))
     checks = examine(classifier, attack, pixels, labels, draws, target=target, batch_size=size)
     sample = Sample.of(classifier, attack, pixels, labels, draws, target=target, batch_size=size)
     with sample.apart():
-        right = sample[(~sample.broken(pixels)).nonzero()[:, 0]]
-        left = right
-        if len(right):
-            found = attack(right.attacked, right.images.clone(), right.labels, right.draws)
-            left = right[(~right.broken(found)).nonzero()[:, 0]]
-        strongest = len(left) - _broken_by_more(left)
-    shares = {"clean": len(right), "pgd": len(left), "strongest": strongest}
-    checks |= {name: count / len(sample) for name, count in shares.items()}
-    return checks | {"overstated": (len(left) - strongest) / max(len(right), 1)}
+        left = sample[(~sample.broken(pixels)).nonzero()[:, 0]]
+        counts = [len(left)]
+        for search in searches:
+            progress(len(counts), 1 + len(searches))
+            if len(left):
+                left = left[(~left.broken(search(left))).nonzero()[:, 0]]
+            counts.append(len(left))
+    progress(len(counts), 1 + len(searches))
+    clean, pgd, *_, strongest = counts
+    checks |= {"clean": clean / len(sample), "pgd": pgd / len(sample), "strongest": strongest / len(sample)}
+    return checks | {"overstated": (pgd - strongest) / max(clean, 1)}
 
 
-def _broken_by_more(sample: Sample) -> int:
-    """Return how many of the images an ensemble breaks: APGD on two losses, PGD-100 on a third, and Square."""
-    parts: list[Callable[[Sample], Tensor]] = [
-        _apgd,
-        _apgd_targeted,
-        lambda left: left.pgd(100, loss="margin", restarts=2),
-        lambda left: left.square(QUERIES),
-    ]
-    left = sample
-    for part in parts:
-        if len(left):
-            left = left[(~left.broken(part(left))).nonzero()[:, 0]]
-    return len(sample) - len(left)
+def _attacked(attack: Attack, sample: Sample) -> Tensor:
+    return attack(sample.attacked, sample.images.clone(), sample.labels, sample.draws)
 
 
 def _apgd(sample: Sample) -> Tensor:
@@ -183,6 +189,15 @@ def _apgd_targeted(sample: Sample) -> Tensor:
         targets = rivals(logits, sample.labels, min(TARGETS, logits.shape[1] - 1))
         apgd_targeted(sample.attacked, search, targets, sample.draws, eps=sample.eps, norm=sample.norm)
     return search.adversarial
+
+
+#: What the ensemble is of, beside the attack itself: APGD on two losses, PGD-100 on a third, and Square.
+STRONGER: list[Callable[[Sample], Tensor]] = [
+    _apgd,
+    _apgd_targeted,
+    lambda left: left.pgd(100, loss="margin", restarts=2),
+    lambda left: left.square(QUERIES),
+]
 
 
 def show(found: Sequence[Diagnosis], console: Console) -> None:
