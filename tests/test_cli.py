@@ -53,6 +53,27 @@ def test_a_cell_of_another_identity_is_computed_again_and_the_field_named(zsrobu
     assert json.loads(path.read_text())["identity"]["attack"]["steps"] == 2
 
 
+def test_cells_that_are_computed_again_for_one_reason_are_one_line(zsrobust, tmp_path):
+    names = ("mini_cells", "mini_train", "mini_shapes", "mini_flags")
+    command = (
+        "run",
+        *MINI,
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd2",
+        "--limit",
+        "4",
+        *(f"--dataset={name}" for name in names),
+    )
+    zsrobust(*command)
+    for name in names:
+        next(tmp_path.rglob(f"{name}.limit=4.npz")).unlink()
+    again = zsrobust(*command).stderr
+    assert "clip in 4 cells is computed again: its outcomes are gone, or another run's" in again
+    assert again.count("computed again") == 1
+
+
 def test_what_a_table_or_a_figure_needs_is_planned_and_no_more(zsrobust):
     dry = ("run", *MINI, "--dry-run", "--dataset", "mini_cells")
     fourth = zsrobust(*dry, "--table", "4").stdout

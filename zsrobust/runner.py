@@ -357,6 +357,7 @@ class Work:
     identity: dict[str, Any]
     stored: Result | None  #: if it may be used again
     stamp: tuple[int, ...] | None  #: of its file
+    again: str = ""  #: why something that is stored is not used
 
 
 def make_towers(bench: Bench, specs: Iterable[str]) -> tuple[dict[str, Tower], dict[str, ZSRobustError], list[BusyError]]:
@@ -382,26 +383,33 @@ def look_up(
     bench: Bench, cells: Sequence[Cell], folder: Path, towers: Mapping[str, Tower], reporter: Reporter, force: bool
 ) -> dict[Cell, Work]:
     """Return the cells' identities, and their stored results where these may be used again."""
-    return ranks.decided(lambda: {cell: _look(bench, cell, folder, towers[cell.defense], reporter, force) for cell in cells})
+    found = ranks.decided(lambda: {cell: _look(bench, cell, folder, towers[cell.defense], force) for cell in cells})
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for cell, work in found.items():
+        if work.again:
+            reasons.setdefault((cell.defense, work.again), []).append(cell.dataset)
+    for (defense, again), names in reasons.items():
+        where = f"on {', '.join(names)}" if len(names) < 4 else f"in {len(names)} cells"
+        reporter.note(f"{defense} {where} is computed again: {again}")
+    return found
 
 
-def _look(bench: Bench, cell: Cell, folder: Path, tower: Tower, reporter: Reporter, force: bool) -> Work:
+def _look(bench: Bench, cell: Cell, folder: Path, tower: Tower, force: bool) -> Work:
     identity = bench.identify(cell, about(cell, tower))
     path = folder / bench.path(cell)
     stamp = stamp_of(path)
     if force or stamp is None:
         return Work(cell, identity, None, stamp)
     stored = results.read(path)
-    differing = list(results.differences(stored.identity, identity))
-    if differing:
-        reporter.note(f"{cell.defense} on {cell.dataset} is computed again: another {', '.join(differing)}")
+    if differing := list(results.differences(stored.identity, identity)):
+        again = f"another {', '.join(differing)}"
     elif stored.status == "failed":
-        reporter.note(f"{cell.defense} on {cell.dataset} is computed again: it failed before")
+        again = "it failed before"
     elif not results.outcomes_match(stored, path):
-        reporter.note(f"{cell.defense} on {cell.dataset} is computed again: its outcomes are gone, or another run's")
+        again = "its outcomes are gone, or another run's"
     else:
         return Work(cell, identity, stored, stamp)
-    return Work(cell, identity, None, stamp)
+    return Work(cell, identity, None, stamp, again)
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
