@@ -168,8 +168,11 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
     for spec, correct in (("tecoa", 1), ("pmg_aft:beta=0", 2), ("pmg_aft", 4)):
         for name in SUITE.datasets:
             results.write(make(spec, name, clean_correct=5, robust_correct=correct), outcomes(), tmp_path)
+    flagged = make("tecoa", "mini_b", clean_correct=5, robust_correct=1, flags=["odd"])
+    results.write(flagged, outcomes(), tmp_path)
     page = build("4", load_results(tmp_path), SUITE, eps="6/255")
     assert page.header == ["Method", "Clean", "Clean, zero-shot", "Robust", "Robust, zero-shot"]
+    assert ([entry.notes for entry in page.rows[0][1]], page.notes) == ([[], [], [1], []], ["odd"])
     assert [[entry.text for entry in entries][1:3] for _, entries in page.rows] == [
         ["62.50", "12.50"], ["62.50", "25.00"], ["62.50", "50.00"],
     ]  # fmt: skip

@@ -63,7 +63,7 @@ def call(site, folder, *arguments):
     lines = "import sys, zsrobust, zsrobust.cli; print(zsrobust.__file__, file=sys.stderr); zsrobust.cli.main(sys.argv[1:])"
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "OMP_NUM_THREADS", "SYSTEMROOT")}
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "error", "-c", lines, *arguments],
+        [sys.executable, "-P", "-c", lines, *arguments],
         cwd=folder, env={**kept, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
