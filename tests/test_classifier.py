@@ -70,7 +70,7 @@ def test_a_state_dict_in_openais_layout_gives_the_same_logits(tmp_path):
 
 @pytest.mark.parametrize(
     ("backbone", "parts"),
-    [("ViT-B-16-quickgelu/openai", 197), ("ViT-L-14-quickgelu/openai", 257), ("RN50-quickgelu/openai", None)],
+    [("ViT-B-16-quickgelu/openai", 197), ("RN50-quickgelu/openai", None)],
 )
 def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, parts):
     torch.manual_seed(0)
@@ -89,7 +89,6 @@ def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, 
             prompted(clip, 4, 0)
     else:
         assert len(clip.encoder.positional_embedding) == parts
-    if parts == 197:  # once; a copy of ViT-L/14 is large
         assert prompted(clip, 4, 0).tower.ln_pre.tokens.shape == (4, clip.encoder.positional_embedding.shape[1])
 
 

@@ -21,14 +21,14 @@ def cells(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp_path):
-    command = ("run", *MINI, "--defense", "tecoa:epochs=1,limit=256", "--attack", "pgd10", "--limit", "8",
+    command = ("run", *MINI, "--defense", "tecoa:epochs=1,limit=128", "--attack", "pgd10", "--limit", "8",
                "--dataset", "mini_cells", "--dataset", "mini_train")  # fmt: skip
     first = zsrobust(*command, forked=True)
     assert "Cells" in first.stdout
     assert "16 images attacked" in first.stdout
     stored = cells(tmp_path / "results")
     assert sorted(stored) == [
-        f"mini/sound/pgd10-eps=6-255/tecoa-epochs=1-limit=256/mini_{name}.limit=8.json" for name in ("cells", "train")
+        f"mini/sound/pgd10-eps=6-255/tecoa-epochs=1-limit=128/mini_{name}.limit=8.json" for name in ("cells", "train")
     ]
     second = zsrobust(*command)
     assert "all were stored" in second.stdout
@@ -182,13 +182,13 @@ def test_a_result_that_is_not_ours_stops_the_run_and_is_left_as_it_was(zsrobust,
 
 def test_a_truncated_checkpoint_is_named_and_others_are_measured(zsrobust, tmp_path):
     mine = tmp_path / "mine"
-    command = ("train", "tecoa:epochs=1,limit=256", *MINI, "--checkpoints", str(mine))
+    command = ("train", "tecoa:epochs=1,limit=128", *MINI, "--checkpoints", str(mine))
     assert "epoch 1: loss" in zsrobust(*command).stdout
     assert "was there" in zsrobust(*command).stdout
     (path,) = mine.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     assert f"The checkpoint {path} is damaged" in zsrobust(*command, ok=2).stderr
-    both = zsrobust(*QUICK, "--defense", "tecoa:epochs=1,limit=256", "--checkpoints", str(mine), ok=2)
+    both = zsrobust(*QUICK, "--defense", "tecoa:epochs=1,limit=128", "--checkpoints", str(mine), ok=2)
     assert f"Error: The checkpoint {path} is damaged" in both.stderr
     assert "8 images attacked" in both.stdout  # the other defense is measured all the same
     assert len(cells(tmp_path / "results")) == 1
@@ -356,9 +356,9 @@ def test_a_wrong_protocol_is_one_line(zsrobust, tmp_path, content, message):
 
 
 def test_an_export_is_evaluated_as_the_defense_it_is(zsrobust, tmp_path):
-    zsrobust("export", "tecoa:epochs=1,limit=256", *MINI, "--out", "exported")
+    zsrobust("export", "tecoa:epochs=1,limit=128", *MINI, "--out", "exported")
     same = ("run", *MINI, "--attack", "pgd2", "--dataset", "mini_train", "--limit", "16")
-    zsrobust(*same, "--defense", "tecoa:epochs=1,limit=256", "--defense", "weights:exported")
+    zsrobust(*same, "--defense", "tecoa:epochs=1,limit=128", "--defense", "weights:exported")
     counts = [json.loads(content)["robust_correct"] for content in cells(tmp_path / "results").values()]
     assert len(counts) == 2
     assert len(set(counts)) == 1

@@ -15,7 +15,7 @@ from zsrobust.flags import FLAGS
 from zsrobust.registry import ZSRobustError
 from zsrobust.testing import LinearClassifier, toy
 
-HONEST = ["clip", "tecoa:epochs=1,limit=256", "pmg_aft:epochs=1,limit=256", "interpolation:of=tecoa,epochs=1,limit=256"]
+HONEST = ["clip", "tecoa:epochs=1,limit=128", "pmg_aft:epochs=1,limit=128", "interpolation:of=tecoa,epochs=1,limit=128"]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ sys.path.insert(0, sys.argv[1])
 from zsrobust.testing import check_attack, check_dataset, check_defense
 check_attack("example_fgsm")
 check_dataset("example_patterns")
-check_defense("example_noise:epochs=1,limit=256", checkpoints=sys.argv[2])
+check_defense("example_noise:epochs=1,limit=128", checkpoints=sys.argv[2])
 import zsrobust
 print(zsrobust.evaluate("clip", attack="example_fgsm", dataset="example_patterns", eps=6 / 255).images)
 """

@@ -212,10 +212,10 @@ def test_a_checkpoint_that_is_cut_short_or_does_not_fit_is_refused(clip, tiny, t
 
 def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
     workshop = Workshop(MINI, checkpoints)
-    workshop.tower("tecoa:epochs=1,limit=256")
+    workshop.tower("tecoa:epochs=1,limit=128")
     workshop.clip.digest = "another"
     with pytest.raises(ZSRobustError, match="was made from another backbone than there is now. Move it away"):
-        workshop.tower("tecoa:epochs=1,limit=256")
+        workshop.tower("tecoa:epochs=1,limit=128")
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_a_recipe_that_cannot_be_is_refused(spec, message, tmp_path):
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
 def test_interpolation_lies_on_the_line_and_ends_at_its_ends(weight, checkpoints):
     workshop = Workshop(MINI, checkpoints)
-    mixed = workshop.tower(f"interpolation:of=tecoa,epochs=1,limit=256,weight={weight}").encoder.state_dict()
-    tuned = workshop.tower("tecoa:epochs=1,limit=256").encoder.state_dict()
+    mixed = workshop.tower(f"interpolation:of=tecoa,epochs=1,limit=128,weight={weight}").encoder.state_dict()
+    tuned = workshop.tower("tecoa:epochs=1,limit=128").encoder.state_dict()
     for name, original in workshop.clip.encoder.state_dict().items():
         if weight in (0.0, 1.0):
             assert torch.equal(mixed[name], (original, tuned[name])[int(weight)])
@@ -248,7 +248,7 @@ def test_interpolation_lies_on_the_line_and_ends_at_its_ends(weight, checkpoints
 
 def test_interpolation_needs_a_tower_of_clips_shape(checkpoints):
     with pytest.raises(ZSRobustError, match="not of CLIP's shape"):
-        Workshop(MINI, checkpoints).tower("interpolation:of=vpt_tecoa,epochs=1,limit=256,tokens=0")
+        Workshop(MINI, checkpoints).tower("interpolation:of=vpt_tecoa,epochs=1,limit=128,tokens=0")
 
 
 def test_zero_prompts_and_no_tokens_are_the_plain_encoder(clip):
@@ -279,8 +279,8 @@ def test_visual_prompts_say_that_they_need_a_vision_transformer():
 
 @pytest.mark.parametrize(
     "spec",
-    ["clip", *(f"{name}:epochs=1,limit=256" for name in TRAINED if "vpt" not in name), "interpolation:epochs=1,limit=256",
-     "vpt_tecoa:epochs=1,limit=256,tokens=2", "vpt_pmg_aft:epochs=1,limit=256,tokens=2"],
+    ["clip", *(f"{name}:epochs=1,limit=128" for name in TRAINED if "vpt" not in name), "interpolation:epochs=1,limit=128",
+     "vpt_tecoa:epochs=1,limit=128,tokens=2", "vpt_pmg_aft:epochs=1,limit=128,tokens=2"],
 )  # fmt: skip
 def test_every_defense_holds_the_contract(spec, checkpoints):
     check_defense(spec, checkpoints=checkpoints)
