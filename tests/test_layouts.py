@@ -206,6 +206,16 @@ def test_impossible_annotations_are_refused(name, folder, file, old, new):
         list(LAYOUTS[name].read(folder, "test").records)
 
 
+def test_a_file_that_ends_the_process_which_reads_it_is_one_line(tmp_path):
+    build("flowers102", tmp_path, pictures("flowers102"), [])
+    path = tmp_path / "flowers-102/imagelabels.mat"
+    content = bytearray(path.read_bytes())
+    content[184] = 255  # a type of numbers that is none: scipy takes a pointer from beside its table
+    path.write_bytes(content)
+    with pytest.raises(ZSRobustError, match=r"Cannot read .*imagelabels\.mat \(ValueError: "):
+        LAYOUTS["flowers102"].read(tmp_path / "flowers-102", "test")
+
+
 @pytest.mark.parametrize("name", ["food101", "oxford_pets", "flowers102", "dtd", "fgvc_aircraft", "stanford_cars"])
 def test_an_image_that_is_listed_but_absent_comes_nevertheless(name, folder):
     images = [record.image for record in LAYOUTS[name].read(folder, "test").records]

@@ -8,6 +8,8 @@ import importlib
 import json
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.datasets import Split
+from zsrobust.datasets import Split, matlab
 from zsrobust.datasets.records import Opened, Record
 from zsrobust.registry import ZSRobustError
 
@@ -134,12 +136,17 @@ def _library(name: str, path: Path) -> Any:
         raise ZSRobustError(f"{path.name} is read with {name}, which is missing: pip install 'zsrobust[layouts]'") from None
 
 
-def _mat(path: Path, variable: str) -> Any:
-    """Return a variable of a MATLAB file as a 1-d array."""
-    scipy_io = _library("scipy.io", path)
+def _mat(path: Path, variable: str) -> list[Any]:
+    """Return a variable of a MATLAB file as a list."""
+    _library("scipy.io", path)
     with _reading(path):
-        found = scipy_io.loadmat(path, appendmat=False, squeeze_me=True, variable_names=[variable])
-        return np.atleast_1d(found[variable])
+        command = [sys.executable, "-P", matlab.__file__, str(path), variable]
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  # our own lines, on a file's name
+        if done.returncode:
+            *_, last = done.stderr.decode(errors="replace").splitlines() or [""]
+            raise ValueError(last if done.returncode > 0 else f"scipy ends by signal {-done.returncode}")
+        rows: list[Any] = json.loads(done.stdout)
+        return rows
 
 
 class _Held:
