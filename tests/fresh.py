@@ -13,10 +13,9 @@ from zsrobust import runner
 from zsrobust.cli import main
 from zsrobust.cost import Speed
 
-SERVER = multiprocessing.get_context("forkserver")  # killing.py needs fork, too
-SERVER.set_forkserver_preload(
-    ["torchvision", "zsrobust.runner"]
-)  # nothing that reads its environment once: no huggingface_hub
+SERVER = multiprocessing.get_context("forkserver")
+# Nothing that reads its environment once, when it is imported: huggingface_hub does.
+SERVER.set_forkserver_preload(["torchvision", "zsrobust.runner"])
 
 
 class Done(NamedTuple):
