@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,7 @@ import click
 
 from zsrobust.registry import ZSRobustError, load_plugin_file, parse_eps
 
-KINDS = [
-    "suites",
-    "protocols",
-    "defenses",
-    "attacks",
-    "datasets",
-    "reported",
-]  # what zsrobust.listing knows
+KINDS = ["suites", "protocols", "defenses", "attacks", "datasets", "reported"]  # what zsrobust.listing knows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,8 +149,9 @@ def data(names: Sequence[str], suite: str | None, protocol: str) -> None:
 @device_option
 def train(defense: str, suite: str | None, checkpoints: Path, device: str | None) -> None:
     """Train the checkpoint of DEFENSE, if it is missing."""
-    from zsrobust import display
-    from zsrobust.defenses import Workshop, defenses
+    with _waiting("loading torch"):
+        from zsrobust import display
+        from zsrobust.defenses import Workshop, defenses
 
     workshop = Workshop(_suite(suite), checkpoints, _device(device))
     recipe = defenses.create(defense).recipe_for(workshop.suite)
@@ -236,9 +231,10 @@ def run(
             raise ZSRobustError("A table or a figure says its defenses, attacks and eps itself: leave those options out.")
         loaded, needs = _needs(numbers, figures, loaded)
     _check_data(datasets or loaded.datasets)
-    from zsrobust import display, protocols, ranks, runner, sharing
-    from zsrobust.defenses import Workshop
-    from zsrobust.results import check_writable
+    with _waiting("loading torch"):
+        from zsrobust import display, protocols, ranks, runner, sharing
+        from zsrobust.defenses import Workshop
+        from zsrobust.results import check_writable
 
     with sharing.terminable(), ranks.together(device) as own:
         cells = runner.plan(loaded, defenses, attacks, datasets, needs=needs, eps=eps, limit=limit, seed=seed)
@@ -618,9 +614,10 @@ def doctor(
     _check_data(names)
     from rich.console import Console
 
-    from zsrobust import display, protocols, runner
-    from zsrobust import doctor as office
-    from zsrobust.defenses import Workshop
+    with _waiting("loading torch"):
+        from zsrobust import display, protocols, runner
+        from zsrobust import doctor as office
+        from zsrobust.defenses import Workshop
 
     specs = dict.fromkeys([office.CANARY, *defenses])
     cells = runner.plan(loaded, list(specs), ["pgd10"], names, eps=eps, limit=limit, seed=seed)
@@ -630,6 +627,18 @@ def doctor(
     office.show(found, Console())
     if not all(each.passes for each in found):
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Show what is under way for seconds, to whoever looks at a terminal; of several processes, the first one's alone."""
+    if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def _suite(name: str | None) -> "Suite":
@@ -649,9 +658,10 @@ def _agreed(bench: "Bench", cells: "list[Cell]", folder: Path, force: bool, dry_
     """Return whether to go on: after a look at the bill, where it is large."""
     from zsrobust import bill
 
-    made = bill.make(bench, cells, folder, force)
-    if dry_run or made.downloads or made.cells:
-        made.speed = bench.speed
+    with _waiting("loading open_clip, and measuring this device"):
+        made = bill.make(bench, cells, folder, force)
+        if dry_run or made.downloads or made.cells:
+            made.speed = bench.speed
     if dry_run or made.large or made.downloads:
         for line in made.lines(bench.workshop.device):
             click.echo(line, err=not dry_run)
