@@ -218,7 +218,7 @@ def test_a_dry_run_tells_the_bill_and_computes_nothing(zsrobust, tmp_path):
     done = zsrobust("run", *MINI, "--defense", "tecoa:epochs=3", "--attack", "pgd10", "--dataset", "mini_cells", "--dry-run")
     told = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "tecoa:epochs=3 on mini_train, 3 epochs" in told["train"]
-    assert told["compute"].endswith("1 cells, 300 images")
+    assert told["compute"].endswith("1 cell, 300 images")
     # 2,000 images, 3 epochs: two steps, and the images once more each way; 300 images: ten steps, clean, verdict.
     assert f"at most {6000 * 5 + 300 * 12:,} forward, {6000 * 4 + 300 * 10:,} backward" in told["passes"]
     assert "minutes on cpu" in told["time"]

@@ -320,7 +320,7 @@ def test_jobs_compute_what_is_missing_and_say_what_fails(zsrobust, tmp_path, che
     zsrobust(*MINI, "--attack", "pgd2")
     command = (*MINI, "--attack", "pgd2", "--dataset", "mini_train", "--executor", "local", "--slurm", "time=5")
     done = zsrobust(*command)
-    assert "clip, 1 cells; log" in done.stderr
+    assert "clip, 1 cell; log" in done.stderr
     assert "2 cells in results; 8 images attacked" in done.stdout
     again = zsrobust(*command)
     assert "all were stored" in again.stdout

@@ -86,7 +86,7 @@ def files(root: Path) -> list[Path]:
 
 def test_what_is_as_it_was_stored_has_no_findings(stored):
     found = verify(stored / "results", stored / "checkpoints")
-    assert found.lines == ["3 cells, 1 checkpoints: all as they were stored"]
+    assert found.lines == ["3 cells, 1 checkpoint: all as they were stored"]
     assert len(files(stored)) == 3 * 3 + 2
 
 
@@ -258,7 +258,7 @@ def test_without_the_folder_of_checkpoints_that_is_a_note(stored):
     assert not found.findings
     (note,) = found.notes
     assert "no folder" in note
-    assert "1 checkpoints" in note
+    assert "1 checkpoint." in note
 
 
 def test_another_checkpoint_than_that_of_the_cells_is_found(stored):
@@ -276,7 +276,7 @@ def test_a_checkpoint_without_a_digest_is_held_against_its_cells(stored):
     safetensors.torch.save_file(read.weights, path, metadata)
     found = verify(stored / "results", stored / "checkpoints")
     assert not found.findings
-    assert any("1 checkpoints are older than their digest" in note for note in found.notes)
+    assert any("1 checkpoint without a digest, of before" in note for note in found.notes)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -9,6 +9,7 @@ from zsrobust.cost import Speed
 from zsrobust.datasets import Split, datasets
 from zsrobust.defenses import defenses
 from zsrobust.network import Unreachable
+from zsrobust.registry import counted
 from zsrobust.runner import Bench, Cell
 
 LARGE = 1.0  # hours, or gigabytes, from which a run asks before it begins
@@ -49,7 +50,7 @@ class Bill:
         yield f"download  {self.gigabytes:.2f} GB" + (f" ({what})" if what else "")
         yield f"train     {'; '.join(self.trainings) or 'nothing'}"
         stored = f"; {self.stored} are stored" if self.stored else ""
-        yield f"compute   {self.cells} cells, {self.images:,} images{stored}"
+        yield f"compute   {counted(self.cells, 'cell')}, {self.images:,} images{stored}"
         yield f"passes    at most {self.forward:,} forward, {self.backward:,} backward, training included"
         if self.unknown:
             yield f"          and those of {', '.join(self.unknown)}, which do not say"

@@ -17,7 +17,7 @@ from zsrobust import display, protocols, results, runner
 from zsrobust.defenses import Workshop, defenses
 from zsrobust.entries import load_entries, load_suite
 from zsrobust.evaluation import Search
-from zsrobust.registry import ZSRobustError, load_plugin_file
+from zsrobust.registry import ZSRobustError, counted, load_plugin_file
 from zsrobust.results import Result
 from zsrobust.runner import Bench, Cell, Reporter
 
@@ -85,7 +85,7 @@ def run(
     with _out_of_reach():
         jobs = submit.submit_array([replace(task, cells=group) for group in groups.values()]) if groups else []
     for job, (spec, group) in zip(jobs, groups.items(), strict=True):
-        reporter.note(f"job {job.job_id}: {spec}, {len(group)} cells; log {job.paths.stderr}")
+        reporter.note(f"job {job.job_id}: {spec}, {counted(len(group), 'cell')}; log {job.paths.stderr}")
     try:
         _follow(bench, task.folder, jobs, waiting, reporter, PAUSE[executor])
     except KeyboardInterrupt:

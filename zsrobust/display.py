@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from zsrobust.registry import counted
 from zsrobust.results import Outcomes, Result
 from zsrobust.runner import Cell, Reporter
 from zsrobust.statistics import wilson
@@ -117,7 +118,7 @@ def print_results(found: Sequence[Result], shown: Live, folder: Path) -> None:
         if result.status == "failed":
             place = folder / f"{result.path}.json"
             console.print(f"failed: {(result.error or '').strip().splitlines()[-1]} ({place})", markup=False, soft_wrap=True)
-    stored = f"{len(found)} cells in {folder}; {shown.computed} images attacked in this run"
+    stored = f"{counted(len(found), 'cell')} in {folder}; {counted(shown.computed, 'image')} attacked in this run"
     console.print(stored + ("." if shown.computed else ": all were stored. --force computes them again."), soft_wrap=True)
     if line := _took(shown.fresh):
         console.print(line, soft_wrap=True, highlight=False)

@@ -111,6 +111,11 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), fields
 
 
+def counted(number: int, noun: str) -> str:
+    """Return so many of something, "1 cell" or "2 cells"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def join_spec(name: str, fields: Mapping[str, Any]) -> str:
     """Return the spec string of a name and its fields, sorted by key; the inverse of `split_spec`."""
     parts = [f"{key}={value}" if key else str(value) for key, value in sorted(fields.items())]

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from zsrobust import reported, tables
 from zsrobust.comparison import IMAGES, Right, points, right
-from zsrobust.registry import ZSRobustError
+from zsrobust.registry import ZSRobustError, counted
 from zsrobust.results import Result, differences, paths, read
 from zsrobust.rows import Metric
 from zsrobust.statistics import holm, mcnemar, newcombe, wilson
@@ -130,7 +130,7 @@ class Report:
         ]
         how = f" ({', '.join(told)})" if told else ""
         return (
-            f"{_cells(agree)} agree{'s' if agree == 1 else ''}{how}; {wrong} do{'es' if wrong == 1 else ''} not"
+            f"{counted(agree, 'cell')} agree{'s' if agree == 1 else ''}{how}; {wrong} do{'es' if wrong == 1 else ''} not"
             + (f", nor {rows} row{'s' if rows > 1 else ''}" if rows else "")
             + f"; {self.extra} more in the folder"
         )
@@ -200,10 +200,6 @@ def check(
     verdicts += [*moved, *(Verdict(name, None, why) for name, why in damaged.items() if name not in there)]
     extra = sum(keep(cell.result.about) and cell.name not in match.used for cell in ours)
     return Report(sorted(verdicts, key=lambda each: each.cell), tolerance, extra, [*notes, *told])
-
-
-def _cells(number: int) -> str:
-    return f"{number} cell{'' if number == 1 else 's'}"
 
 
 def _stored(folder: Path) -> list[Stored]:
@@ -383,7 +379,7 @@ def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Ver
         ours, theirs = ([_mean(row, side, metric) for metric in METRICS] for side in ("ours", "theirs"))
         changes = [one - two for one, two in zip(ours, theirs, strict=True)]
         moved = " / ".join(map(points, changes))
-        notes.append(f"{name} was retrained: {moved} points in the mean of {_cells(len(row))}, clean / robust.")
+        notes.append(f"{name} was retrained: {moved} points in the mean of {counted(len(row), 'cell')}, clean / robust.")
         allowed = Fraction(str(tolerance)) / 100
         far = [metric for metric, change in zip(METRICS, changes, strict=True) if abs(change) > allowed]
         p = min((p_values[name, metric] for metric in far), default=1.0)

@@ -15,7 +15,7 @@ from typing import Any
 
 from zsrobust import protocols, results, sharing, suites
 from zsrobust.datasets import prepared
-from zsrobust.registry import ZSRobustError, split_spec
+from zsrobust.registry import ZSRobustError, counted, split_spec
 from zsrobust.results import Outcomes, Result, Samples, slug
 
 #: How torch calls the types of safetensors, as far as weights have them; and their bytes.
@@ -64,9 +64,9 @@ class Verified:
     @property
     def summary(self) -> str:
         """One line: how much was looked at, and how much of it is not as it was stored."""
-        counts = {"cells": self.cells, "checkpoints": self.checkpoints, "prepared datasets": self.prepared}
-        looked = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "cells")
-        return f"{looked}: {f'{len(self.findings)} findings' if self.findings else 'all as they were stored'}"
+        counts = {"cell": self.cells, "checkpoint": self.checkpoints, "prepared dataset": self.prepared}
+        looked = ", ".join(counted(count, name) for name, count in counts.items() if count or name == "cell")
+        return f"{looked}: {counted(len(self.findings), 'finding') if self.findings else 'all as they were stored'}"
 
     @property
     def lines(self) -> list[str]:
@@ -89,7 +89,7 @@ def verify(folder: Path, checkpoints: Path | None = None, data: bool = False) ->
     found.cells = len(cells.read) + len(cells.unreadable)
     if unsealed:
         found.notes.append(
-            f"{unsealed} cells are older than the digest of their samples: only the checksums of zip tell of these"
+            f"{counted(unsealed, 'cell')} without a digest of samples, of before: only the checksums of zip tell of these"
         )
     _verify_rest(folder, cells, found)
     if checkpoints is not None:
@@ -240,7 +240,7 @@ def _verify_checkpoints(folder: Path, cells: _Cells, found: Verified) -> None:
             made.setdefault((folder / place, defense["checkpoint"]), []).append(path)
     if not folder.is_dir():
         if made:
-            told = f"whether the {len(made)} checkpoints are there that cells were made from"
+            told = f"whether what cells were made from is there: {counted(len(made), 'checkpoint')}"
             found.notes.append(f"no folder {folder}, so it is not told {told}. Next: zsrobust verify --checkpoints FOLDER")
         return
 
@@ -260,7 +260,7 @@ def _verify_checkpoints(folder: Path, cells: _Cells, found: Verified) -> None:
             wrong = f"damaged ({error or type(error).__name__})"
             found.find(path, wrong, f"{remove}; {again(user)}" if user else f"{remove}, and it is trained again")
     for (path, digest), users in sorted(made.items()):
-        told = f"{len(users)} cells, {users[0]} is the first"
+        told = f"{counted(len(users), 'cell')}, {users[0]} is the first"
         if path not in weights:
             found.find(path, f"the checkpoint is gone that these were made from: {told}", again(users[0]))
         elif weights[path] not in (None, digest):
@@ -268,7 +268,7 @@ def _verify_checkpoints(folder: Path, cells: _Cells, found: Verified) -> None:
     found.checkpoints = sum(path.suffix == ".safetensors" for path in ours)
     if found.unsealed:
         found.notes.append(
-            f"{found.unsealed} checkpoints are older than their digest: only cells made from them tell of these"
+            f"{counted(found.unsealed, 'checkpoint')} without a digest, of before: only cells made from them tell of these"
         )
     _verify_hidden(files, found)
 
