@@ -75,7 +75,6 @@ def test_it_lists_runs_and_tells_outside_the_checkout(site, tmp_path):
     listed = call(site, tmp_path, "list")
     for name in ("paper", "sound", "pmg_aft", "autoattack", "mini_shapes"):
         assert name in listed
-    assert "pgd" in call(site, tmp_path, "list", "reported") or listed
     what = ("--suite", "mini", "--defense", "clip", "--attack", "pgd:steps=1", "--limit", "8")
     call(site, tmp_path, "run", *what, "--dataset", "mini_shapes", "--dataset", "mini_handwriting", "--yes")
     assert len(list((tmp_path / "results").rglob("*.json"))) == 2
