@@ -332,6 +332,7 @@ def test_pictures_that_change_in_a_folder_are_prepared_and_measured_again(zsrobu
         ('datasets = "cifar10"', "datasets is a list of names"),
         ('[recipe]\nepochs = "4"', "epochs of its recipe is a number"),
         ('[limits]\nautoattack = "32"', "limits are whole numbers"),
+        ("[recipe]\nencoder = false", "encoder and prompts are tables"),
         ('backbon = "x"', "Did you mean backbone"),
         ('like = "mine.toml"', "is like itself"),
         ("= 3", "is not one"),

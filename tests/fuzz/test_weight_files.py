@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,11 @@ METADATA = {
 
 
 def saved(metadata):
-    return safetensors.torch.save(TENSORS, {name: json.dumps(value) for name, value in metadata.items()})
+    return safetensors.torch.save(TENSORS, {storable(name): json.dumps(value) for name, value in metadata.items()})
+
+
+def storable(name: str) -> str:
+    return name.encode(errors="replace").decode()
 
 
 def with_header(header) -> bytes:
@@ -141,6 +146,15 @@ KINDS = [
 ]  # fmt: skip
 
 
+def changed(kind, each):
+    """Return what a kind makes of a small tensor; what it was, where torch cannot."""
+    if not isinstance(each, torch.Tensor) or each.numel() > 10**6:
+        return each
+    with suppress(RuntimeError, NotImplementedError):
+        return kind(each)
+    return each
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @inputs(500)
 @given(data=st.data())
@@ -148,9 +162,8 @@ def test_tensors_of_other_kinds(data, clip, place):
     weights = moved(clip.encoder.state_dict(), seed=1)
     for _ in range(data.draw(st.integers(0, 3))):
         name = data.draw(st.sampled_from([*sorted(map(str, weights)), *TEXTS[:4]]))
-        weights[data.draw(st.sampled_from([name, name, 7, "state_dict"]))] = data.draw(st.sampled_from(KINDS))(
-            weights.get(name, SHARED)
-        )
+        place_of = data.draw(st.sampled_from([name, name, 7, "state_dict"]))
+        weights[place_of] = changed(data.draw(st.sampled_from(KINDS)), weights.get(name, SHARED))
     wrapped = data.draw(st.sampled_from([weights, {"state_dict": weights}, {"a": weights}, [weights]]))
     if isinstance(wrapped, dict) and data.draw(st.booleans()):
         wrapped["vision_encoder_state_dict"] = wrapped

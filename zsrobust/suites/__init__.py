@@ -104,6 +104,8 @@ def _suite(name: str, values: dict[str, Any], asked: str) -> Suite:
         if not fits(values.get(key, []), list[_Value]):
             raise ZSRobustError(f"The suite {name}: {key} is a list.")
     for key, value in values.get("recipe", {}).items():
+        if isinstance(value, dict) != (key in ("encoder", "prompts")):
+            raise ZSRobustError(f"The suite {name}: of its recipe, encoder and prompts are tables, and nothing else: {key}.")
         if isinstance(value, str) and key not in ("train_on", "eps", "step_size", "zoom", "interpolation", "optimizer"):
             raise ZSRobustError(f"The suite {name}: {key} of its recipe is a number, not {value!r}.")
     if not isinstance(values.get("second"), str | None):
