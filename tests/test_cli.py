@@ -55,17 +55,8 @@ def test_a_cell_of_another_identity_is_computed_again_and_the_field_named(zsrobu
 
 def test_cells_that_are_computed_again_for_one_reason_are_one_line(zsrobust, tmp_path):
     names = ("mini_cells", "mini_train", "mini_shapes", "mini_flags")
-    command = (
-        "run",
-        *MINI,
-        "--defense",
-        "clip",
-        "--attack",
-        "pgd2",
-        "--limit",
-        "4",
-        *(f"--dataset={name}" for name in names),
-    )
+    what = ("--defense", "clip", "--attack", "pgd2", "--limit", "4")
+    command = ("run", *MINI, *what, *(f"--dataset={name}" for name in names))
     zsrobust(*command)
     for name in names:
         next(tmp_path.rglob(f"{name}.limit=4.npz")).unlink()

@@ -227,8 +227,7 @@ def _entries(row: Row, table: Table, page: Page) -> list[Entry]:
     if not table.by_dataset:
         means = [_mean(row, metric, zero_shot, page) for metric in table.metrics for zero_shot in (False, True)]
         flags = sorted({flag for cell in row.cells.values() for flag in cell["flags"]})
-        if table.metrics[-1] == "robust":  # whose cells are not there to bear them
-            means[-2].notes += [_note(flag, page) for flag in flags]
+        means[-2].notes += [_note(flag, page) for flag in flags]  # the robust mean: its cells are not there to bear them
         return means
     (metric,) = table.metrics
     times = [seconds for seconds in (cell["epoch_seconds"] for cell in row.cells.values()) if not pd.isna(seconds)]
