@@ -29,7 +29,9 @@ class ColorReader(nn.Module):
 
     def __init__(self, classes):
         super().__init__()
-        self.register_buffer("colors", torch.from_numpy(np.stack([color(k) for k in range(classes)])).float() / 255)
+        self.register_buffer(
+            "colors", torch.from_numpy(np.stack([color(k) for k in range(classes)])).float() / 255
+        )
 
     def forward(self, images):
         return -(images.mean((2, 3))[:, None] - self.colors).square().sum(2) * 100

@@ -2,7 +2,9 @@
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers beside each other have one thread each
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before torch is imported: workers beside each other have one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable, Iterator
@@ -14,13 +16,12 @@ import torch
 from click.testing import CliRunner
 from fresh import Done
 
-from zsrobust import runner
 from zsrobust.cli import main
+from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import datasets
 from zsrobust.datasets.catalogue import entries
-from zsrobust.entries import _loaded
-from zsrobust.registry import load_plugins
-from zsrobust.runner import _select
+from zsrobust.running.bench import _select
+from zsrobust.running.entries import _loaded
 
 Zsrobust = Callable[..., Done]
 
@@ -31,7 +32,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Zsrobust]:
+def zsrobust(
+    tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Zsrobust]:
     """Run the real command line in an empty folder: in this process, which has torch loaded, or in a fresh one.
 
     A plugin registers things for good, so that it always gets a fresh process. In neither are there red flags, nor is the
@@ -49,16 +52,20 @@ def zsrobust(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch)
         _loaded.clear()
         _select.cache_clear()
 
-    def call(*arguments: str, ok: int = 0, forked: bool = False, whole: bool = False, **more: str) -> Done:
+    def call(
+        *arguments: str, ok: int = 0, forked: bool = False, whole: bool = False, **more: str
+    ) -> Done:
         environment = {"ZSROBUST_CHECKPOINTS": str(checkpoints), "COLUMNS": "200", **more}
         if forked or "--plugin" in arguments:
             inherited = {**os.environ, **environment}
-            found = fresh.Process(fresh.command, arguments, whole, folder=tmp_path, environment=inherited).end()
+            found = fresh.Process(
+                fresh.command, arguments, whole, folder=tmp_path, environment=inherited
+            ).end()
         else:
             forget()
             with monkeypatch.context() as patch:
-                for name, value in {} if whole else fresh.HURRIED.items():
-                    patch.setattr(runner, name, value)
+                for (module, name), value in ({} if whole else fresh.HURRIED).items():
+                    patch.setattr(module, name, value)
                 result = CliRunner().invoke(main, arguments, env=environment)
             found = Done(result.exit_code, result.stdout, result.stderr)
         assert found.returncode == ok, found.stdout + found.stderr

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zsrobust import runner
 from zsrobust.cli import main
-from zsrobust.cost import Speed
+from zsrobust.running import bench, run
+from zsrobust.running.cost import Speed
 
 SERVER = multiprocessing.get_context("forkserver")
 # Nothing that reads its environment once, when it is imported: huggingface_hub does.
-SERVER.set_forkserver_preload(["torchvision", "zsrobust.runner"])
+SERVER.set_forkserver_preload(["torchvision", "zsrobust.running.run"])
 
 
 class Done(NamedTuple):
@@ -27,10 +27,18 @@ class Done(NamedTuple):
 class Process:
     """A function in a process of its own, in a folder, with an environment; warnings are errors there."""
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        folder: Path,
+        environment: Mapping[str, str],
+    ) -> None:
         self.files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115  # until the process has ended
         names = [file.name for file in self.files]
-        self.process = SERVER.Process(target=_begin, args=(function, arguments, folder, dict(environment), names))
+        self.process = SERVER.Process(
+            target=_begin, args=(function, arguments, folder, dict(environment), names)
+        )
         self.process.start()
 
     @property
@@ -50,13 +58,16 @@ class Process:
 
 
 #: In place of what takes longer than the cells of a test: red flags, and how fast this machine is.
-HURRIED = {"_look_for_flags": lambda *_: None, "measure": lambda *_: Speed(1000.0, 400.0)}
+HURRIED = {
+    (run, "_look_for_flags"): lambda *_: None,
+    (bench, "measure"): lambda *_: Speed(1000.0, 400.0),
+}
 
 
 def command(arguments: tuple[str, ...], whole: bool) -> None:
     """Run the command line, if it is not the whole of it without red flags and measured speed."""
-    for name, value in {} if whole else HURRIED.items():
-        setattr(runner, name, value)
+    for (module, name), value in ({} if whole else HURRIED).items():
+        setattr(module, name, value)
     main(arguments, "zsrobust")
 
 
@@ -68,7 +79,11 @@ def script(code: str, *arguments: str) -> None:
 
 
 def _begin(
-    function: Callable[..., Any], arguments: tuple[Any, ...], folder: Path, environment: dict[str, str], files: list[str]
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    folder: Path,
+    environment: dict[str, str],
+    files: list[str],
 ) -> None:
     for stream, name in ((1, files[0]), (2, files[1])):
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), stream)

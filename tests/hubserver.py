@@ -67,7 +67,9 @@ class HubServer:
     def __enter__(self) -> "HubServer":
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,21 +141,28 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RepoNotFound")
         if match[2] == "preupload":
             files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
             ]
             return self._answer(json.dumps({"files": files}).encode())
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
-                hub.repos["model", match[1]].files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                hub.repos["model", match[1]].files[line["value"]["path"]] = base64.b64decode(
+                    line["value"]["content"]
+                )
         revision = hub.repos["model", match[1]].revision
         return self._answer(
-            json.dumps({"commitUrl": f"{hub.url}/{match[1]}/commit/{revision}", "commitOid": revision}).encode()
+            json.dumps(
+                {"commitUrl": f"{hub.url}/{match[1]}/commit/{revision}", "commitOid": revision}
+            ).encode()
         )
 
     def _serve(self) -> None:
         hub, url = self.server.hub, urlsplit(self.path)
         path = unquote(url.path)
-        self.request_ = Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization"))
+        self.request_ = Request(
+            self.command, path, self.headers.get("Range"), self.headers.get("Authorization")
+        )
         hub.requests.append(self.request_)
         if fault := self._fault("status"):
             return self._refuse(fault.status or 500, fault.code)
@@ -175,13 +184,25 @@ class _Handler(BaseHTTPRequestHandler):
         if rest.startswith("/tree/"):
             return self._tree(repo, "/".join(rest.split("/")[3:]), parse_qs(url.query))
         siblings = [{"rfilename": file} for file in repo.files]
-        about = {"id": name, "sha": repo.revision, "siblings": siblings, "private": False, "gated": repo.gated,
-                 "tags": [], "downloads": 0, "likes": 0}  # fmt: skip
+        about = {
+            "id": name,
+            "sha": repo.revision,
+            "siblings": siblings,
+            "private": False,
+            "gated": repo.gated,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
         return self._answer(json.dumps(about).encode())
 
     def _fault(self, kind: str) -> Fault | None:
         for fault in self.server.hub.faults:
-            if self.request_.path.endswith(fault.path) and getattr(fault, kind) is not None and fault.times:
+            if (
+                self.request_.path.endswith(fault.path)
+                and getattr(fault, kind) is not None
+                and fault.times
+            ):
                 fault.times -= 1
                 return fault
         return None
@@ -210,15 +231,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, repo: Repo, under: str, query: dict[str, list[str]]) -> None:
         recursive = query.get("recursive", ["false"])[0].lower() == "true"
-        folders = {file.rsplit("/", depth)[0] for file in repo.files for depth in range(1, file.count("/") + 1)}
-        entries = [{"type": "directory", "oid": _blob(name.encode()), "size": 0, "path": name} for name in folders]
+        folders = {
+            file.rsplit("/", depth)[0]
+            for file in repo.files
+            for depth in range(1, file.count("/") + 1)
+        }
+        entries = [
+            {"type": "directory", "oid": _blob(name.encode()), "size": 0, "path": name}
+            for name in folders
+        ]
         for name, content in repo.files.items():
-            entry: dict[str, Any] = {"type": "file", "oid": _blob(content), "size": len(content), "path": name}
+            entry: dict[str, Any] = {
+                "type": "file",
+                "oid": _blob(content),
+                "size": len(content),
+                "path": name,
+            }
             if len(content) > LFS:
                 entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
             entries.append(entry)
         prefix = f"{under}/" if under else ""
-        inside = [e for e in entries if e["path"].startswith(prefix) and (recursive or "/" not in e["path"][len(prefix) :])]
+        inside = [
+            e
+            for e in entries
+            if e["path"].startswith(prefix) and (recursive or "/" not in e["path"][len(prefix) :])
+        ]
         if under and not inside:
             return self._refuse(404, "EntryNotFound")
         inside.sort(key=lambda entry: entry["path"])
@@ -232,7 +269,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
         self._answer(b"{}", status, {**(headers or {}), **({"X-Error-Code": code} if code else {})})
 
-    def _answer(self, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def _answer(
+        self, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.request_.status = status
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
@@ -278,7 +317,9 @@ def parquet(
     about = {"info": {"features": {image: {"_type": "Image"}, label: kind}}}
     contents = pa.array([content for _, content in images], pa.binary())
     if struct:
-        contents = pa.StructArray.from_arrays([contents, pa.nulls(len(images), pa.string())], ["bytes", "path"])
+        contents = pa.StructArray.from_arrays(
+            [contents, pa.nulls(len(images), pa.string())], ["bytes", "path"]
+        )
     table = pa.table({image: contents, label: labels, **(extra or {})})
     buffer = io.BytesIO()
     metadata = {"huggingface": json.dumps(about)}
@@ -287,7 +328,10 @@ def parquet(
 
 
 def wds(
-    images: Sequence[tuple[int, bytes]], names: Sequence[str], split: str = "test", shard: int | None = None
+    images: Sequence[tuple[int, bytes]],
+    names: Sequence[str],
+    split: str = "test",
+    shard: int | None = None,
 ) -> dict[str, bytes]:
     """Return a repository in the layout of CLIP_benchmark, with so many samples a shard, as lossless webp."""
     shard = shard or len(images)

@@ -26,16 +26,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zsrobust import defenses, results, runner, sharing, verification
+from zsrobust import results
 from zsrobust.cli import main
-from zsrobust.cost import Speed
+from zsrobust.core import claims
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import TEMPORARY
+from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import Images, datasets
+from zsrobust.defenses import workshop
 from zsrobust.mini.datasets import Drawn
-from zsrobust.registry import ZSRobustError, load_plugins
-from zsrobust.results import Outcomes, Samples
+from zsrobust.results import verification
+from zsrobust.results.cell import Outcomes, Samples
+from zsrobust.running import bench, run
+from zsrobust.running.cost import Speed
 from zsrobust.training import Checkpoint, loop
 
-for _part in ("display", "protocols", "ranks", "bill"):  # what a run imports when it needs it
+for _part in (
+    "cli.display",
+    "settings.protocols",
+    "training.ranks",
+    "running.bill",
+):  # what a run imports when it needs it
     __import__(f"zsrobust.{_part}")
 
 SUITE = """
@@ -50,7 +61,19 @@ limit = 64
 warmup = 2
 """
 LIMIT = 8
-RUN = ["run", "--suite", "small.toml", "--defense", "clip", "--defense", "tecoa", "--attack", "pgd2", "--limit", str(LIMIT)]
+RUN = [
+    "run",
+    "--suite",
+    "small.toml",
+    "--defense",
+    "clip",
+    "--defense",
+    "tecoa",
+    "--attack",
+    "pgd2",
+    "--limit",
+    str(LIMIT),
+]
 CELLS = 6
 STEPS = 8
 PATIENCE = 120.0  # seconds that a run may take
@@ -62,7 +85,9 @@ class Ticks:
     The moments are before a file is opened, renamed, removed or made a folder, and before and after it is written or synced.
     """
 
-    def __init__(self, at: int | None = None, act: Callable[[], None] = lambda: None, full: bool = False) -> None:
+    def __init__(
+        self, at: int | None = None, act: Callable[[], None] = lambda: None, full: bool = False
+    ) -> None:
         self.count, self.at, self.act, self.full, self.busy = 0, at, act, full, False
 
     def install(self) -> None:
@@ -73,7 +98,9 @@ class Ticks:
         if event not in ("open", "os.rename", "os.remove", "os.mkdir") or not given or self.busy:
             return
         path = given[0]
-        if not isinstance(path, str | os.PathLike) or not re.search(r"(^|/)(results|checkpoints)(/|$)", os.fspath(path)):
+        if not isinstance(path, str | os.PathLike) or not re.search(
+            r"(^|/)(results|checkpoints)(/|$)", os.fspath(path)
+        ):
             return
         writes = event != "open" or bool((given[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
         self.tick(writes and event != "os.remove")
@@ -102,7 +129,9 @@ class Ticks:
 class Run:
     """A run in a process of its own, in the folder `place`; `prepare` is called there before it starts."""
 
-    def __init__(self, place: Path, ticks: Ticks | None = None, prepare: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, place: Path, ticks: Ticks | None = None, prepare: Callable[[], None] = lambda: None
+    ) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.said, self.began, self.code = "", time.monotonic(), None
@@ -121,14 +150,16 @@ class Run:
         finally:
             os._exit(code)
 
-    def _run(self, place: Path, ticks: Ticks, prepare: Callable[[], None], write: int, steps: list[int]) -> int:
+    def _run(
+        self, place: Path, ticks: Ticks, prepare: Callable[[], None], write: int, steps: list[int]
+    ) -> int:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.dup2(write, 1)
             os.dup2(write, 2)
             os.chdir(place)
-            sharing.STALE, sharing.PAUSE = 1.0, 0.05
+            claims.STALE, claims.PAUSE = 1.0, 0.05
             step = loop.Training.step
             loop.Training.step = lambda *given: (step(*given), steps.append(1))[0]
             prepare()
@@ -146,7 +177,9 @@ class Run:
         if self.code is None:
             os.kill(self.process, number)
 
-    def wait(self, until: float | None = None, look: Callable[[], None] = lambda: None) -> int | None:
+    def wait(
+        self, until: float | None = None, look: Callable[[], None] = lambda: None
+    ) -> int | None:
         """Return the exit code, minus the signal; None if the run is still at it `until` seconds after its start."""
         while self.code is None:
             left = PATIENCE if until is None else until
@@ -200,8 +233,14 @@ def stamps(place: Path) -> dict[Path, tuple]:
     for path in results.paths(place / "results"):
         result = results.read(path)
         if results.outcomes_match(result, path):
-            files = [each for each in (path, path.with_suffix(".npz"), path.with_suffix(".samples.npz")) if each.exists()]
-            found[path] = tuple((each.stat().st_ino, each.stat().st_mtime_ns, each.stat().st_size) for each in files)
+            files = [
+                each
+                for each in (path, path.with_suffix(".npz"), path.with_suffix(".samples.npz"))
+                if each.exists()
+            ]
+            found[path] = tuple(
+                (each.stat().st_ino, each.stat().st_mtime_ns, each.stat().st_size) for each in files
+            )
     for path in (place / "checkpoints").glob("*/*.safetensors"):
         found[path] = (path.stat().st_ino, path.stat().st_mtime_ns)
     return found
@@ -218,16 +257,35 @@ def all_of(place: Path) -> dict[str, object]:
         result, outcomes, samples = results.read(path), Outcomes.read(path), Samples.read(path)
         counts = [
             getattr(result, name)
-            for name in ("status", "images", "clean_correct", "robust_correct", "flags", "forward", "backward")
+            for name in (
+                "status",
+                "images",
+                "clean_correct",
+                "robust_correct",
+                "flags",
+                "forward",
+                "backward",
+            )
         ]
         arrays = [array for each in (outcomes, samples) for array in vars(each).values()]
         found[str(path.relative_to(place))] = (
-            result.identity, counts, [(np.asarray(array).dtype.str, np.asarray(array).tobytes()) for array in arrays]
-        )  # fmt: skip
+            result.identity,
+            counts,
+            [(np.asarray(array).dtype.str, np.asarray(array).tobytes()) for array in arrays],
+        )
     for path in (place / "checkpoints").glob("*/*.safetensors"):
         read = Checkpoint.read(path)
-        history = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in read.history]
-        found[str(path.relative_to(place))] = (read.digest, read.recipe, read.sources, read.prompts, history)
+        history = [
+            {name: value for name, value in epoch.items() if name != "seconds"}
+            for epoch in read.history
+        ]
+        found[str(path.relative_to(place))] = (
+            read.digest,
+            read.recipe,
+            read.sources,
+            read.prompts,
+            history,
+        )
     return found
 
 
@@ -244,7 +302,10 @@ def obey() -> str:
         return ""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # capabilities(7), version 3
+        header, data = (
+            (ctypes.c_uint32 * 2)(0x20080522, 0),
+            (ctypes.c_uint32 * 6)(),
+        )  # capabilities(7), version 3
         if libc.capget(header, data):
             return os.strerror(ctypes.get_errno())
         data[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
@@ -325,7 +386,9 @@ class Round:
     def full(self) -> None:
         """No file may grow beyond some size, from some moment on: what is larger is cut short there (EFBIG)."""
         size = int(2 ** self.random.uniform(0, 24))
-        run = self.start(Ticks(self.tick(), lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))))
+        run = self.start(
+            Ticks(self.tick(), lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+        )
         self._fails(run.wait(look=self.look), run)
 
     def no_space(self) -> None:
@@ -372,7 +435,11 @@ class Round:
         runs = []
         delay = self.random.uniform(0, self.seconds / 4)
         for number in range(2):
-            at = Ticks(self.tick(), lambda: os.kill(os.getpid(), signal.SIGKILL)) if number < dies else None
+            at = (
+                Ticks(self.tick(), lambda: os.kill(os.getpid(), signal.SIGKILL))
+                if number < dies
+                else None
+            )
             runs.append(self.start(at))
             if number == 0:
                 runs[0].wait(delay, self.look)
@@ -384,7 +451,10 @@ class Round:
                     run.kill()
                 raise AssertionError(f"two runs did not end: {[run.said for run in runs]}")
         for number, code in enumerate(codes):
-            assert code in ((0, -signal.SIGKILL) if number < dies else (0,)), (codes, [run.said for run in runs])
+            assert code in ((0, -signal.SIGKILL) if number < dies else (0,)), (
+                codes,
+                [run.said for run in runs],
+            )
         if not any(codes):
             assert sum(run.attacked for run in runs) == CELLS * LIMIT, [run.said for run in runs]
             assert sum(run.told("steps") for run in runs) == STEPS, [run.said for run in runs]
@@ -397,7 +467,9 @@ class Round:
             self.prepare()
             another_time(by)()
 
-        self.start(Ticks(self.tick(), lambda: os.kill(os.getpid(), signal.SIGKILL)), prepare).wait(look=self.look)
+        self.start(Ticks(self.tick(), lambda: os.kill(os.getpid(), signal.SIGKILL)), prepare).wait(
+            look=self.look
+        )
         for folder in (self.place / "results", self.place / "checkpoints"):
             for path in sorted(folder.rglob("*")):
                 moment = time.time() + float(self.random.uniform(-1, 1)) * 10**8
@@ -421,7 +493,7 @@ KINDS: dict[str, Callable[[Round], None]] = {
 
 def phase(place: Path) -> str:
     """Return how far a run had come."""
-    hidden = any(results.TEMPORARY.fullmatch(path.name) for path in place.rglob(".*"))
+    hidden = any(TEMPORARY.fullmatch(path.name) for path in place.rglob(".*"))
     alone = any(
         not path.with_name(path.name.split(".npz")[0].removesuffix(".samples") + ".json").exists()
         for path in place.rglob("*.npz")
@@ -433,7 +505,9 @@ def phase(place: Path) -> str:
     return "attacks" if len(results.paths(place / "results")) < CELLS else "done"
 
 
-def disturb(kind: str, root: Path, seed: int, number: int, reference: dict, seconds: float, ticks: int) -> Counter:
+def disturb(
+    kind: str, root: Path, seed: int, number: int, reference: dict, seconds: float, ticks: int
+) -> Counter:
     """Play a round; raises AssertionError for what is lost, done twice, damaged, or left behind. Return what to count."""
     one = Round(root, seed, number, seconds, ticks)
     KINDS[kind](one)
@@ -451,17 +525,31 @@ def disturb(kind: str, root: Path, seed: int, number: int, reference: dict, seco
     assert last.wait(look=one.look) == 0, last.said
     assert last.attacked == (CELLS - kept) * LIMIT, (kept, last.said)
     after = stamps(one.place)
-    assert all(after[path] == stamp for path, stamp in before.items()), "what was stored was written again"
+    assert all(after[path] == stamp for path, stamp in before.items()), (
+        "what was stored was written again"
+    )
     whole = any(path.suffix == ".safetensors" for path in before)
     steps = last.told("steps")
-    assert steps == 0 if whole else steps < STEPS if partial else steps == STEPS, (whole, partial, last.said)
+    assert steps == 0 if whole else steps < STEPS if partial else steps == STEPS, (
+        whole,
+        partial,
+        last.said,
+    )
     counts["trainings resumed"] += partial is not None
     found = all_of(one.place)
-    differing = [name for name in found.keys() | reference.keys() if found.get(name) != reference.get(name)]
+    differing = [
+        name for name in found.keys() | reference.keys() if found.get(name) != reference.get(name)
+    ]
     assert not differing, differing
     verified = verification.verify(one.place / "results", one.place / "checkpoints")
     assert not verified.findings, verified.lines
-    counts += Counter({"cells kept": kept, "cells computed after": CELLS - kept, "reads meanwhile": one.look.reads})
+    counts += Counter(
+        {
+            "cells kept": kept,
+            "cells computed after": CELLS - kept,
+            "reads meanwhile": one.look.reads,
+        }
+    )
     counts["restarts over 1 s of waiting"] += time.monotonic() - began > seconds + 1.0
     shutil.rmtree(one.place)
     return counts
@@ -490,44 +578,65 @@ def load() -> None:
     for name in ("mini_cells", "mini_train", "mini_shapes"):
         datasets[name].load("test")
     datasets["mini_train"].load("train")
-    runner.measure, runner._look_for_flags = lambda *_: Speed(1000.0, 400.0), lambda *_: None
-    defenses.load_clip = functools.cache(defenses.load_clip)
-    defenses.load_clip("package:zsrobust.mini/clip", "cpu")
+    bench.measure, run._look_for_flags = lambda *_: Speed(1000.0, 400.0), lambda *_: None
+    workshop.load_clip = functools.cache(workshop.load_clip)
+    workshop.load_clip("package:zsrobust.mini/clip", "cpu")
 
 
 def play(rounds: list[int], seed: int) -> int:
     """Play the rounds, print what came of them, and return the number of those that failed."""
     load()
-    failed, totals, root = 0, {kind: Counter() for kind in KINDS}, Path(tempfile.mkdtemp(prefix="killing"))
+    failed, totals, root = (
+        0,
+        {kind: Counter() for kind in KINDS},
+        Path(tempfile.mkdtemp(prefix="killing")),
+    )
     run = Run(fresh(root, "undisturbed"))
     assert run.wait() == 0, run.said
-    seconds, ticks, reference = time.monotonic() - run.began, run.told("ticks"), all_of(root / "undisturbed")
+    seconds, ticks, reference = (
+        time.monotonic() - run.began,
+        run.told("ticks"),
+        all_of(root / "undisturbed"),
+    )
     assert run.attacked == CELLS * LIMIT, run.said
     assert run.told("steps") == STEPS, run.said
-    print(f"undisturbed: {seconds:.1f} s, {CELLS} cells, {STEPS} steps, files touched {ticks} times", flush=True)
+    print(
+        f"undisturbed: {seconds:.1f} s, {CELLS} cells, {STEPS} steps, files touched {ticks} times",
+        flush=True,
+    )
     for number in rounds:
         kind = list(KINDS)[number % len(KINDS)]
         try:
             totals[kind] += disturb(kind, root, seed, number, reference, seconds, ticks)
         except (AssertionError, ZSRobustError):
             failed += 1
-            print(f"round {number} ({kind}, seed {seed}) failed; its folder: {root}/round{number}", flush=True)
+            print(
+                f"round {number} ({kind}, seed {seed}) failed; its folder: {root}/round{number}",
+                flush=True,
+            )
             traceback.print_exc()
     if not failed:
         shutil.rmtree(root)
     for kind, counts in totals.items():
         print(f"{kind}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
     whole = sum(totals.values(), Counter())
-    print(f"{whole['rounds']} rounds, {failed} failed; {whole['reads meanwhile']} cells read while runs wrote", flush=True)
+    print(
+        f"{whole['rounds']} rounds, {failed} failed; {whole['reads meanwhile']} cells read while runs wrote",
+        flush=True,
+    )
     return failed
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Kill, stop, starve and double runs; see that nothing comes of it.")
+    parser = argparse.ArgumentParser(
+        description="Kill, stop, starve and double runs; see that nothing comes of it."
+    )
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="play this round alone")
     given = parser.parse_args()
-    numbers = list(range(given.first, given.first + given.rounds)) if given.only is None else [given.only]
+    numbers = (
+        list(range(given.first, given.first + given.rounds)) if given.only is None else [given.only]
+    )
     sys.exit(bool(play(numbers, given.seed)))

@@ -63,22 +63,35 @@ def dump(path: Path, content: object) -> None:
 
 
 def rows(images: Pictures, side: int) -> np.ndarray:
-    pictures = np.array([picture for _, picture in images], dtype=np.uint8).reshape(-1, side, side, 3)
+    pictures = np.array([picture for _, picture in images], dtype=np.uint8).reshape(
+        -1, side, side, 3
+    )
     return pictures.transpose(0, 3, 1, 2)
 
 
 def cifar10(root, images, names, split):
     folder = root / "cifar-10-batches-py"
     files = [f"frog_s_{index:06d}.png" for index in range(len(images))]
-    held = {"batch_label": "testing batch 1 of 1", "labels": [label for label, _ in images], "filenames": files}
+    held = {
+        "batch_label": "testing batch 1 of 1",
+        "labels": [label for label, _ in images],
+        "filenames": files,
+    }
     dump(folder / "test_batch", {**held, "data": rows(images, 32).reshape(-1, 3072)})
-    dump(folder / "batches.meta", {"num_cases_per_batch": 10000, "label_names": names, "num_vis": 3072})
+    dump(
+        folder / "batches.meta",
+        {"num_cases_per_batch": 10000, "label_names": names, "num_vis": 3072},
+    )
 
 
 def cifar100(root, images, names, split):
     folder = root / "cifar-100-python"
     labels = [label for label, _ in images]
-    held = {"fine_labels": labels, "coarse_labels": [label // 5 for label in labels], "batch_label": f"{split}ing batch"}
+    held = {
+        "fine_labels": labels,
+        "coarse_labels": [label // 5 for label in labels],
+        "batch_label": f"{split}ing batch",
+    }
     dump(folder / split, {**held, "data": rows(images, 32).reshape(-1, 3072)})
     dump(folder / "meta", {"fine_label_names": names, "coarse_label_names": ["fish", "flowers"]})
 
@@ -123,10 +136,14 @@ def flowers102(root, images, names, split):
     folder = root / "flowers-102"
     for index, (_, picture) in enumerate(images):
         save(folder / "jpg" / f"image_{index + 2:05d}.jpg", picture)
-    labels = np.array([[102, *(label + 1 for label, _ in images)]], dtype=np.uint8)  # the first is for training
+    labels = np.array(
+        [[102, *(label + 1 for label, _ in images)]], dtype=np.uint8
+    )  # the first is for training
     savemat(folder / "imagelabels.mat", {"labels": labels})
     ids = {"trnid": [[1]], "valid": [[1]], "tstid": [[index + 2 for index in range(len(images))]]}
-    savemat(folder / "setid.mat", {name: np.array(each, dtype=np.uint16) for name, each in ids.items()})
+    savemat(
+        folder / "setid.mat", {name: np.array(each, dtype=np.uint16) for name, each in ids.items()}
+    )
 
 
 def dtd(root, images, names, split):
@@ -141,7 +158,9 @@ def folders(folder: Path, images: Pictures, names: list[str], file: str) -> None
     """Write a folder a class; `file` says how an image is called by its class, and by its number within it."""
     for label, name in enumerate(names):
         (folder / name).mkdir(parents=True)
-        for number, picture in enumerate((picture for other, picture in images if other == label), start=1):
+        for number, picture in enumerate(
+            (picture for other, picture in images if other == label), start=1
+        ):
             save(folder / name / file.format(name=name, number=number, first=name[:3]), picture)
 
 
@@ -206,7 +225,9 @@ def stanford_cars(root, images, names, split):
 
     folder = root / "stanford_cars"
     corners = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"]
-    annotations = np.empty((1, len(images)), dtype=[(field, object) for field in [*corners, "class", "fname"]])
+    annotations = np.empty(
+        (1, len(images)), dtype=[(field, object) for field in [*corners, "class", "fname"]]
+    )
     for index, (label, picture) in enumerate(images):
         annotations[0, index] = (*(np.uint16(30),) * 4, np.uint8(label + 1), f"{index + 1:05d}.jpg")
         save(folder / "cars_test" / f"{index + 1:05d}.jpg", picture)
@@ -219,7 +240,10 @@ def pcam(root, images, names, split):
     import h5py
 
     (root / "pcam").mkdir(parents=True)
-    arrays = {"x": rows(images, 96).transpose(0, 2, 3, 1), "y": np.array([label for label, _ in images], dtype=np.uint8)}
+    arrays = {
+        "x": rows(images, 96).transpose(0, 2, 3, 1),
+        "y": np.array([label for label, _ in images], dtype=np.uint8),
+    }
     arrays["y"] = arrays["y"].reshape(-1, 1, 1, 1)
     for key, array in arrays.items():
         with h5py.File(root / "pcam" / f"camelyonpatch_level_2_split_test_{key}.h5", "w") as file:
@@ -229,7 +253,21 @@ def pcam(root, images, names, split):
 BUILDERS = {
     function.__name__: function
     for function in (
-        cifar10, cifar100, stl10, sun397, food101, oxford_pets, flowers102, dtd, eurosat, fgvc_aircraft, tiny_imagenet,
-        imagenet, caltech101, caltech256, stanford_cars, pcam,
+        cifar10,
+        cifar100,
+        stl10,
+        sun397,
+        food101,
+        oxford_pets,
+        flowers102,
+        dtd,
+        eurosat,
+        fgvc_aircraft,
+        tiny_imagenet,
+        imagenet,
+        caltech101,
+        caltech256,
+        stanford_cars,
+        pcam,
     )
-}  # fmt: skip
+}

@@ -22,7 +22,9 @@ def binary(seed, norm, eps):
     projected = images.flatten(1) @ direction
     # The margins of the images spread over twice what eps can reach.
     wanted = torch.linspace(0.02, 2, 64, dtype=torch.float64) * reach
-    images += ((wanted - projected) / direction.square().sum())[:, None, None, None] * direction.view(3, 4, 4)
+    images += ((wanted - projected) / direction.square().sum())[
+        :, None, None, None
+    ] * direction.view(3, 4, 4)
     assert (images - 0.5).abs().max() < 0.5 - eps, "the pixels must stay away from the box"
     return LinearClassifier(torch.stack([direction, 0 * direction])), images, wanted / reach
 
@@ -37,8 +39,15 @@ def linear(norm, classes=5, count=32):
         logits = classifier(images)
     labels = logits.argmax(1)
     apart = weight[labels][:, None] - weight
-    reach = (logits.gather(1, labels[:, None]) - logits) / (apart.abs().sum(2) if norm == "linf" else apart.norm(dim=2))
-    return classifier, images, labels, reach.nan_to_num(torch.inf).scatter(1, labels[:, None], torch.inf).amin(1)
+    reach = (logits.gather(1, labels[:, None]) - logits) / (
+        apart.abs().sum(2) if norm == "linf" else apart.norm(dim=2)
+    )
+    return (
+        classifier,
+        images,
+        labels,
+        reach.nan_to_num(torch.inf).scatter(1, labels[:, None], torch.inf).amin(1),
+    )
 
 
 class Small(nn.Module):
@@ -49,7 +58,11 @@ class Small(nn.Module):
         generator = torch.Generator().manual_seed(3)
         self.weights = nn.ParameterList(
             torch.randn(shape, generator=generator) * scale
-            for shape, scale in (((12, 3, 3, 3), 0.8), ((32, 12 * (side // 2) ** 2), 0.25), ((classes, 32), 0.6))
+            for shape, scale in (
+                ((12, 3, 3, 3), 0.8),
+                ((32, 12 * (side // 2) ** 2), 0.25),
+                ((classes, 32), 0.6),
+            )
         )
 
     def forward(self, images):

@@ -9,17 +9,26 @@ from zsrobust.attacks import attacks, frozen, perturbation_size
 from zsrobust.attacks.cw import CW
 from zsrobust.attacks.mim import MIM
 from zsrobust.attacks.pgd import PGD, objective
-from zsrobust.evaluation import Meter, judge
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
 from zsrobust.testing import check_attack, toy
 
 SHORTER = {"pgd100": "pgd100:steps=20", "square": "square:queries=200"}
-REGISTERED = [SHORTER.get(name, name) for name in attacks if name != "torchattacks"]  # an extra, below
+REGISTERED = [
+    SHORTER.get(name, name) for name in attacks if name != "torchattacks"
+]  # an extra, below
 VARIANTS = [
-    "pgd:norm=l2,eps=2,step_size=1", "pgd:loss=margin,restarts=2", "cw:norm=l2,eps=2,step_size=1",
-    "mim:norm=l2,eps=2,step_size=1", "apgd:loss=dlr", "apgd:loss=targeted,norm=l2,eps=2", "fab:norm=l2,eps=2",
-    "square:queries=200,norm=l2,eps=2", "ensemble:of=pgd2+apgd:loss=dlr,norm=l2,eps=2,step_size=1",
-]  # fmt: skip
+    "pgd:norm=l2,eps=2,step_size=1",
+    "pgd:loss=margin,restarts=2",
+    "cw:norm=l2,eps=2,step_size=1",
+    "mim:norm=l2,eps=2,step_size=1",
+    "apgd:loss=dlr",
+    "apgd:loss=targeted,norm=l2,eps=2",
+    "fab:norm=l2,eps=2",
+    "square:queries=200,norm=l2,eps=2",
+    "ensemble:of=pgd2+apgd:loss=dlr,norm=l2,eps=2,step_size=1",
+]
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
@@ -31,10 +40,21 @@ def test_every_attack_holds_the_contract(spec):
 @NORMS
 @pytest.mark.parametrize(
     "spec",
-    ["cw", "mim", "mim:early_stop=false", "apgd", "apgd:loss=dlr", "apgd:loss=targeted", "fab", "ensemble:of=mim+apgd"],
+    [
+        "cw",
+        "mim",
+        "mim:early_stop=false",
+        "apgd",
+        "apgd:loss=dlr",
+        "apgd:loss=targeted",
+        "fab",
+        "ensemble:of=mim+apgd",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:APGD")
-def test_an_attack_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_the_margin(spec, norm):
+def test_an_attack_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_the_margin(
+    spec, norm
+):
     eps = 0.02 if norm == "linf" else 0.05
     classifier, images, margin = binary(0, norm, eps)
     labels = torch.zeros(64, dtype=torch.long)
@@ -42,7 +62,9 @@ def test_an_attack_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_th
     adversarial = attack(classifier, images, labels, numbers(images))
     assert perturbation_size(adversarial - images, norm).max() <= eps * (1 + 1e-12)
     broken = classifier(adversarial).argmax(1) != labels
-    decided = (margin - 1).abs() > (0.005 if spec == "fab" else 1e-6)  # FAB steps beyond the boundary
+    decided = (margin - 1).abs() > (
+        0.005 if spec == "fab" else 1e-6
+    )  # FAB steps beyond the boundary
     assert torch.equal(broken[decided], (margin < 1)[decided])
 
 
@@ -59,9 +81,21 @@ def test_square_breaks_nothing_beyond_eps_and_what_is_far_inside(norm):
 
 @pytest.mark.parametrize(
     "spec",
-    ["pgd:restarts=2", "cw", "mim", "apgd", "apgd:restarts=3", "apgd:loss=targeted", "fab", "fab:targets=1",
-     "square:queries=100", "ensemble:of=pgd10+apgd+fab", "autoattack_ce_dlr", "autoattack_robustvlm"],
-)  # fmt: skip
+    [
+        "pgd:restarts=2",
+        "cw",
+        "mim",
+        "apgd",
+        "apgd:restarts=3",
+        "apgd:loss=targeted",
+        "fab",
+        "fab:targets=1",
+        "square:queries=100",
+        "ensemble:of=pgd10+apgd+fab",
+        "autoattack_ce_dlr",
+        "autoattack_robustvlm",
+    ],
+)
 def test_an_attack_says_how_many_passes_an_image_takes_at_most(spec):
     classifier, data = toy(5)
     images, labels = torch.from_numpy(data.pixels).float() / 255, torch.from_numpy(data.labels)
@@ -96,7 +130,11 @@ def by_hand(classifier, image, label, attack, steps):
             change = point.detach() + attack.step_size * momentum.sign() - image
             change = change.clamp(-attack.eps, attack.eps)
         else:
-            change = point.detach() + attack.step_size * momentum / momentum.square().sum().sqrt() - image
+            change = (
+                point.detach()
+                + attack.step_size * momentum / momentum.square().sum().sqrt()
+                - image
+            )
             size = change.square().sum().sqrt()
             change = change * min(1, attack.eps / size)
         point = (image + change).clamp(0, 1)
@@ -110,17 +148,26 @@ def test_mim_is_its_equations_step_by_step(norm, decay):
     classifier, images = classifier.double(), images.double()
     eps = 0.02 if norm == "linf" else 0.2
     for steps in (1, 2, 3, 7):
-        attack = MIM(eps=eps, step_size=eps / 3, steps=steps, norm=norm, decay=decay, early_stop=False)
+        attack = MIM(
+            eps=eps, step_size=eps / 3, steps=steps, norm=norm, decay=decay, early_stop=False
+        )
         adversarial = attack(classifier, images, labels, numbers(images))
-        plain = [by_hand(classifier, image, label, attack, steps) for image, label in zip(images, labels, strict=True)]
-        assert torch.allclose(adversarial, torch.stack(plain), rtol=0, atol=1e-9)  # 1 - p_y is rounded by hand
+        plain = [
+            by_hand(classifier, image, label, attack, steps)
+            for image, label in zip(images, labels, strict=True)
+        ]
+        assert torch.allclose(
+            adversarial, torch.stack(plain), rtol=0, atol=1e-9
+        )  # 1 - p_y is rounded by hand
 
 
 def test_an_image_that_mim_broke_stays_where_it_is():
     classifier, images, labels = nonlinear()
     meter, eps = Meter(classifier), 0.01
     early = MIM(eps=eps, step_size=eps / 4, steps=20)(meter, images, labels, numbers(images))
-    late = MIM(eps=eps, step_size=eps / 4, steps=20, early_stop=False)(classifier, images, labels, numbers(images))
+    late = MIM(eps=eps, step_size=eps / 4, steps=20, early_stop=False)(
+        classifier, images, labels, numbers(images)
+    )
     broken = classifier(early).argmax(1) != labels
     assert 2 < broken.sum() < len(images) - 2
     assert torch.equal(early[~broken], late[~broken])
@@ -147,11 +194,15 @@ def test_mim_tells_of_images_without_a_gradient():
 @NORMS
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 @pytest.mark.parametrize("random_start", [True, False])
-def test_pgd_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_the_margin(norm, loss, random_start):
+def test_pgd_breaks_a_linear_classifier_if_and_only_if_eps_reaches_over_the_margin(
+    norm, loss, random_start
+):
     eps = 0.02 if norm == "linf" else 0.05
     classifier, images, margin = binary(0, norm, eps)
     labels = torch.zeros(64, dtype=torch.long)
-    attack = PGD(eps=eps, steps=20, step_size=eps / 2, norm=norm, loss=loss, random_start=random_start)
+    attack = PGD(
+        eps=eps, steps=20, step_size=eps / 2, norm=norm, loss=loss, random_start=random_start
+    )
     adversarial = attack(classifier, images, labels, numbers(images))
     assert perturbation_size(adversarial - images, norm).max() <= eps * (1 + 1e-12)
     broken = classifier(adversarial).argmax(1) != labels
@@ -183,8 +234,22 @@ def test_without_early_stop_broken_images_keep_climbing():
 
 def test_restarts_attack_only_what_is_left_and_never_lose_a_success():
     classifier, data = toy(5)
-    one = judge(Meter(classifier), PGD(eps=0.01, steps=1, step_size=0.005), "one", data, seed=0, batch_size=24)
-    five = judge(Meter(classifier), PGD(eps=0.01, steps=1, step_size=0.005, restarts=5), "five", data, seed=0, batch_size=24)
+    one = judge(
+        Meter(classifier),
+        PGD(eps=0.01, steps=1, step_size=0.005),
+        "one",
+        data,
+        seed=0,
+        batch_size=24,
+    )
+    five = judge(
+        Meter(classifier),
+        PGD(eps=0.01, steps=1, step_size=0.005, restarts=5),
+        "five",
+        data,
+        seed=0,
+        batch_size=24,
+    )
     assert five.robust_correct < one.robust_correct
     assert np.all((one.adversarial == one.labels) | (five.adversarial != five.labels))
 
@@ -193,7 +258,9 @@ def test_objectives_are_their_closed_forms():
     logits = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 4.0]], dtype=torch.float64)
     labels = torch.tensor([0, 1])
     partition = logits.exp().sum(1).log()
-    assert torch.allclose(objective("ce", logits, labels), partition - torch.tensor([2.0, 3.0], dtype=torch.float64))
+    assert torch.allclose(
+        objective("ce", logits, labels), partition - torch.tensor([2.0, 3.0], dtype=torch.float64)
+    )
     assert objective("margin", logits, labels).tolist() == [-1.0, 1.0]
 
 

@@ -13,13 +13,23 @@ from torch import nn
 from zsrobust.attacks import apgd as module
 from zsrobust.attacks import attacks, perturbation_size
 from zsrobust.attacks import autoattack as engine
-from zsrobust.attacks.apgd import APGD, Search, apgd, apgd_targeted, cross_entropy, dlr, targeted_dlr
+from zsrobust.attacks.apgd import (
+    APGD,
+    Search,
+    apgd,
+    apgd_targeted,
+    cross_entropy,
+    dlr,
+    targeted_dlr,
+)
 from zsrobust.attacks.autoattack import AutoAttack, AutoAttackCeDlr, AutoAttackRobustVLM
 from zsrobust.attacks.fab import fab_targeted, to_boundary
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import bump, square, window
-from zsrobust.evaluation import Meter, describe_attack, judge
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.evaluation.identity import describe_attack
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
 from zsrobust.testing import check_attack, toy
 
 
@@ -60,7 +70,12 @@ def run(part, classifier, images, labels, eps, norm, **fewer):
 
 def library(part, classifier, images, labels, eps, norm, queries=5000):
     attack = pyautoattack.AutoAttack(
-        classifier, attacks=[part], version="custom", eps=eps, norm={"linf": "Linf", "l2": "L2"}[norm], seed=0
+        classifier,
+        attacks=[part],
+        version="custom",
+        eps=eps,
+        norm={"linf": "Linf", "l2": "L2"}[norm],
+        seed=0,
     )
     attack.apgd.n_restarts = attack.fab.n_restarts = 1
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = TARGETS
@@ -103,7 +118,12 @@ def test_it_plans_its_parts_by_the_number_of_classes(classes, parts, targets, sk
         (AutoAttackCeDlr(), 2, ["apgd-ce", "margin"], {"skipped": ["apgd-dlr"]}),
         (AutoAttackCeDlr(), 3, ["apgd-ce", "apgd-dlr"], {"skipped": []}),
         (AutoAttackRobustVLM(), 3, ["apgd-ce", "margin"], {"restarts": 5, "skipped": ["apgd-t"]}),
-        (AutoAttackRobustVLM(), 100, ["apgd-ce", "apgd-t"], {"restarts": 5, "targets": 9, "skipped": []}),
+        (
+            AutoAttackRobustVLM(),
+            100,
+            ["apgd-ce", "apgd-t"],
+            {"restarts": 5, "targets": 9, "skipped": []},
+        ),
     ],
 )
 def test_what_others_print_as_autoattack_says_in_its_plan_what_it_is(attack, classes, parts, more):
@@ -112,7 +132,13 @@ def test_what_others_print_as_autoattack_says_in_its_plan_what_it_is(attack, cla
 
 def test_the_identity_of_the_standard_version_is_as_it_was():
     plan = {"parts": ["apgd-ce", "apgd-t", "fab-t", "square"], "targets": 9, "skipped": []}
-    expected = {"spec": "autoattack", "eps": "1/255", "norm": "linf", "engine": "ours", "plan": plan}
+    expected = {
+        "spec": "autoattack",
+        "eps": "1/255",
+        "norm": "linf",
+        "engine": "ours",
+        "plan": plan,
+    }
     assert describe_attack("autoattack", AutoAttack(), 100) == expected
     assert AutoAttack().passes(100) == (101 * 19 + 5000, 101 * 19)
     assert AutoAttack(engine="library").passes(3) == (101 * 4 + 5000 + 200, 101 * 4)
@@ -126,14 +152,23 @@ def test_its_variants_are_what_their_parts_find_one_after_the_other(norm):
     eps = {"linf": 0.008, "l2": 0.08}[norm]
     draws, bounds = numbers(images), {"eps": eps, "norm": norm}
     alone = {
-        loss: classifier(APGD(loss=loss, **bounds)(classifier, images, labels, draws)).argmax(1) != labels
+        loss: classifier(APGD(loss=loss, **bounds)(classifier, images, labels, draws)).argmax(1)
+        != labels
         for loss in ("ce", "dlr", "targeted")
     }
-    both = classifier(AutoAttackCeDlr(**bounds)(classifier, images, labels, draws)).argmax(1) != labels
+    both = (
+        classifier(AutoAttackCeDlr(**bounds)(classifier, images, labels, draws)).argmax(1) != labels
+    )
     assert 2 < both.sum() < len(images) - 2
     assert torch.equal(both, alone["ce"] | alone["dlr"])
-    five = classifier(APGD(restarts=5, **bounds)(classifier, images, labels, draws)).argmax(1) != labels
-    theirs = classifier(AutoAttackRobustVLM(**bounds)(classifier, images, labels, draws)).argmax(1) != labels
+    five = (
+        classifier(APGD(restarts=5, **bounds)(classifier, images, labels, draws)).argmax(1)
+        != labels
+    )
+    theirs = (
+        classifier(AutoAttackRobustVLM(**bounds)(classifier, images, labels, draws)).argmax(1)
+        != labels
+    )
     assert five[alone["ce"]].all()
     assert torch.equal(theirs, five | alone["targeted"])
 
@@ -141,9 +176,20 @@ def test_its_variants_are_what_their_parts_find_one_after_the_other(norm):
 def test_every_restart_begins_elsewhere(monkeypatch):
     classifier, images, labels = nonlinear(4)
     begun = []
-    monkeypatch.setattr(module, "climb", lambda classifier, search, owners, targets, starts, loss, **_: begun.append(starts))
+    monkeypatch.setattr(
+        module,
+        "climb",
+        lambda classifier, search, owners, targets, starts, loss, **_: begun.append(starts),
+    )
     for restarts in (3, 1):
-        apgd(classifier, Search(images, labels), numbers(images), eps=0.01, norm="linf", restarts=restarts)
+        apgd(
+            classifier,
+            Search(images, labels),
+            numbers(images),
+            eps=0.01,
+            norm="linf",
+            restarts=restarts,
+        )
     assert torch.equal(begun[0], begun[3])
     assert not any(torch.equal(begun[0], other) for other in begun[1:3])
     assert not torch.equal(begun[1], begun[2])
@@ -168,8 +214,17 @@ def test_apgd_climbs_the_margin_where_classes_are_too_few_and_says_so(loss, clas
 def test_it_breaks_what_pgd_breaks(classes):
     classifier, data = toy(classes, images=8)
     eps = 0.006
-    weak = judge(Meter(classifier), PGD(eps=eps, steps=10, step_size=eps / 4), "pgd", data, seed=0, batch_size=24)
-    strong = judge(Meter(classifier), AutoAttack(eps=eps), "autoattack", data, seed=0, batch_size=24)
+    weak = judge(
+        Meter(classifier),
+        PGD(eps=eps, steps=10, step_size=eps / 4),
+        "pgd",
+        data,
+        seed=0,
+        batch_size=24,
+    )
+    strong = judge(
+        Meter(classifier), AutoAttack(eps=eps), "autoattack", data, seed=0, batch_size=24
+    )
     assert 0 < strong.robust_correct <= weak.robust_correct < len(data)
 
 
@@ -179,15 +234,21 @@ def test_a_part_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(part, n
     classifier, images, labels, reach = linear(norm, classes=4)
     eps = float(reach.median()) * 1.0001
     broken = run(part, classifier, images, labels, eps, norm)
-    decided = (reach / eps - 1).abs() > (0.005 if part == "fab-t" else 5e-5)  # FAB steps beyond the boundary by η
+    decided = (reach / eps - 1).abs() > (
+        0.005 if part == "fab-t" else 5e-5
+    )  # FAB steps beyond the boundary by η
     # Cross-entropy pushes away from the label, toward no class in particular: it may miss what is barely in reach.
-    assert torch.equal(broken[decided], (reach < eps)[decided]) or (part == "apgd-ce" and not broken[reach > eps].any())
+    assert torch.equal(broken[decided], (reach < eps)[decided]) or (
+        part == "apgd-ce" and not broken[reach > eps].any()
+    )
 
 
 @NORMS
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.filterwarnings("ignore:AutoAttack")
-def test_the_engine_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(classes, norm, monkeypatch):
+def test_the_engine_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(
+    classes, norm, monkeypatch
+):
     monkeypatch.setattr(engine, "square", partial(square, queries=200))
     classifier, images, labels, reach = linear(norm, classes, 12)
     eps = float(reach.median()) * 1.0001
@@ -226,36 +287,47 @@ def test_apgd_keeps_the_best_point_it_saw(norm):
     eps = 0.002
     rows = module.climb(
         Recorder(), search, search.left, labels, start, cross_entropy, eps=eps, norm=norm, steps=60
-    )  # fmt: skip
+    )
     assert len(seen) == 61
     assert torch.equal(rows.best, torch.stack(seen).amax(0))
-    assert torch.allclose(cross_entropy(classifier(rows.best_point), labels, labels), rows.best, atol=1e-6)
+    assert torch.allclose(
+        cross_entropy(classifier(rows.best_point), labels, labels), rows.best, atol=1e-6
+    )
     assert (rows.best > seen[0]).all()
     assert (rows.size < 2 * eps).all()
 
 
 def test_the_dlr_is_its_closed_form():
     logits = torch.tensor(
-        [[5.0, 1.0, 3.0, 2.0, 0.0], [1.0, 2.0, 4.0, 0.0, 3.0], [7.0, 4.0, 1.0, 3.0, 2.0]], dtype=torch.float64
+        [[5.0, 1.0, 3.0, 2.0, 0.0], [1.0, 2.0, 4.0, 0.0, 3.0], [7.0, 4.0, 1.0, 3.0, 2.0]],
+        dtype=torch.float64,
     )
     labels = torch.tensor([0, 2, 4])
-    expected = torch.tensor([(3 - 5) / (5 - 2), (3 - 4) / (4 - 2), (7 - 2) / (7 - 3)], dtype=torch.float64)  # eq. 6
+    expected = torch.tensor(
+        [(3 - 5) / (5 - 2), (3 - 4) / (4 - 2), (7 - 2) / (7 - 3)], dtype=torch.float64
+    )  # eq. 6
     assert torch.allclose(dlr(logits, labels, labels), expected)
     assert torch.allclose(dlr(7 * logits - 3, labels, labels), expected)
 
 
 def test_the_targeted_dlr_is_its_closed_form():
-    logits = torch.tensor([[5.0, 1.0, 3.0, 2.0, 0.0], [1.0, 2.0, 4.0, 0.0, 3.0]], dtype=torch.float64)
+    logits = torch.tensor(
+        [[5.0, 1.0, 3.0, 2.0, 0.0], [1.0, 2.0, 4.0, 0.0, 3.0]], dtype=torch.float64
+    )
     value = targeted_dlr(logits, torch.tensor([0, 2]), torch.tensor([3, 0]))
     expected = torch.tensor([-3 / (5 - 1.5), -3 / (4 - 1.5)], dtype=torch.float64)
     assert torch.allclose(value, expected)
-    assert torch.allclose(targeted_dlr(7 * logits - 3, torch.tensor([0, 2]), torch.tensor([3, 0])), expected)
+    assert torch.allclose(
+        targeted_dlr(7 * logits - 3, torch.tensor([0, 2]), torch.tensor([3, 0])), expected
+    )
 
 
 @NORMS
 def test_the_nearest_point_of_a_linear_boundary(norm):
     generator = torch.Generator().manual_seed(0)
-    points = torch.rand(20, 3, 5, 5, generator=generator, dtype=torch.float64).round(decimals=1)  # some on the edges
+    points = torch.rand(20, 3, 5, 5, generator=generator, dtype=torch.float64).round(
+        decimals=1
+    )  # some on the edges
     gradients = torch.randn(20, 3, 5, 5, generator=generator, dtype=torch.float64)
     reach = torch.where(gradients > 0, 1 - points, points).mul(gradients.abs()).flatten(1).sum(1)
     gaps = -reach * torch.linspace(0.01, 1.2, 20, dtype=torch.float64)
@@ -305,7 +377,10 @@ def test_square_asks_ahead_and_finds_the_same(norm):
 
 
 def test_the_windows_of_square():
-    sides = [window(query, (32, 32), "linf") for query in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 4999)]
+    sides = [
+        window(query, (32, 32), "linf")
+        for query in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 4999)
+    ]
     assert sides == [29, 29, 20, 14, 10, 7, 5, 4, 3, 3]
     assert [window(query, (32, 32), "l2") for query in (0, 11, 51, 4001)] == [29, 21, 15, 3]
     assert window(0, (5, 4), "l2") == 4
@@ -320,9 +395,14 @@ def test_the_windows_of_square():
 def test_only_one_point_of_an_image_is_kept():
     images = torch.zeros(3, 1, 1, 2)
     search = Search(images, torch.zeros(3, dtype=torch.long))
-    owners, points = torch.tensor([0, 2, 0, 1, 2]), torch.arange(1.0, 6)[:, None, None, None].expand(5, 1, 1, 2)
+    owners, points = (
+        torch.tensor([0, 2, 0, 1, 2]),
+        torch.arange(1.0, 6)[:, None, None, None].expand(5, 1, 1, 2),
+    )
     assert search.take(owners, points, torch.zeros(5, dtype=torch.bool)) is None
-    assert search.take(owners, points, torch.tensor([True, False, True, False, True])).tolist() == [3]
+    assert search.take(owners, points, torch.tensor([True, False, True, False, True])).tolist() == [
+        3
+    ]
     assert search.adversarial[:, 0, 0].tolist() == [[1, 1], [0, 0], [5, 5]]
     assert search.left.tolist() == [1]
 
@@ -338,7 +418,9 @@ def test_a_verdict_does_not_depend_on_the_batch(part, norm):
     search = Search(images[half], labels[half])
     targets = ranked(classifier, images[half], labels[half], TARGETS)
     if part in ("apgd-ce", "apgd-dlr"):
-        apgd(classifier, search, draws[half], part.removeprefix("apgd-"), eps=eps, norm=norm, **fewer)
+        apgd(
+            classifier, search, draws[half], part.removeprefix("apgd-"), eps=eps, norm=norm, **fewer
+        )
     elif part == "apgd-t":
         apgd_targeted(classifier, search, targets, draws[half], eps=eps, norm=norm, **fewer)
     elif part == "fab-t":
@@ -369,7 +451,14 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "kind", ["randomized defense", "dynamic defense", "probability distribution", "points with zero gradient", ""]
+    "kind",
+    [
+        "randomized defense",
+        "dynamic defense",
+        "probability distribution",
+        "points with zero gradient",
+        "",
+    ],
 )
 def test_it_warns_of_what_it_does_not_see_through(kind):
     _, data = toy(5, images=4)

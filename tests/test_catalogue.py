@@ -12,11 +12,13 @@ import torch
 from colors import ColorReader, picture
 
 import zsrobust
-from zsrobust import suites
-from zsrobust.datasets import Cut, catalogue, datasets, hub, prepared
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.registry import load_plugins
+from zsrobust.datasets import Cut, cache, catalogue, datasets
 from zsrobust.datasets.catalogue import entries, register_dataset
-from zsrobust.datasets.labels import assign
-from zsrobust.registry import ZSRobustError, load_plugins
+from zsrobust.datasets.sources import hub
+from zsrobust.datasets.sources.labels import assign
+from zsrobust.settings import suites
 from zsrobust.testing import check_dataset, check_entry
 
 PAPER = suites.load("paper").datasets
@@ -46,13 +48,20 @@ def labels_of(name):
     """Return a few labels, those that copies are known to swap among them; all where a layout needs all."""
     classes = len(entries[name].classes)
     some = {0, 1, 2, 16, 17, 26, 57, 100, 189, 206, 207, classes - 1}
-    return list(range(classes)) if name in EVERY_CLASS else sorted(label for label in some if label < classes)
+    return (
+        list(range(classes))
+        if name in EVERY_CLASS
+        else sorted(label for label in some if label < classes)
+    )
 
 
 def test_it_has_the_sixteen_with_the_papers_sizes():
     assert list(entries) == list(PAPER)
     assert sum(entry.size for entry in entries.values()) == 344_128
-    assert [name for name, entry in entries.items() if entry.train_size] == ["cifar100", "tiny_imagenet"]
+    assert [name for name, entry in entries.items() if entry.train_size] == [
+        "cifar100",
+        "tiny_imagenet",
+    ]
     assert {name: entry.side for name, entry in entries.items() if entry.side} == SIZES
     for name, entry in entries.items():
         check_entry(name)
@@ -78,12 +87,22 @@ def test_a_local_copy_in_torchvisions_layout_gets_the_right_labels(name, tmp_pat
     assert sorted(images.labels) == labels
     assert images.pixels.shape == (len(labels), 3, side or 224, side or 224)
     reader = ColorReader(len(entries[name].classes))
-    assert reader(torch.from_numpy(np.array(images.pixels)).float() / 255).argmax(1).tolist() == images.labels.tolist()
-    assert prepared.read_about(next((tmp_path / "cache" / "prepared").glob(f"{part}-test-*")))["images"] == len(labels)
+    assert (
+        reader(torch.from_numpy(np.array(images.pixels)).float() / 255).argmax(1).tolist()
+        == images.labels.tolist()
+    )
+    assert cache.read_about(next((tmp_path / "cache" / "prepared").glob(f"{part}-test-*")))[
+        "images"
+    ] == len(labels)
 
 
 def test_prepared_images_know_their_digest_and_it_is_the_one_computed_from_them(tmp_path):
-    layouts.build("cifar10", tmp_path / "data", [(k, picture(k, 32, 32)) for k in range(10)], names_of(entries["cifar10"]))
+    layouts.build(
+        "cifar10",
+        tmp_path / "data",
+        [(k, picture(k, 32, 32)) for k in range(10)],
+        names_of(entries["cifar10"]),
+    )
     register_dataset("part", {"like": "cifar10", "size": 10}, tmp_path)
     images = datasets["part"].open("test", Cut(224))
     assert images.digest == images.at(np.arange(10)).digest
@@ -91,8 +110,15 @@ def test_prepared_images_know_their_digest_and_it_is_the_one_computed_from_them(
 
 
 def test_a_copy_with_another_number_of_images_is_refused(tmp_path):
-    layouts.build("cifar10", tmp_path / "data", [(k, picture(k, 32, 32)) for k in range(10)], names_of(entries["cifar10"]))
-    with pytest.raises(ZSRobustError, match=r"cifar-10-batches-py holds 10 images; cifar10 \(test\) has 10000"):
+    layouts.build(
+        "cifar10",
+        tmp_path / "data",
+        [(k, picture(k, 32, 32)) for k in range(10)],
+        names_of(entries["cifar10"]),
+    )
+    with pytest.raises(
+        ZSRobustError, match=r"cifar-10-batches-py holds 10 images; cifar10 \(test\) has 10000"
+    ):
         entries["cifar10"].load("test", Cut(224))
     assert not list((tmp_path / "cache" / "prepared").iterdir())
 
@@ -115,7 +141,9 @@ def folder_of(tmp_path, classes, name="birds"):
 
 def test_a_folder_and_a_toml_entry_are_a_dataset(tmp_path):
     folder_of(tmp_path, ["blue_tit", "robin", "wren"])
-    register_dataset("birds", {"folder": "birds", "templates": ["a photo of a {}, a bird"]}, tmp_path)
+    register_dataset(
+        "birds", {"folder": "birds", "templates": ["a photo of a {}, a bird"]}, tmp_path
+    )
     dataset = datasets["birds"]
     assert (dataset.size, dataset.classes) == (3, ("blue tit", "robin", "wren"))
     assert dataset.prompts()[0] == ["a photo of a blue tit, a bird"]
@@ -133,7 +161,8 @@ def test_a_part_of_a_dataset_is_one_of_its_own(tmp_path):
     (tmp_path / "mine" / "zebra").rename(tmp_path / "mine" / "truck")
     register_dataset("part", {"like": "cifar10", "folder": "mine"}, tmp_path)
     with pytest.raises(
-        ZSRobustError, match=r"10 of 10 images cannot be read, the first is airplane/a.png \(300x200 pixels, not 32"
+        ZSRobustError,
+        match=r"10 of 10 images cannot be read, the first is airplane/a.png \(300x200 pixels, not 32",
     ):
         datasets["part"].open("test", Cut(224))
 
@@ -146,7 +175,13 @@ def test_a_part_of_a_dataset_is_one_of_its_own(tmp_path):
         ({"folders": ["a", "b"]}, "needs its size"),
         ({"like": "cifar10", "foldr": "x"}, "Did you mean folder"),
         ({}, "needs a folder, or `like`"),
-        ({"like": "cifar10", "sources": [{"repo": "a/b", "revision": "main", "format": "parquet"}]}, "not a full commit"),
+        (
+            {
+                "like": "cifar10",
+                "sources": [{"repo": "a/b", "revision": "main", "format": "parquet"}],
+            },
+            "not a full commit",
+        ),
         ({"like": "cifar10", "sources": [{"repo": "a/b"}]}, "revision"),
     ],
 )
@@ -161,7 +196,9 @@ def test_an_unreadable_image_is_named_and_counted_and_nothing_is_prepared(tmp_pa
     (tmp_path / "birds" / "b" / "a.png").write_bytes(b"\x89PNG half of it")
     (tmp_path / "birds" / "c" / "a.png").write_bytes(b"")
     register_dataset("birds", {"folder": "birds"}, tmp_path)
-    with pytest.raises(ZSRobustError, match=r"2 of 4 images cannot be read, the first is b/a.png \("):
+    with pytest.raises(
+        ZSRobustError, match=r"2 of 4 images cannot be read, the first is b/a.png \("
+    ):
         datasets["birds"].open("test", Cut(224))
     assert not list((tmp_path / "cache" / "prepared").iterdir())
 
@@ -182,8 +219,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 SLOW = """
 import sys, time
 from pathlib import Path
-from zsrobust.datasets import Cut, prepared
-from zsrobust.datasets.records import Opened, Record
+from zsrobust.datasets import Cut, cache
+from zsrobust.datasets.sources.records import Opened, Record
 import numpy as np
 
 def records():
@@ -194,13 +231,15 @@ def records():
         yield Record(f"row {k}", np.full((64, 64, 3), k, np.uint8), k)
 
 about = {"dataset": "x", "split": "test", "source": "here"}
-prepared.write(Path(sys.argv[1]), Opened(None, records()), lambda record: record.label,
+cache.write(Path(sys.argv[1]), Opened(None, records()), lambda record: record.label,
                size=40, side=64, cut=Cut(224), about=about, progress=lambda done, total: None)
-print(prepared.read(Path(sys.argv[1])).digest)
+print(cache.read(Path(sys.argv[1])).digest)
 """
 
 
-def test_a_killed_preparation_leaves_nothing_that_looks_complete_and_the_next_one_cleans_up(tmp_path):
+def test_a_killed_preparation_leaves_nothing_that_looks_complete_and_the_next_one_cleans_up(
+    tmp_path,
+):
     def start(folder, how):
         arguments = [sys.executable, "-c", SLOW, str(tmp_path / folder / "x"), how]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
@@ -210,7 +249,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_complete_and_the_next_on
         dying.kill()
     (left,) = (tmp_path / "one").iterdir()
     assert left.name.startswith(".x.")
-    assert not prepared.is_complete(tmp_path / "one" / "x")
+    assert not cache.is_complete(tmp_path / "one" / "x")
     digests = []
     for folder in ("one", "undisturbed"):
         with start(folder, "live") as living:
@@ -223,9 +262,11 @@ def test_another_cut_is_another_cache_where_images_have_sizes_of_their_own(tmp_p
     folder_of(tmp_path, ["a", "b"])
     register_dataset("birds", {"folder": "birds"}, tmp_path)
     first = entries["birds"].prepare("test", Cut(224), lambda *progress: None)
-    second = entries["birds"].prepare("test", Cut(224, 256 / 224, "bilinear"), lambda *progress: None)
+    second = entries["birds"].prepare(
+        "test", Cut(224, 256 / 224, "bilinear"), lambda *progress: None
+    )
     assert first != second
-    assert prepared.read(second).cut == Cut(224, 256 / 224, "bilinear")
+    assert cache.read(second).cut == Cut(224, 256 / 224, "bilinear")
     assert entries["birds"].state("test", Cut(224)).where == "prepared"
     assert entries["birds"].state("test", Cut(96)).where == "local"
 
@@ -243,12 +284,20 @@ def test_a_damaged_cache_says_so(tmp_path):
 def test_names_are_matched_whatever_their_case_and_order_and_equal_ones_in_turn():
     known = {"names": ["n1", "n2", "n3"], "said": ["crane", "crane", "Ice_cream"]}
     assert assign(["ice-cream", "CRANE", "crane"], known, [], "x") == {0: 2, 1: 0, 2: 1}
-    assert assign(["n3", "background", "n1", "n2"], known, ["Background"], "x") == {0: 2, 1: None, 2: 0, 3: 1}
+    assert assign(["n3", "background", "n1", "n2"], known, ["Background"], "x") == {
+        0: 2,
+        1: None,
+        2: 0,
+        3: 1,
+    }
 
 
 def test_the_flowers_whose_labels_are_sorted_as_strings_are_refused():
     numbers = sorted(map(str, range(1, 103)))
-    with pytest.raises(ZSRobustError, match="102 classes that are not this dataset's: unknown classes: '1', '10', '100'"):
+    with pytest.raises(
+        ZSRobustError,
+        match="102 classes that are not this dataset's: unknown classes: '1', '10', '100'",
+    ):
         assign(numbers, entries["flowers102"].called, [], "nelorth/oxford-flowers")
 
 
@@ -293,40 +342,55 @@ def test_the_cut_is_torchvisions():
         image = Image.fromarray(rng.randint(0, 255, (height, width, 3), dtype=np.uint8))
         for cut, size in [(Cut(224), 224), (Cut(224, 256 / 224, "bilinear"), 256)]:
             mode = getattr(transforms.InterpolationMode, cut.interpolation.upper())
-            theirs = transforms.Compose([transforms.Resize(size, mode), transforms.CenterCrop(224)])(image)
-            assert np.array_equal(np.asarray(prepared._cut(image, cut)), np.asarray(theirs))
+            theirs = transforms.Compose(
+                [transforms.Resize(size, mode), transforms.CenterCrop(224)]
+            )(image)
+            assert np.array_equal(np.asarray(cache._cut(image, cut)), np.asarray(theirs))
 
 
 def test_small_squares_are_resized_on_the_device_as_pillow_does():
     import torch
     from PIL import Image
 
-    from zsrobust.pixels import fit
+    from zsrobust.datasets.pixels import fit
 
     pixels = np.random.RandomState(0).randint(0, 255, (4, 3, 64, 64), dtype=np.uint8)
     for cut in [Cut(224), Cut(224, 256 / 224, "bilinear"), Cut(32), Cut(96, squash=True)]:
         ours = fit(torch.from_numpy(pixels).float(), cut).numpy()
         theirs = np.stack(
-            [np.asarray(prepared._cut(Image.fromarray(x.transpose(1, 2, 0)), cut)).transpose(2, 0, 1) for x in pixels]
+            [
+                np.asarray(cache._cut(Image.fromarray(x.transpose(1, 2, 0)), cut)).transpose(
+                    2, 0, 1
+                )
+                for x in pixels
+            ]
         )
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() <= 2  # Pillow works with integers
-        assert (ours == theirs).mean() > 0.85  # where they tie between two levels, they may choose another
+        assert (
+            ours == theirs
+        ).mean() > 0.85  # where they tie between two levels, they may choose another
 
 
 def test_preparing_takes_no_memory_that_grows(tmp_path):
     import tracemalloc
 
-    from zsrobust.datasets.records import Opened, Record
+    from zsrobust.datasets.sources.records import Opened, Record
 
     def peak(images):
         records = (Record(f"row {k}", picture(k % 10, 64, 64), k % 10) for k in range(images))
         about = {"dataset": "x", "split": "test", "source": "here"}
         tracemalloc.start()
-        prepared.write(
-            tmp_path / str(images), Opened(None, records), lambda record: record.label,
-            size=images, side=64, cut=Cut(224), about=about, progress=lambda done, total: None,
-        )  # fmt: skip
+        cache.write(
+            tmp_path / str(images),
+            Opened(None, records),
+            lambda record: record.label,
+            size=images,
+            side=64,
+            cut=Cut(224),
+            about=about,
+            progress=lambda done, total: None,
+        )
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -336,12 +400,17 @@ def test_preparing_takes_no_memory_that_grows(tmp_path):
 
 
 def test_a_source_without_names_needs_a_declared_order(tmp_path):
-    from zsrobust.datasets.records import Opened, Record
+    from zsrobust.datasets.sources.records import Opened, Record
 
     label_of = entries["pcam"]._labels(Opened(None, iter(())), "a/b", canonical=False)
     with pytest.raises(ZSRobustError, match="a/b, row 1: label 0 carries no class names"):
         label_of(Record("row 1", b"", 0))
-    assert entries["pcam"]._labels(Opened(None, iter(())), "a/b", canonical=True)(Record("row 1", b"", 1)) == 1
+    assert (
+        entries["pcam"]._labels(Opened(None, iter(())), "a/b", canonical=True)(
+            Record("row 1", b"", 1)
+        )
+        == 1
+    )
 
 
 def test_the_revisions_are_pinned():

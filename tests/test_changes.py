@@ -9,9 +9,10 @@ import layouts
 import pytest
 from colors import picture
 
-from zsrobust.datasets import Cut, datasets, prepared
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.registry import load_plugins
+from zsrobust.datasets import Cut, cache, datasets
 from zsrobust.datasets.catalogue import entries, register_dataset
-from zsrobust.registry import ZSRobustError, load_plugins
 
 CUT = Cut(64)
 
@@ -37,8 +38,10 @@ def build(tmp_path: Path, name: str, shift: int = 0, split: str = "test") -> Non
 def prepare(name: str = "part", split: str = "test") -> tuple[str, list[str], Path]:
     """Return the digest of the images, the lines that a person sees, and the folder."""
     lines: list[str] = []
-    folder = entries[name].prepare(split, CUT, lambda what, done, total: lines.append(what) if not total else None)
-    return prepared.read(folder).digest, lines, folder
+    folder = entries[name].prepare(
+        split, CUT, lambda what, done, total: lines.append(what) if not total else None
+    )
+    return cache.read(folder).digest, lines, folder
 
 
 def later(path: Path) -> None:
@@ -59,14 +62,16 @@ def test_files_that_change_are_noticed_and_prepared_again(part, tmp_path):
     assert lines == []
     place = folder.stat().st_ino
     assert prepare() == (first, [], folder)
-    held = prepared.read(folder)
+    held = cache.read(folder)
     build(tmp_path, "cifar10", shift=1)
     later(part)
     second, lines, again = prepare()
     assert again == folder
     assert folder.stat().st_ino != place
     assert second != first
-    assert lines == [f"part: {part.parent} has changed since it was prepared, and is prepared again"]
+    assert lines == [
+        f"part: {part.parent} has changed since it was prepared, and is prepared again"
+    ]
     assert held.at(held.positions).digest == first, "who has it open reads on"
     assert prepare() == (second, [], folder)
     assert [each.name for each in folder.parent.iterdir()] == [folder.name]
@@ -97,9 +102,11 @@ def test_what_is_not_whole_any_more_is_an_error_and_what_was_prepared_stays(part
     first, _, folder = prepare()
     content = part.read_bytes()
     part.unlink()
-    with pytest.raises(ZSRobustError, match="cifar-10-batches-py is not whole: it has no test_batch"):
+    with pytest.raises(
+        ZSRobustError, match="cifar-10-batches-py is not whole: it has no test_batch"
+    ):
         prepare()
-    assert prepared.read(folder).digest == first
+    assert cache.read(folder).digest == first
     part.write_bytes(content)
     assert prepare()[0] == first
 
@@ -131,16 +138,16 @@ def test_folders_of_a_class_each(tmp_path, change):
         (folder / name).mkdir(parents=True)
         for number in range(2):
             layouts.save(folder / name / f"{number}.png", picture(label + number))
-    fingerprint, wren = prepared.fingerprint(folder), prepared.fingerprint(folder, ["wren"])
-    assert prepared.fingerprint(folder) == fingerprint
+    fingerprint, wren = cache.fingerprint(folder), cache.fingerprint(folder, ["wren"])
+    assert cache.fingerprint(folder) == fingerprint
     if change == "a picture more":
         layouts.save(folder / "robin/2.png", picture(3))
     elif change == "another name":
         (folder / "robin/1.png").rename(folder / "wren/9.png")
     else:
         (folder / "list.txt").write_text("robin")
-    assert prepared.fingerprint(folder) != fingerprint
-    assert (prepared.fingerprint(folder, ["wren"]) == wren) == (change != "another name")
+    assert cache.fingerprint(folder) != fingerprint
+    assert (cache.fingerprint(folder, ["wren"]) == wren) == (change != "another name")
 
 
 def test_a_folder_of_ones_own(tmp_path):

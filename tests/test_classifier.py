@@ -2,10 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zsrobust import suites
-from zsrobust.classifier import ZeroShotClassifier, load_clip, weights_digest
-from zsrobust.prompts import prompted
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.models.clip import load_clip, weights_digest
+from zsrobust.models.visual_prompts import prompted
+from zsrobust.models.zeroshot import ZeroShotClassifier
+from zsrobust.settings import suites
 
 PROMPTS = [["a photo of a red circle", "something red"], ["a blue star"], ["the letter q"]]
 
@@ -16,14 +17,18 @@ def clip():
 
 
 def test_the_head_is_the_unit_mean_over_prompts_times_the_scale(clip):
-    texts = clip.model.encode_text(clip.tokenize([p for each in PROMPTS for p in each]), normalize=True)
+    texts = clip.model.encode_text(
+        clip.tokenize([p for each in PROMPTS for p in each]), normalize=True
+    )
     expected = torch.stack([F.normalize(texts[:2].mean(0), dim=0), texts[2], texts[3]])
     assert torch.allclose(clip.head(PROMPTS), expected * clip.model.logit_scale.exp(), atol=1e-5)
     assert torch.allclose(clip.head(PROMPTS, scale=1.0).norm(dim=1), torch.ones(3), atol=1e-6)
 
 
 def test_a_classifier_is_where_its_head_is(clip):
-    made = ZeroShotClassifier(torch.nn.Flatten(), clip.head(PROMPTS).to("meta"), clip.mean, clip.std, clip.side)
+    made = ZeroShotClassifier(
+        torch.nn.Flatten(), clip.head(PROMPTS).to("meta"), clip.mean, clip.std, clip.side
+    )
     assert {buffer.device.type for buffer in made.buffers()} == {"meta"}
 
 
@@ -36,7 +41,9 @@ def test_texts_are_encoded_once(clip, monkeypatch):
 def test_logits_are_those_of_open_clip(clip):
     images = torch.rand(4, 3, 32, 32)
     mean, std = torch.tensor(clip.mean)[:, None, None], torch.tensor(clip.std)[:, None, None]
-    features, texts, scale = clip.model((images - mean) / std, clip.tokenize([p for (p, *_) in PROMPTS]))
+    features, texts, scale = clip.model(
+        (images - mean) / std, clip.tokenize([p for (p, *_) in PROMPTS])
+    )
     classifier = clip.classifier([[p] for (p, *_) in PROMPTS])
     assert torch.allclose(classifier(images), scale * features @ texts.T, atol=1e-4)
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
@@ -59,7 +66,10 @@ def test_a_state_dict_in_openais_layout_gives_the_same_logits(tmp_path):
     model = open_clip.create_model(architecture, precision="fp32").eval()
     weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
     numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
-    torch.save({**weights, **{name: torch.tensor(number) for name, number in numbers.items()}}, tmp_path / "openai.pt")
+    torch.save(
+        {**weights, **{name: torch.tensor(number) for name, number in numbers.items()}},
+        tmp_path / "openai.pt",
+    )
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     images = torch.rand(2, 3, 224, 224)
     loaded = load_clip(f"{architecture}/{tmp_path / 'openai.pt'}")
@@ -80,7 +90,9 @@ def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, 
     logits = classifier(images)
     mean, std = torch.tensor(clip.mean)[:, None, None], torch.tensor(clip.std)[:, None, None]
     with torch.no_grad():
-        features, texts, scale = clip.model((images - mean) / std, clip.tokenize(["a cat", "a dog"]))
+        features, texts, scale = clip.model(
+            (images - mean) / std, clip.tokenize(["a cat", "a dog"])
+        )
     assert torch.allclose(logits, scale * features @ texts.T, atol=1e-4)
     (gradient,) = torch.autograd.grad((logits[0, 0] - logits[0, 1]), images)
     assert gradient.abs().sum() > 0
@@ -89,7 +101,10 @@ def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, 
             prompted(clip, 4, 0)
     else:
         assert len(clip.encoder.positional_embedding) == parts
-        assert prompted(clip, 4, 0).tower.ln_pre.tokens.shape == (4, clip.encoder.positional_embedding.shape[1])
+        assert prompted(clip, 4, 0).tower.ln_pre.tokens.shape == (
+            4,
+            clip.encoder.positional_embedding.shape[1],
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,8 +112,14 @@ def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, 
     [
         ("ViT-B-23/openai", "Unknown architecture 'ViT-B-23'. Did you mean ViT-B-32"),
         ("ViT-B-32", "The backbone ViT-B-32 has no default weights: write ViT-B-32/TAG"),
-        ("ViT-B-32-quickgelu/opena1", "ViT-B-32-quickgelu has no weights 'opena1', nor is that a file"),
-        ("ViT-B-32/openai", "has GELU; its weights 'openai' were trained with QuickGELU. Use ViT-B-32-quickgelu/openai"),
+        (
+            "ViT-B-32-quickgelu/opena1",
+            "ViT-B-32-quickgelu has no weights 'opena1', nor is that a file",
+        ),
+        (
+            "ViT-B-32/openai",
+            "has GELU; its weights 'openai' were trained with QuickGELU. Use ViT-B-32-quickgelu/openai",
+        ),
         ("local-dir:/nowhere", "Cannot load the backbone"),
         ("package:zsrobust.mini/nothing", "Cannot load the backbone"),
     ],

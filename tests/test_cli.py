@@ -13,7 +13,18 @@ from zsrobust.attacks import attacks
 from zsrobust.cli import main
 
 MINI = ("--suite", "mini")
-QUICK = ("run", *MINI, "--defense", "clip", "--attack", "pgd2", "--dataset", "mini_cells", "--limit", "8")
+QUICK = (
+    "run",
+    *MINI,
+    "--defense",
+    "clip",
+    "--attack",
+    "pgd2",
+    "--dataset",
+    "mini_cells",
+    "--limit",
+    "8",
+)
 
 
 def cells(folder: Path) -> dict[str, bytes]:
@@ -21,14 +32,27 @@ def cells(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp_path):
-    command = ("run", *MINI, "--defense", "tecoa:epochs=1,limit=128", "--attack", "pgd10", "--limit", "8",
-               "--dataset", "mini_cells", "--dataset", "mini_train")  # fmt: skip
+    command = (
+        "run",
+        *MINI,
+        "--defense",
+        "tecoa:epochs=1,limit=128",
+        "--attack",
+        "pgd10",
+        "--limit",
+        "8",
+        "--dataset",
+        "mini_cells",
+        "--dataset",
+        "mini_train",
+    )
     first = zsrobust(*command, forked=True)
     assert "Cells" in first.stdout
     assert "16 images attacked" in first.stdout
     stored = cells(tmp_path / "results")
     assert sorted(stored) == [
-        f"mini/sound/pgd10-eps=6-255/tecoa-epochs=1-limit=128/mini_{name}.limit=8.json" for name in ("cells", "train")
+        f"mini/sound/pgd10-eps=6-255/tecoa-epochs=1-limit=128/mini_{name}.limit=8.json"
+        for name in ("cells", "train")
     ]
     second = zsrobust(*command)
     assert "all were stored" in second.stdout
@@ -68,7 +92,10 @@ def test_cells_that_are_computed_again_for_one_reason_are_one_line(zsrobust, tmp
 def test_what_a_table_or_a_figure_needs_is_planned_and_no_more(zsrobust):
     dry = ("run", *MINI, "--dry-run", "--dataset", "mini_cells")
     fourth = zsrobust(*dry, "--table", "4").stdout
-    assert "tecoa on mini_train, 4 epochs; pmg_aft:beta=0 on mini_train, 4 epochs; pmg_aft on mini_train, 4 epochs" in fourth
+    assert (
+        "tecoa on mini_train, 4 epochs; pmg_aft:beta=0 on mini_train, 4 epochs; pmg_aft on mini_train, 4 epochs"
+        in fourth
+    )
     assert "compute   3 cells, 900 images" in fourth
     assert "tecoa on mini_objects, 4 epochs" in zsrobust(*dry, "--table", "s1").stdout
     sweep = zsrobust(*dry, "--figure", "4").stdout
@@ -78,7 +105,9 @@ def test_what_a_table_or_a_figure_needs_is_planned_and_no_more(zsrobust):
     assert "compute   10 cells" in both  # six rows, and four points of the interpolation
 
 
-def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tmp_path, monkeypatch):
+def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
+    zsrobust, tmp_path, monkeypatch
+):
     @dataclass(frozen=True)
     class Crash:
         """Cannot do with two classes."""
@@ -92,13 +121,26 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
             return (images + self.eps).clamp(0, 1)
 
     monkeypatch.setitem(attacks._entries, "crash", Crash())
-    command = ("run", *MINI, "--defense", "clip", "--attack", "crash", "--limit", "8",
-               "--dataset", "mini_cells", "--dataset", "mini_train")  # fmt: skip
+    command = (
+        "run",
+        *MINI,
+        "--defense",
+        "clip",
+        "--attack",
+        "crash",
+        "--limit",
+        "8",
+        "--dataset",
+        "mini_cells",
+        "--dataset",
+        "mini_train",
+    )
     done = zsrobust(*command, ok=1)
     assert "two classes are too few" in done.stdout
     assert "—" in done.stdout
     status = {
-        path.stem.split(".")[0]: json.loads(path.read_text())["status"] for path in (tmp_path / "results").rglob("*.json")
+        path.stem.split(".")[0]: json.loads(path.read_text())["status"]
+        for path in (tmp_path / "results").rglob("*.json")
     }
     assert status == {"mini_cells": "failed", "mini_train": "ok"}
     assert "it failed before" in zsrobust(*command, ok=1).stderr
@@ -110,15 +152,27 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         (("run", "--suite", "minni"), "Unknown suite 'minni'. Did you mean mini?"),
         (("run", "--suite", "mine.toml"), "No suite file mine.toml"),
         (("--plugin", "mine.toml", "list"), "mine.toml is no file of entries"),
-        ((*QUICK, "--protocol", "refrence"), "Unknown protocol 'refrence'. Did you mean reference?"),
+        (
+            (*QUICK, "--protocol", "refrence"),
+            "Unknown protocol 'refrence'. Did you mean reference?",
+        ),
         ((*QUICK, "--protocol", "sound:judged=never"), "judged='never' is not one of any, final"),
-        ((*QUICK, "--protocol", "sound:prompts=realeased"), "prompts='realeased' is not one of plain, released, openai"),
-        ((*QUICK, "--defense", "tecoa:prompts=realeased"), "prompts='realeased' is not one of released, openai"),
+        (
+            (*QUICK, "--protocol", "sound:prompts=realeased"),
+            "prompts='realeased' is not one of plain, released, openai",
+        ),
+        (
+            (*QUICK, "--defense", "tecoa:prompts=realeased"),
+            "prompts='realeased' is not one of released, openai",
+        ),
         ((*QUICK, "--protocol", "mine.toml"), "No protocol file mine.toml"),
         ((*QUICK, "--data-root", "nowhere"), "Directory 'nowhere' does not exist"),
         (("data", "cifar11", *MINI), "Unknown dataset 'cifar11'. Did you mean cifar10"),
         (("data", "cifar10:valid", *MINI), "a split is test or train"),
-        (("run", *MINI, "--defense", "weights:gone.pt", "--dataset", "mini_cells"), "No weights at gone.pt"),
+        (
+            ("run", *MINI, "--defense", "weights:gone.pt", "--dataset", "mini_cells"),
+            "No weights at gone.pt",
+        ),
         (("export", "clip", *MINI, "--out", "/dev/null/x"), "Cannot write /dev/null/x"),
         ((*QUICK, "--attack", "pgdd"), "Unknown attack 'pgdd'. Did you mean pgd?"),
         ((*QUICK, "--defense", "pmg-aft"), "Did you mean pmg_aft?"),
@@ -129,12 +183,18 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         ((*QUICK, "--limit", "0"), "0 is not in the range x>=1. See: "),
         ((*QUICK, "--limits", "3"), "No such option"),
         (("trian", "clip"), "No such command 'trian'"),
-        (("train", "tecoa", *MINI, "--checkpoints", "/dev/null/checkpoints"), "Cannot write /dev/null/checkpoints"),
+        (
+            ("train", "tecoa", *MINI, "--checkpoints", "/dev/null/checkpoints"),
+            "Cannot write /dev/null/checkpoints",
+        ),
         ((*QUICK, "--device", "abacus"), "No device 'abacus'"),
         ((*QUICK, "--results", "/dev/null/results"), "Cannot write /dev/null/results"),
         (("train", "clip", *MINI), "clip has no training of its own"),
         (("table",), "Which table?"),
-        (("table", "--out", "numbers.md"), "Which table? Try: zsrobust table 1, or --out results/table1.md"),
+        (
+            ("table", "--out", "numbers.md"),
+            "Which table? Try: zsrobust table 1, or --out results/table1.md",
+        ),
         (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"),
         (
             ("table", "s1", *MINI),
@@ -147,12 +207,23 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(zsrobust, tm
         (("check", "nowhere", "--against", "paper"), "nowhere"),
         (("run", *MINI, "--table", "7"), "There is no table '7'"),
         (("run", *MINI, "--figure", "3"), "There is no figure '3'. Figures: 1, 2, 4, 5."),
-        (("run", *MINI, "--table", "1", "--defense", "clip"), "A table or a figure says its defenses"),
-        (("run", *MINI, "--table", "1", "--table", "s1"), "of several suites, mini and mini_second"),
-        (("table", "1", *MINI), "No results of the suite 'mini' in results. Next: zsrobust run --suite mini"),
+        (
+            ("run", *MINI, "--table", "1", "--defense", "clip"),
+            "A table or a figure says its defenses",
+        ),
+        (
+            ("run", *MINI, "--table", "1", "--table", "s1"),
+            "of several suites, mini and mini_second",
+        ),
+        (
+            ("table", "1", *MINI),
+            "No results of the suite 'mini' in results. Next: zsrobust run --suite mini",
+        ),
     ],
 )
-def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(monkeypatch, tmp_path, arguments, message):
+def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
+    monkeypatch, tmp_path, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2, done.output
@@ -167,7 +238,10 @@ def test_a_result_that_is_not_ours_stops_the_run_and_is_left_as_it_was(zsrobust,
     (path,) = (tmp_path / "results").rglob("*.json")
     path.write_text('{"mine": 1}')
     for command in (QUICK, ("table", "1", *MINI)):
-        assert f"{path.relative_to(tmp_path)} is not a result of zsrobust" in zsrobust(*command, ok=2).stderr
+        assert (
+            f"{path.relative_to(tmp_path)} is not a result of zsrobust"
+            in zsrobust(*command, ok=2).stderr
+        )
     assert path.read_text() == '{"mine": 1}'
 
 
@@ -179,7 +253,9 @@ def test_a_truncated_checkpoint_is_named_and_others_are_measured(zsrobust, tmp_p
     (path,) = mine.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     assert f"The checkpoint {path} is damaged" in zsrobust(*command, ok=2).stderr
-    both = zsrobust(*QUICK, "--defense", "tecoa:epochs=1,limit=128", "--checkpoints", str(mine), ok=2)
+    both = zsrobust(
+        *QUICK, "--defense", "tecoa:epochs=1,limit=128", "--checkpoints", str(mine), ok=2
+    )
     assert f"Error: The checkpoint {path} is damaged" in both.stderr
     assert "8 images attacked" in both.stdout  # the other defense is measured all the same
     assert len(cells(tmp_path / "results")) == 1
@@ -197,7 +273,16 @@ def test_tables_are_written_in_three_formats_and_named_by_their_file(zsrobust, t
 
 def test_the_list_shows_everything_and_what_is_present(zsrobust):
     listed = zsrobust("list").stdout
-    for name in ("mini", "paper", "pmg_aft", "vpt_tecoa", "interpolation", "pgd100", "autoattack", "mini_handwriting"):
+    for name in (
+        "mini",
+        "paper",
+        "pmg_aft",
+        "vpt_tecoa",
+        "interpolation",
+        "pgd100",
+        "autoattack",
+        "mini_handwriting",
+    ):
         assert name in listed
     assert "not trained on mini yet" in listed
     assert zsrobust("list", "suites").stdout.startswith("SUITES")
@@ -206,12 +291,25 @@ def test_the_list_shows_everything_and_what_is_present(zsrobust):
 
 
 def test_a_dry_run_tells_the_bill_and_computes_nothing(zsrobust, tmp_path):
-    done = zsrobust("run", *MINI, "--defense", "tecoa:epochs=3", "--attack", "pgd10", "--dataset", "mini_cells", "--dry-run")
+    done = zsrobust(
+        "run",
+        *MINI,
+        "--defense",
+        "tecoa:epochs=3",
+        "--attack",
+        "pgd10",
+        "--dataset",
+        "mini_cells",
+        "--dry-run",
+    )
     told = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "tecoa:epochs=3 on mini_train, 3 epochs" in told["train"]
     assert told["compute"].endswith("1 cell, 300 images")
     # 2,000 images, 3 epochs: two steps, and the images once more each way; 300 images: ten steps, clean, verdict.
-    assert f"at most {6000 * 5 + 300 * 12:,} forward, {6000 * 4 + 300 * 10:,} backward" in told["passes"]
+    assert (
+        f"at most {6000 * 5 + 300 * 12:,} forward, {6000 * 4 + 300 * 10:,} backward"
+        in told["passes"]
+    )
     assert "minutes on cpu" in told["time"]
     assert not cells(tmp_path)
 
@@ -221,7 +319,10 @@ def test_a_result_holds_what_was_predicted_beside_what_it_took(zsrobust, tmp_pat
     (path,) = (tmp_path / "results").rglob("*.json")
     stored = json.loads(path.read_text())
     predicted = stored["predicted"]
-    assert (predicted["forward"], predicted["backward"]) == (8 * 4, 8 * 2)  # two steps, clean, verdict
+    assert (predicted["forward"], predicted["backward"]) == (
+        8 * 4,
+        8 * 2,
+    )  # two steps, clean, verdict
     assert predicted["seconds"] > 0
     assert stored["forward"] <= predicted["forward"]
     assert stored["backward"] <= predicted["backward"]
@@ -231,7 +332,16 @@ def test_a_result_holds_what_was_predicted_beside_what_it_took(zsrobust, tmp_pat
 
 
 def test_what_takes_hours_asks_and_without_anyone_to_ask_stops(zsrobust, tmp_path):
-    many = ("run", *MINI, "--defense", "clip", "--attack", "pgd:steps=1000000", "--dataset", "mini_cells")
+    many = (
+        "run",
+        *MINI,
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd:steps=1000000",
+        "--dataset",
+        "mini_cells",
+    )
     done = zsrobust(*many, ok=2)
     assert "Add --yes, or a --limit" in done.stderr.splitlines()[-1]
     assert not cells(tmp_path)
@@ -241,8 +351,14 @@ def test_another_protocol_is_another_folder_and_no_column_of_the_first(zsrobust,
     zsrobust(*QUICK, "--attack", "pgd10")
     zsrobust(*QUICK, "--attack", "pgd10", "--protocol", "reference")
     assert {path.split("/")[1] for path in cells(tmp_path / "results")} == {"sound", "reference"}
-    tables = [zsrobust("table", "1", "--limit", "8", "--protocol", name).stdout for name in ("sound", "reference")]
-    assert [f"protocol {name};" in table for name, table in zip(("sound", "reference"), tables, strict=True)] == [True, True]
+    tables = [
+        zsrobust("table", "1", "--limit", "8", "--protocol", name).stdout
+        for name in ("sound", "reference")
+    ]
+    assert [
+        f"protocol {name};" in table
+        for name, table in zip(("sound", "reference"), tables, strict=True)
+    ] == [True, True]
     (path,) = (tmp_path / "results" / "mini" / "reference").rglob("pgd10*/**/*.json")
     assert json.loads(path.read_text())["identity"]["switches"]["attacked"] == "all"
 
@@ -260,10 +376,22 @@ def test_a_users_file_holds_a_suite_and_its_datasets(zsrobust, tmp_path):
         '[dataset.slides]\nfolder = "slides"\ntemplates = ["a slide of {}"]\n'
     )
     cache = {"ZSROBUST_CACHE": str(tmp_path / "cache")}
-    command = ("run", "--suite", "mine.toml", "--defense", "clip", "--attack", "pgd2", "--limit", "8")
+    command = (
+        "run",
+        "--suite",
+        "mine.toml",
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd2",
+        "--limit",
+        "8",
+    )
     assert "slides" in zsrobust(*command, **cache).stdout
     assert "all were stored" in zsrobust(*command, **cache).stdout
-    stored = json.loads((tmp_path / "results/mine/sound/pgd2-eps=6-255/clip/slides.json").read_text())
+    stored = json.loads(
+        (tmp_path / "results/mine/sound/pgd2-eps=6-255/clip/slides.json").read_text()
+    )
     assert stored["identity"]["dataset"]["cut"]["side"] == 32
     assert stored["images"] == 2
 
@@ -275,7 +403,9 @@ def slides(tmp_path, seed=0):
     for split in ("test", "train"):
         for label, name in enumerate(("healthy_tissue", "tumor")):
             (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
-            pixels = np.random.RandomState(seed + label).randint(0, 255, (40, 60, 3), dtype=np.uint8)
+            pixels = np.random.RandomState(seed + label).randint(
+                0, 255, (40, 60, 3), dtype=np.uint8
+            )
             Image.fromarray(pixels).save(tmp_path / split / name / "1.png")
 
 
@@ -287,7 +417,10 @@ def mine(tmp_path, template):
 
 
 def test_a_checkpoint_knows_its_class_texts_and_needs_no_images_to_be_used(zsrobust, tmp_path):
-    cache = {"ZSROBUST_CACHE": str(tmp_path / "cache"), "ZSROBUST_CHECKPOINTS": str(tmp_path / "own")}
+    cache = {
+        "ZSROBUST_CACHE": str(tmp_path / "cache"),
+        "ZSROBUST_CHECKPOINTS": str(tmp_path / "own"),
+    }
     slides(tmp_path)
     mine(tmp_path, "a slide of {}")
     command = ("train", "tecoa:epochs=1", "--suite", "mine.toml")
@@ -332,15 +465,22 @@ def test_pictures_that_change_in_a_folder_are_prepared_and_measured_again(zsrobu
 def test_a_wrong_file_of_a_user_is_one_line(zsrobust, tmp_path, content, message):
     like = "" if "like = " in content and "dataset" not in content else 'like = "mini"\n'
     (tmp_path / "mine.toml").write_text(like + content)
-    (line,) = zsrobust("run", "--suite", "mine.toml", "--defense", "clip", "--attack", "pgd2", ok=2).stderr.splitlines()
+    (line,) = zsrobust(
+        "run", "--suite", "mine.toml", "--defense", "clip", "--attack", "pgd2", ok=2
+    ).stderr.splitlines()
     assert message in line
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("zoom = '1/0'", "is not one"), ("native = 'cifar10'", "native is a list"), ("zoom = 0.5", "it is 1 or more"),
-     ("judgd = 'any'", "Did you mean judged"), ("judged = 'never'", "is not one")],
-)  # fmt: skip
+    [
+        ("zoom = '1/0'", "is not one"),
+        ("native = 'cifar10'", "native is a list"),
+        ("zoom = 0.5", "it is 1 or more"),
+        ("judgd = 'any'", "Did you mean judged"),
+        ("judged = 'never'", "is not one"),
+    ],
+)
 def test_a_wrong_protocol_is_one_line(zsrobust, tmp_path, content, message):
     (tmp_path / "mine.toml").write_text(content)
     (line,) = zsrobust(*QUICK, "--protocol", "mine.toml", ok=2).stderr.splitlines()
@@ -351,7 +491,9 @@ def test_an_export_is_evaluated_as_the_defense_it_is(zsrobust, tmp_path):
     zsrobust("export", "tecoa:epochs=1,limit=128", *MINI, "--out", "exported")
     same = ("run", *MINI, "--attack", "pgd2", "--dataset", "mini_train", "--limit", "16")
     zsrobust(*same, "--defense", "tecoa:epochs=1,limit=128", "--defense", "weights:exported")
-    counts = [json.loads(content)["robust_correct"] for content in cells(tmp_path / "results").values()]
+    counts = [
+        json.loads(content)["robust_correct"] for content in cells(tmp_path / "results").values()
+    ]
     assert len(counts) == 2
     assert len(set(counts)) == 1
 
@@ -364,10 +506,16 @@ def test_python_takes_a_module_or_the_name_of_a_defense():
             return images.flatten(1)[:, :10]
 
     result = package.evaluate(Pixels(), attack="pgd10", dataset="mini_shapes", limit=20)
-    assert (result.images, result.status, result.identity["defense"]) == (20, "ok", {"spec": "module", "title": "Pixels"})
+    assert (result.images, result.status, result.identity["defense"]) == (
+        20,
+        "ok",
+        {"spec": "module", "title": "Pixels"},
+    )
     clip = package.evaluate("clip", attack="pgd2", dataset="mini_cells", limit=8)
     assert clip.clean_correct >= clip.robust_correct
-    with pytest.raises(package.ZSRobustError, match="returns logits .* for one image; mini_cells needs .1, 2."):
+    with pytest.raises(
+        package.ZSRobustError, match="returns logits .* for one image; mini_cells needs .1, 2."
+    ):
         package.evaluate(torch.nn.Flatten(0), attack="pgd2", dataset="mini_cells", limit=8)
 
 
@@ -377,10 +525,20 @@ COMMITTED = Path(__file__).parents[1] / "results"
 def test_a_slice_of_the_committed_results_comes_out_the_same(zsrobust, tmp_path):
     """Processors and versions differ in the last bits, so elsewhere one image in a hundred may change sides."""
     names = ("mini_cells", "mini_handwriting")
-    zsrobust("run", *MINI, "--defense", "clip", "--attack", "pgd10", *(f"--dataset={name}" for name in names))
+    zsrobust(
+        "run",
+        *MINI,
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd10",
+        *(f"--dataset={name}" for name in names),
+    )
     for name in names:
         place = f"mini/sound/pgd10-eps=6-255/clip/{name}.json"
-        old, new = (json.loads((folder / place).read_text()) for folder in (COMMITTED, tmp_path / "results"))
+        old, new = (
+            json.loads((folder / place).read_text()) for folder in (COMMITTED, tmp_path / "results")
+        )
         assert new["identity"] == old["identity"]
         for count in ("clean_correct", "robust_correct"):
             assert abs(new[count] - old[count]) <= old["images"] // 100
@@ -399,22 +557,43 @@ def test_everything_is_printed_from_the_committed_results_alone(zsrobust, tmp_pa
 
 
 def test_a_suite_of_ones_own_is_printed_under_its_file(zsrobust, tmp_path):
-    (tmp_path / "mine.toml").write_text('like = "mini"\ntitle = "mine"\ndatasets = ["mini_cells", "mini_faces"]\n')
+    (tmp_path / "mine.toml").write_text(
+        'like = "mini"\ntitle = "mine"\ndatasets = ["mini_cells", "mini_faces"]\n'
+    )
     own = ("--suite", "mine.toml")
-    zsrobust("run", *own, "--defense", "clip", "--attack", "pgd10", "--dataset", "mini_cells", "--limit", "8")
+    zsrobust(
+        "run",
+        *own,
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd10",
+        "--dataset",
+        "mini_cells",
+        "--limit",
+        "8",
+    )
     printed = zsrobust("table", "1", *own, "--limit", "8").stdout
     assert "mine suite" in printed
     assert "| CLIP " in printed
     assert "name a suite, or its file, with --suite" in zsrobust("table", "1", ok=2).stderr
-    assert "Next: zsrobust run --suite mine.toml --figure 1" in zsrobust("figure", "1", *own, ok=2).stderr
+    assert (
+        "Next: zsrobust run --suite mine.toml --figure 1"
+        in zsrobust("figure", "1", *own, ok=2).stderr
+    )
     zsrobust("report", *own)
     assert "mini_faces" in (tmp_path / "report.html").read_text()
 
 
 def test_check_exits_with_what_it_found(zsrobust, tmp_path):
     same = ("check", str(COMMITTED), "--against", str(COMMITTED))
-    assert "96 cells agree (96 identical); 0 do not" in zsrobust(*same, *MINI, "--table", "1").stdout
-    assert "16 cells agree" in zsrobust(*same, "--table", "1", "--defense", "tecoa", "--attack", "pgd10").stdout
+    assert (
+        "96 cells agree (96 identical); 0 do not" in zsrobust(*same, *MINI, "--table", "1").stdout
+    )
+    assert (
+        "16 cells agree"
+        in zsrobust(*same, "--table", "1", "--defense", "tecoa", "--attack", "pgd10").stdout
+    )
     slice_ = ("--defense", "clip", "--attack", "pgd10", *MINI)
     zsrobust("run", *slice_, "--dataset", "mini_cells", "--limit", "8", "--results", "fresh")
     found = zsrobust("check", "fresh", "--against", str(COMMITTED), *slice_, "--limit", "8", ok=1)

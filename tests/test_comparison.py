@@ -7,18 +7,30 @@ import numpy as np
 import pytest
 from test_results import make
 
-from zsrobust import load_results, results, suites
-from zsrobust.comparison import compare, difference_interval, render, right, text
-from zsrobust.registry import ZSRobustError
-from zsrobust.results import Outcomes
+from zsrobust import load_results, results
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.reporting.comparison import compare, difference_interval, render, right, text
+from zsrobust.results.cell import Outcomes
+from zsrobust.settings import suites
 
 SUITE = dataclasses.replace(suites.load("mini"), datasets=("mini_shapes", "mini_flags"))
 ALL = range(10)
 
 
-def store(folder, defense="clip", dataset="mini_shapes", robust=(), clean=ALL, images=10, labels=0, **changes):
+def store(
+    folder,
+    defense="clip",
+    dataset="mini_shapes",
+    robust=(),
+    clean=ALL,
+    images=10,
+    labels=0,
+    **changes,
+):
     """Store a cell in which the images at the positions `robust` and `clean` come out right; `changes` go into its identity."""
-    result = make(defense, dataset, attack=changes.pop("attack", "pgd10"), limit=changes.pop("limit", None))
+    result = make(
+        defense, dataset, attack=changes.pop("attack", "pgd10"), limit=changes.pop("limit", None)
+    )
     result.identity["dataset"] |= {"digest": "d1", "images": images}
     for name, value in changes.items():
         place, _, key = name.rpartition("__")
@@ -26,7 +38,11 @@ def store(folder, defense="clip", dataset="mini_shapes", robust=(), clean=ALL, i
     right_clean, safe = (np.isin(np.arange(images), list(each)) for each in (clean, robust))
     truth = np.full(images, labels)
     found = Outcomes(truth, truth + ~right_clean, truth + ~safe, np.zeros(images, np.float32))
-    result.images, result.clean_correct, result.robust_correct = images, found.clean_correct, found.robust_correct
+    result.images, result.clean_correct, result.robust_correct = (
+        images,
+        found.clean_correct,
+        found.robust_correct,
+    )
     if result.everything:
         result.robust_correct = found.adversarial_correct
     return results.write(result, found, folder)
@@ -48,7 +64,12 @@ def pair(tmp_path):
 def test_discordant_images_and_p_values_in_closed_form(pair):
     shapes, flags = compared(pair).lines
     assert (shapes.title, shapes.images, shapes.first, shapes.second) == ("Shapes", 10, 8, 4)
-    assert (shapes.only_first, shapes.only_second, flags.only_first, flags.only_second) == (5, 1, 0, 8)
+    assert (shapes.only_first, shapes.only_second, flags.only_first, flags.only_second) == (
+        5,
+        1,
+        0,
+        8,
+    )
     assert (shapes.p, flags.p) == (2 * (1 + 6) / 2**6, 2 / 2**8)
     assert (shapes.adjusted, flags.adjusted) == (shapes.p, 2 * flags.p)
     assert (shapes.significant, flags.significant) == (False, True)
@@ -60,7 +81,11 @@ def test_swapped_defenses_swap_the_sign_and_nothing_else(pair):
     one, other = compared(pair), compared(pair, "tecoa", "clip")
     assert other.difference == -one.difference
     for line, swapped in zip(one.lines, other.lines, strict=True):
-        assert (line.p, line.adjusted, line.difference) == (swapped.p, swapped.adjusted, -swapped.difference)
+        assert (line.p, line.adjusted, line.difference) == (
+            swapped.p,
+            swapped.adjusted,
+            -swapped.difference,
+        )
         assert (line.only_first, line.only_second) == (swapped.only_second, swapped.only_first)
     assert other.interval == (-one.interval[1], -one.interval[0])
 
@@ -78,7 +103,14 @@ def test_the_interval_of_the_mean_difference():
 def test_robust_is_right_without_attack_too_unless_everything_was_attacked(tmp_path):
     for defense, clean in (("clip", range(5)), ("tecoa", range(10))):
         store(tmp_path, defense, robust=range(10), clean=clean)
-        store(tmp_path, defense, robust=range(10), clean=clean, protocol="reference", switches={"attacked": "all"})
+        store(
+            tmp_path,
+            defense,
+            robust=range(10),
+            clean=clean,
+            protocol="reference",
+            switches={"attacked": "all"},
+        )
     assert [line.only_second for line in compared(tmp_path).lines] == [5]
     assert [line.only_second for line in compared(tmp_path, metric="clean").lines] == [5]
     assert [line.only_second for line in compared(tmp_path, protocol="reference").lines] == [0]
@@ -120,7 +152,10 @@ def test_counts_must_be_those_of_the_outcomes(tmp_path):
     path = store(tmp_path, robust=range(3))
     result = results.read(path)
     assert right(result, path).robust.tolist() == [True] * 3 + [False] * 7
-    assert right(dataclasses.replace(result, robust_correct=4), path) == "its counts are not those of its outcomes"
+    assert (
+        right(dataclasses.replace(result, robust_correct=4), path)
+        == "its counts are not those of its outcomes"
+    )
 
 
 def test_no_mean_over_two_checkpoints(pair):
@@ -131,18 +166,23 @@ def test_no_mean_over_two_checkpoints(pair):
 
 def test_what_cannot_be_compared_is_one_line_with_the_next_command(pair):
     with pytest.raises(
-        ZSRobustError, match="'teco'. Did you mean tecoa. Next: zsrobust run --suite mini --attack pgd10 --def"
+        ZSRobustError,
+        match="'teco'. Did you mean tecoa. Next: zsrobust run --suite mini --attack pgd10 --def",
     ):
         compared(pair, second="teco")
     with pytest.raises(
-        ZSRobustError, match="--attack autoattack --eps 8/255 --protocol reference --limit 4 --defense clip$"
+        ZSRobustError,
+        match="--attack autoattack --eps 8/255 --protocol reference --limit 4 --defense clip$",
     ):
         compared(pair, attack="autoattack", eps="8/255", protocol="reference", limit=4)
     with pytest.raises(ZSRobustError, match="compared with itself"):
         compared(pair, second="clip")
     for path in pair.glob("**/tecoa/*.npz"):
         path.unlink()
-    with pytest.raises(ZSRobustError, match="no outcomes beside it. Next: zsrobust run .* --defense clip --defense tecoa$"):
+    with pytest.raises(
+        ZSRobustError,
+        match="no outcomes beside it. Next: zsrobust run .* --defense clip --defense tecoa$",
+    ):
         compared(pair)
 
 
@@ -167,7 +207,12 @@ def test_the_page(pair):
         "no",
     )
     assert (flags["TECOA"], flags["p Holm"], flags["significant"]) == ("80.00", "0.015625", "yes")
-    assert (mean["Dataset"], mean["Difference"], mean["low"], mean["high"]) == ("Mean", "+20.00", low, high)
+    assert (mean["Dataset"], mean["Difference"], mean["low"], mean["high"]) == (
+        "Mean",
+        "+20.00",
+        low,
+        high,
+    )
     with pytest.raises(ZSRobustError, match="No format '.pdf'"):
         render(compared(pair), ".pdf")
 

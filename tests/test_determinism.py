@@ -14,16 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from zsrobust import protocols
 from zsrobust.attacks import attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
 from zsrobust.datasets import Images
-from zsrobust.defenses import Workshop
-from zsrobust.evaluation import Meter, judge, run_cell
-from zsrobust.runner import Bench, plan
-from zsrobust.suites import load
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge, run_cell
+from zsrobust.running.bench import Bench
+from zsrobust.running.plan import plan
+from zsrobust.settings import protocols
+from zsrobust.settings.suites import load
 
 N, CLASSES = 24, 4
 ATTACKS = {
@@ -39,7 +41,9 @@ class Exact(nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         rng = np.random.RandomState(seed)
-        self.weight = nn.Parameter(torch.from_numpy(rng.randint(-8, 9, (CLASSES, 48)).astype(np.float64)))
+        self.weight = nn.Parameter(
+            torch.from_numpy(rng.randint(-8, 9, (CLASSES, 48)).astype(np.float64))
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         given = images.double().flatten(1)
@@ -48,22 +52,41 @@ class Exact(nn.Module):
 
     def images(self, seed: int, count: int = N) -> Images:
         pixels = np.random.RandomState(seed).randint(96, 160, (count, 3, 4, 4)).astype(np.uint8)
-        return Images(pixels=pixels, labels=self(torch.from_numpy(pixels).double() / 255).argmax(1).numpy())
+        return Images(
+            pixels=pixels, labels=self(torch.from_numpy(pixels).double() / 255).argmax(1).numpy()
+        )
 
 
 def found(
-    classifier: nn.Module, name: str, images: Images, seed: int, batch_size: int | None, dataset: str = "a"
+    classifier: nn.Module,
+    name: str,
+    images: Images,
+    seed: int,
+    batch_size: int | None,
+    dataset: str = "a",
 ) -> np.ndarray:
     """Return, for each image, what is predicted, and the bits of its perturbation's size: (N, 3)."""
-    got = judge(Meter(classifier), ATTACKS[name], name, images, seed=seed, batch_size=batch_size, dataset=dataset)
+    got = judge(
+        Meter(classifier),
+        ATTACKS[name],
+        name,
+        images,
+        seed=seed,
+        batch_size=batch_size,
+        dataset=dataset,
+    )
     return np.stack([got.clean, got.adversarial, got.perturbation.view(np.int32)], 1)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(list(ATTACKS)), seed=st.integers(0, 3), batch_size=st.integers(1, N + 2),
-    chosen=st.lists(st.integers(0, N - 1), min_size=1, unique=True), shares=st.integers(1, 3), before=st.integers(0, 9),
-)  # fmt: skip
+    name=st.sampled_from(list(ATTACKS)),
+    seed=st.integers(0, 3),
+    batch_size=st.integers(1, N + 2),
+    chosen=st.lists(st.integers(0, N - 1), min_size=1, unique=True),
+    shares=st.integers(1, 3),
+    before=st.integers(0, 9),
+)
 def test_an_outcome_depends_on_no_batch_order_subset_share_or_what_ran_before(
     name, seed, batch_size, chosen, shares, before
 ):
@@ -78,7 +101,9 @@ def test_an_outcome_depends_on_no_batch_order_subset_share_or_what_ran_before(
     together = np.empty_like(whole[chosen])
     for share in range(min(shares, len(some))):  # as processes share a cell
         mine = slice(share, None, shares)
-        together[mine] = found(classifier, name, some.at(np.arange(len(some))[mine]), seed, batch_size)
+        together[mine] = found(
+            classifier, name, some.at(np.arange(len(some))[mine]), seed, batch_size
+        )
     assert np.array_equal(together, whole[chosen])
 
 
@@ -87,9 +112,12 @@ def test_another_seed_or_dataset_gives_other_perturbations():
     images = classifier.images(0)
     attack = PGD(eps=5 / 255, step_size=1e-9, steps=1)
     sizes = {
-        judge(Meter(classifier), attack, "pgd", images, seed=seed, batch_size=N, dataset=dataset).perturbation.tobytes()
-        for seed in (0, 1) for dataset in ("a", "b")
-    }  # fmt: skip
+        judge(
+            Meter(classifier), attack, "pgd", images, seed=seed, batch_size=N, dataset=dataset
+        ).perturbation.tobytes()
+        for seed in (0, 1)
+        for dataset in ("a", "b")
+    }
     assert len(sizes) == 4
 
 
@@ -102,8 +130,14 @@ class Listens:
     eps: float = 0.1
     norm: str = "linf"
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        numbers = [draws.uniform((5,), "x"), draws.normal((5,), "y"), draws.integers(9, (5,), "z").float()]
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
+        numbers = [
+            draws.uniform((5,), "x"),
+            draws.normal((5,), "y"),
+            draws.integers(9, (5,), "z").float(),
+        ]
         rows = zip(images, torch.cat(numbers, 1), strict=True)
         self.heard.extend((image.numpy().tobytes(), row.numpy().tobytes()) for image, row in rows)
         return (images + 0.01).clamp(0, 1)
@@ -111,9 +145,11 @@ class Listens:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    batch_size=st.integers(1, N + 2), packs=st.booleans(), room=st.integers(1, N),
+    batch_size=st.integers(1, N + 2),
+    packs=st.booleans(),
+    room=st.integers(1, N),
     chosen=st.lists(st.integers(0, N - 1), min_size=1, unique=True),
-)  # fmt: skip
+)
 def test_an_image_gets_the_same_numbers_whatever_is_beside_it_and_however_often_memory_runs_out(
     batch_size, packs, room, chosen
 ):
@@ -166,10 +202,14 @@ def test_in_float32_verdicts_of_the_mini_clip_differ_by_ties_alone(tmp_path, rec
     bench = Bench(suite, protocols.load(), Workshop(suite, tmp_path))
     for cell in plan(suite, ["clip"], ["pgd10"], ["mini_cells", "mini_shapes"], limit=48):
         model = bench.classifier(cell, bench.workshop.tower("clip"))
-        weak = attacks.create("pgd:steps=3", {"eps": 2 / 255, "step_size": 1 / 255})  # so that some survive
+        weak = attacks.create(
+            "pgd:steps=3", {"eps": 2 / 255, "step_size": 1 / 255}
+        )  # so that some survive
         counted[cell.dataset] = ties(model, weak, bench.images(cell), (5, 16))
     record_property("ties", counted)
-    print(f"verdicts that differ from those of one batch of 48, in batches of 5 and of 16: {counted}")
+    print(
+        f"verdicts that differ from those of one batch of 48, in batches of 5 and of 16: {counted}"
+    )
     assert sum(map(max, counted.values())) <= 1
 
 
@@ -180,7 +220,9 @@ def test_in_float32_a_sum_in_another_order_is_told_apart_from_another_verdict(se
     centered = nn.BatchNorm1d(48)
     centered.running_mean.fill_(0.5)
     centered.running_var.fill_(1 / 12)
-    network = nn.Sequential(nn.Flatten(), centered, nn.Linear(48, 64), nn.GELU(), nn.Linear(64, CLASSES))
+    network = nn.Sequential(
+        nn.Flatten(), centered, nn.Linear(48, 64), nn.GELU(), nn.Linear(64, CLASSES)
+    )
     network.requires_grad_(False).eval()
     pixels = torch.randint(0, 256, (512, 3, 4, 4), dtype=torch.uint8)
     images = Images(pixels=pixels.numpy(), labels=network(pixels.float() / 255).argmax(1).numpy())

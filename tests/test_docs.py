@@ -8,14 +8,16 @@ import click
 import pytest
 
 from zsrobust.cli import main
-from zsrobust.flags import FLAGS
+from zsrobust.results.flags import FLAGS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.stem
+)
 def test_the_examples_of_a_page_run(page, zsrobust, tmp_path, monkeypatch):
     """In their order: a block that names a file is that file, shell is the real command line, Python shares one namespace."""
     namespace: dict[str, object] = {}
@@ -47,12 +49,16 @@ def test_commands_on_a_page_have_options_that_exist(page, tmp_path, monkeypatch)
             words = words[2:]
         command = main.commands[words[0]]
         known = {option for parameter in command.params for option in parameter.opts}
-        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--"}, line
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {
+            "--"
+        }, line
         assert isinstance(command, click.Command)
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES], ids=lambda page: page.stem
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES],
+    ids=lambda page: page.stem,
 )
 def test_links_of_a_page_lead_somewhere(page):
     text = page.read_text()
@@ -61,7 +67,9 @@ def test_links_of_a_page_lead_somewhere(page):
         place = (page.parent / path).resolve() if path else page
         assert place.exists(), target
         headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE) if anchor else []
-        anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        anchors = [
+            re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+        ]
         assert not anchor or anchor in anchors, target
 
 

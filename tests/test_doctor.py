@@ -5,17 +5,25 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from zsrobust import doctor, suites
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
+from zsrobust.cli.display import print_diagnoses as show
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import datasets
-from zsrobust.defenses import Workshop
-from zsrobust.doctor import Diagnosis, diagnose, measure, show
-from zsrobust.flags import FLAGS
-from zsrobust.registry import ZSRobustError
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.evaluation.redflags.doctor import Diagnosis, measure
+from zsrobust.results.flags import FLAGS
+from zsrobust.running import single
+from zsrobust.running.single import diagnose
+from zsrobust.settings import suites
 from zsrobust.testing import LinearClassifier, toy
 
-HONEST = ["clip", "tecoa:epochs=1,limit=128", "pmg_aft:epochs=1,limit=128", "interpolation:of=tecoa,epochs=1,limit=128"]
+HONEST = [
+    "clip",
+    "tecoa:epochs=1,limit=128",
+    "pmg_aft:epochs=1,limit=128",
+    "interpolation:of=tecoa,epochs=1,limit=128",
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +50,12 @@ def test_masked_clips_are_caught(kind, clip):
 def sample(classes=5):
     classifier, data = toy(classes, 16)
     draws = Draws.of(0, "toy", np.arange(16))
-    return classifier, torch.from_numpy(data.pixels).float() / 255, torch.from_numpy(data.labels), draws
+    return (
+        classifier,
+        torch.from_numpy(data.pixels).float() / 255,
+        torch.from_numpy(data.labels),
+        draws,
+    )
 
 
 @pytest.mark.parametrize("kind", masked.CAUGHT)
@@ -56,12 +69,16 @@ def test_masked_linear_classifiers_are_caught(kind):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_the_stronger_attack_never_leaves_more_and_of_a_linear_classifier_what_nothing_breaks(classes):
+def test_the_stronger_attack_never_leaves_more_and_of_a_linear_classifier_what_nothing_breaks(
+    classes,
+):
     classifier, pixels, labels, draws = sample(classes)
     found = measure(classifier, PGD(eps=0.01, step_size=0.001, steps=2), pixels, labels, draws)
     with torch.no_grad():
         logits = classifier(pixels)
-    rows = classifier.weight[labels][:, None] - classifier.weight  # (N, K, D): how the margin to each class changes
+    rows = (
+        classifier.weight[labels][:, None] - classifier.weight
+    )  # (N, K, D): how the margin to each class changes
     margins = logits.gather(1, labels[:, None]) - logits - 0.01 * rows.abs().sum(2)
     safe = margins.scatter(1, labels[:, None], torch.inf).amin(1) > 0
     assert found["strongest"] == pytest.approx(float(safe.float().mean()))
@@ -72,14 +89,29 @@ def test_the_stronger_attack_never_leaves_more_and_of_a_linear_classifier_what_n
 
 def test_a_weak_attack_is_told():
     classifier, pixels, labels, draws = sample()
-    checks = measure(classifier, PGD(eps=0.01, step_size=1e-5, steps=1, random_start=False), pixels, labels, draws)
+    checks = measure(
+        classifier,
+        PGD(eps=0.01, step_size=1e-5, steps=1, random_start=False),
+        pixels,
+        labels,
+        draws,
+    )
     assert FLAGS["overstated"] in Diagnosis("module", "toy", checks).flags
 
 
-@pytest.mark.parametrize(("left", "verdict"), [(0.125, "passes"), (0.25, "do not trust it: the undefended model stands")])
+@pytest.mark.parametrize(
+    ("left", "verdict"), [(0.125, "passes"), (0.25, "do not trust it: the undefended model stands")]
+)
 def test_the_undefended_model_must_fall_and_no_other(left, verdict, monkeypatch, checkpoints):
-    shares = {"images": 8.0, "correct": 6.0, "clean": 0.75, "pgd": left, "strongest": left, "overstated": 0.0}
-    monkeypatch.setattr(doctor, "measure", lambda *_, **__: dict(shares))
+    shares = {
+        "images": 8.0,
+        "correct": 6.0,
+        "clean": 0.75,
+        "pgd": left,
+        "strongest": left,
+        "overstated": 0.0,
+    }
+    monkeypatch.setattr(single, "measure", lambda *_, **__: dict(shares))
     about = {"dataset": "mini_positions", "limit": 2, "checkpoints": checkpoints}
     assert diagnose("clip", **about).verdict == verdict
     assert diagnose("interpolation:of=clip", **about).verdict == "passes"
@@ -108,8 +140,21 @@ def test_a_module_that_raises_is_one_line():
 
 
 def test_the_table_says_what_is_wrong_and_what_to_do(capsys):
-    checks = {"images": 8.0, "correct": 8.0, "clean": 1.0, "pgd": 0.5, "strongest": 0.25, "zero_gradients": 1.0}
-    show([Diagnosis("clip", "a", {**checks, "zero_gradients": 0.0}), Diagnosis("odd[/]", "a", checks)], Console(width=200))
+    checks = {
+        "images": 8.0,
+        "correct": 8.0,
+        "clean": 1.0,
+        "pgd": 0.5,
+        "strongest": 0.25,
+        "zero_gradients": 1.0,
+    }
+    show(
+        [
+            Diagnosis("clip", "a", {**checks, "zero_gradients": 0.0}),
+            Diagnosis("odd[/]", "a", checks),
+        ],
+        Console(width=200),
+    )
     text = capsys.readouterr().out
     assert "odd[/]" in text
     assert "passes" in text
@@ -122,7 +167,7 @@ PLUGIN = """
 import torch
 from torch import nn
 from zsrobust.defenses import Wrapped, defenses
-from zsrobust.wrappers import Purified, Wrapper
+from zsrobust.models.wrappers import Purified, Wrapper
 
 class Pure(Wrapped):
     def wrapper(self, workshop):
@@ -149,6 +194,8 @@ def test_a_target_is_what_is_attacked():
     classifier, pixels, labels, draws = sample()
     attack = PGD(eps=0.02, step_size=0.005)
     plain = measure(classifier, attack, pixels, labels, draws)
-    aware = measure(masked.StopGradient(classifier), attack, pixels, labels, draws, target=classifier)
+    aware = measure(
+        masked.StopGradient(classifier), attack, pixels, labels, draws, target=classifier
+    )
     assert aware["strongest"] == plain["strongest"]
     assert aware["zero_gradients"] == 0

@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.datasets import Images
-from zsrobust.evaluation import BATCHES, Meter, Sampler, fitting, judge, predict, run_cell, saved_bytes
+from zsrobust.evaluation.memory import BATCHES, fitting, saved_bytes
+from zsrobust.evaluation.meter import Meter, Sampler
+from zsrobust.evaluation.referee import judge, predict, run_cell
 from zsrobust.testing import LinearClassifier, toy
 
 N = 9
@@ -55,19 +57,35 @@ def plain(attack, classifier, image, label, draws):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    slots=st.integers(1, N + 1), norm=st.sampled_from(["linf", "l2"]), restarts=st.integers(1, 3), steps=st.integers(1, 4),
-    early_stop=st.booleans(), random_start=st.booleans(), seed=st.integers(0, 5),
-)  # fmt: skip
-def test_packing_changes_no_pixel_and_asks_nothing_more(slots, norm, restarts, steps, early_stop, random_start, seed):
+    slots=st.integers(1, N + 1),
+    norm=st.sampled_from(["linf", "l2"]),
+    restarts=st.integers(1, 3),
+    steps=st.integers(1, 4),
+    early_stop=st.booleans(),
+    random_start=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_packing_changes_no_pixel_and_asks_nothing_more(
+    slots, norm, restarts, steps, early_stop, random_start, seed
+):
     classifier, images, labels = dyadic(seed)
     eps = 1 / 64 if norm == "linf" else 1 / 16
     attack = PGD(
-        eps=eps, steps=steps, step_size=eps / 4, restarts=restarts, norm=norm, loss="margin",
-        early_stop=early_stop, random_start=random_start,
-    )  # fmt: skip
+        eps=eps,
+        steps=steps,
+        step_size=eps / 4,
+        restarts=restarts,
+        norm=norm,
+        loss="margin",
+        early_stop=early_stop,
+        random_start=random_start,
+    )
     meter, draws = Meter(classifier, slots), draws_for(images)
     found = attack(meter, images, labels, draws)
-    alone = [plain(attack, classifier, images[[i]], labels[[i]], draws[torch.tensor([i])]) for i in range(N)]
+    alone = [
+        plain(attack, classifier, images[[i]], labels[[i]], draws[torch.tensor([i])])
+        for i in range(N)
+    ]
     assert torch.equal(found, torch.cat([point for point, _ in alone]))
     assert meter.forward_passes == sum(passes for _, passes in alone)
 
@@ -79,7 +97,9 @@ class Small(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.GELU(), nn.Linear(64, classes))
+            self.body = nn.Sequential(
+                nn.Flatten(), nn.Linear(768, 64), nn.GELU(), nn.Linear(64, classes)
+            )
         self.requires_grad_(False)
 
     def forward(self, images):
@@ -109,7 +129,11 @@ class Recorder(nn.Module):
     """A classifier that writes down how many images it gets, and has room for so many only."""
 
     def __init__(
-        self, classifier, room=10**9, error=torch.OutOfMemoryError, message="CUDA out of memory. Tried to allocate"
+        self,
+        classifier,
+        room=10**9,
+        error=torch.OutOfMemoryError,
+        message="CUDA out of memory. Tried to allocate",
     ):
         super().__init__()
         self.classifier, self.room, self.error, self.sizes = classifier, room, error(message), []
@@ -128,7 +152,9 @@ def test_batches_are_full_as_long_as_images_wait(early_stop):
     attack = PGD(eps=1 / 64, step_size=1 / 256, steps=6, early_stop=early_stop)
     attack(Meter(recorder, 8), images, labels, draws_for(images))
     assert recorder.sizes == sorted(recorder.sizes, reverse=True)
-    assert recorder.sizes.count(8) * 8 >= sum(recorder.sizes) - 6 * 8, "the last eight may take all their steps alone"
+    assert recorder.sizes.count(8) * 8 >= sum(recorder.sizes) - 6 * 8, (
+        "the last eight may take all their steps alone"
+    )
     if not early_stop:
         assert recorder.sizes == [8] * 48
 
@@ -136,8 +162,17 @@ def test_batches_are_full_as_long_as_images_wait(early_stop):
 class Waits(TorchFunctionMode):
     """Counts what makes the host wait for a GPU: reading a tensor, and indexing with a mask, whose size nobody knows."""
 
-    READS = (torch.Tensor.cpu, torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.nonzero, torch.nonzero,
-             torch.Tensor.__bool__, torch.Tensor.__int__, torch.Tensor.__float__, torch.Tensor.__index__)  # fmt: skip
+    READS = (
+        torch.Tensor.cpu,
+        torch.Tensor.item,
+        torch.Tensor.tolist,
+        torch.Tensor.nonzero,
+        torch.nonzero,
+        torch.Tensor.__bool__,
+        torch.Tensor.__int__,
+        torch.Tensor.__float__,
+        torch.Tensor.__index__,
+    )
 
     def __init__(self):
         super().__init__()
@@ -145,7 +180,9 @@ class Waits(TorchFunctionMode):
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         indexing = function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
-        masked = indexing and isinstance(arguments[1], torch.Tensor) and arguments[1].dtype == torch.bool
+        masked = (
+            indexing and isinstance(arguments[1], torch.Tensor) and arguments[1].dtype == torch.bool
+        )
         self.count += function in self.READS or masked
         return function(*arguments, **(keywords or {}))
 
@@ -160,7 +197,9 @@ def test_the_host_waits_once_a_step_and_without_early_stop_once_in_all(norm, los
         attack = PGD(eps=1 / 64, step_size=1 / 256, norm=norm, loss=loss, early_stop=early_stop)
         with Waits() as waits:
             attack(Meter(recorder, 8), images, labels, draws)
-        assert waits.count == (len(recorder.sizes) if early_stop else 0) + 1  # the last tells of gradients of zero
+        assert (
+            waits.count == (len(recorder.sizes) if early_stop else 0) + 1
+        )  # the last tells of gradients of zero
 
 
 def test_one_gradient_of_zero_among_those_that_wait_is_told_once():
@@ -187,7 +226,9 @@ class Unpacked:
     norm: str = "linf"
 
     def __call__(self, classifier, images, labels, draws):
-        return PGD(eps=self.eps, step_size=self.eps, steps=1)(nn.Sequential(classifier), images, labels, draws)
+        return PGD(eps=self.eps, step_size=self.eps, steps=1)(
+            nn.Sequential(classifier), images, labels, draws
+        )
 
 
 def test_attacks_that_do_not_pack_get_batches():
@@ -197,13 +238,19 @@ def test_attacks_that_do_not_pack_get_batches():
     assert max(recorder.sizes) == 7
 
 
-@pytest.mark.parametrize("attack", [PGD(eps=0.004, step_size=0.002), Unpacked(0.004)], ids=["packed", "unpacked"])
+@pytest.mark.parametrize(
+    "attack", [PGD(eps=0.004, step_size=0.002), Unpacked(0.004)], ids=["packed", "unpacked"]
+)
 @pytest.mark.parametrize("room", [1, 2, 5, 11])
 @pytest.mark.parametrize("batch_size", [None, 24, 3])
-def test_where_memory_runs_out_batches_are_halved_and_verdicts_are_the_same(attack, room, batch_size):
+def test_where_memory_runs_out_batches_are_halved_and_verdicts_are_the_same(
+    attack, room, batch_size
+):
     classifier, images = toy(5)
     plenty, expected = run_cell({}, classifier, attack, "pgd", images, batch_size=24)
-    scarce, outcomes = run_cell({}, Recorder(classifier, room), attack, "pgd", images, batch_size=batch_size)
+    scarce, outcomes = run_cell(
+        {}, Recorder(classifier, room), attack, "pgd", images, batch_size=batch_size
+    )
     assert scarce.error is None
     assert scarce.batch_size <= room < 2 * max(room, scarce.batch_size) + 1
     assert np.array_equal(outcomes.adversarial, expected.adversarial)
@@ -243,7 +290,9 @@ def test_other_errors_are_not_tried_again_nor_a_single_image_without_end():
 
 def test_the_batch_is_what_fits_by_the_bytes_that_the_gradient_keeps():
     images = torch.rand(2, 3, 8, 8)
-    small = nn.Sequential(nn.Flatten(), nn.Linear(192, 1000), nn.ReLU(), nn.Linear(1000, 3)).requires_grad_(False)
+    small = nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 1000), nn.ReLU(), nn.Linear(1000, 3)
+    ).requires_grad_(False)
     # What grows with the batch is ReLU's result.
     assert saved_bytes(small, images) - saved_bytes(small, images[:1]) == 4000
     assert fitting(small, images) == 256
@@ -284,7 +333,11 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("attack", [PGD(eps=0.004, step_size=0.002, steps=2), Unpacked(0.004)], ids=["packed", "unpacked"])
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(eps=0.004, step_size=0.002, steps=2), Unpacked(0.004)],
+    ids=["packed", "unpacked"],
+)
 def test_memory_holds_a_few_batches_whatever_the_size_of_the_dataset(attack):
     seen = []
     for count in (48, 120):
@@ -292,9 +345,14 @@ def test_memory_holds_a_few_batches_whatever_the_size_of_the_dataset(attack):
         pixels, recorder = Spied(images.pixels), Recorder(classifier)
         with Largest() as largest:
             judge(
-                Meter(recorder), attack, "pgd", dataclasses.replace(images, pixels=pixels), seed=0, batch_size=8,
+                Meter(recorder),
+                attack,
+                "pgd",
+                dataclasses.replace(images, pixels=pixels),
+                seed=0,
+                batch_size=8,
                 sampler=Sampler(),
-            )  # fmt: skip
+            )
         seen.append((max(pixels.asked), max(recorder.sizes), largest.numbers))
     held = BATCHES if isinstance(attack, PGD) else 1
     assert seen == [(8, 8, held * 8 * 192)] * 2
@@ -317,12 +375,19 @@ def test_what_low_precision_only_says_is_counted_and_does_not_count():
     classifier, images = toy(5)
     attack = PGD(eps=0.004, step_size=0.002)
     plainly, expected = run_cell({}, classifier, attack, "pgd", images, batch_size=7)
-    searched, outcomes = run_cell({}, Liar(classifier), attack, "pgd", images, batch_size=7, search="bf16")
+    searched, outcomes = run_cell(
+        {}, Liar(classifier), attack, "pgd", images, batch_size=7, search="bf16"
+    )
     assert 0 < expected.robust_correct < 24
     assert np.array_equal(outcomes.adversarial, expected.adversarial)
     assert np.array_equal(outcomes.perturbation, expected.perturbation)
-    starts = attack._start(torch.from_numpy(images.pixels).float() / 255, Draws.of(0, "", images.positions), 0)
-    assert (plainly.disagreements, searched.disagreements) == (None, (predict(classifier, starts) == images.labels).sum())
+    starts = attack._start(
+        torch.from_numpy(images.pixels).float() / 255, Draws.of(0, "", images.positions), 0
+    )
+    assert (plainly.disagreements, searched.disagreements) == (
+        None,
+        (predict(classifier, starts) == images.labels).sum(),
+    )
 
 
 @pytest.mark.parametrize("search", ["bf16", "tf32"])
@@ -401,7 +466,10 @@ def test_pgd_goes_on_from_where_it_is_told():
     once = dataclasses.replace(attack, steps=2)
     draws = draws_for(images)
     halfway = once(classifier, images, labels, draws)
-    assert torch.equal(once(classifier, images, labels, draws, start=halfway), attack(classifier, images, labels, draws))
+    assert torch.equal(
+        once(classifier, images, labels, draws, start=halfway),
+        attack(classifier, images, labels, draws),
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 24, None])
@@ -410,7 +478,13 @@ def test_the_samples_are_the_first_images_whatever_the_batches(batch_size):
     images.labels[0] = (images.labels[0] + 1) % 5  # misclassified: not attacked
     sampler = Sampler()
     outcomes = judge(
-        Meter(classifier), PGD(eps=0.003, step_size=0.001), "pgd", images, seed=0, batch_size=batch_size, sampler=sampler
+        Meter(classifier),
+        PGD(eps=0.003, step_size=0.001),
+        "pgd",
+        images,
+        seed=0,
+        batch_size=batch_size,
+        sampler=sampler,
     )
     broken = outcomes.adversarial != images.labels
     broken_first, survived_first = np.flatnonzero(broken)[1], np.flatnonzero(~broken)[0]

@@ -10,8 +10,10 @@ from optima import nonlinear, numbers
 
 from zsrobust.attacks import attacks
 from zsrobust.attacks.ensemble import Ensemble
-from zsrobust.evaluation import Meter, describe_attack, judge
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.evaluation.identity import describe_attack
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
 from zsrobust.testing import toy
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -41,10 +43,15 @@ def test_it_breaks_what_any_member_breaks(norm):
     given = {"eps": eps, "step_size": eps / 4, "norm": norm}
     specs = ["mim:steps=2", "pgd2", "square:queries=60", "apgd:loss=dlr"]
     each = [
-        classifier(attacks.create(spec, given)(classifier, images, labels, numbers(images))).argmax(1) != labels
+        classifier(attacks.create(spec, given)(classifier, images, labels, numbers(images))).argmax(
+            1
+        )
+        != labels
         for spec in specs
     ]
-    adversarial = attacks.create(f"ensemble:of={'+'.join(specs)}", given)(classifier, images, labels, numbers(images))
+    adversarial = attacks.create(f"ensemble:of={'+'.join(specs)}", given)(
+        classifier, images, labels, numbers(images)
+    )
     broken = classifier(adversarial).argmax(1) != labels
     assert 2 < each[0].sum() < broken.sum() < len(images) - 2
     assert torch.equal(broken, torch.stack(each).any(0))
@@ -57,7 +64,9 @@ def test_no_image_that_is_broken_passes_through_the_classifier_again():
     meter, passes, left = Meter(classifier), len(images), torch.arange(len(images))
     for spec in specs:
         alone = Meter(classifier)
-        found = attacks.create(spec, given)(alone, images[left], labels[left], numbers(images)[left])
+        found = attacks.create(spec, given)(
+            alone, images[left], labels[left], numbers(images)[left]
+        )
         passes += alone.forward_passes + len(left)  # its own, and the verdict on what it found
         left = left[classifier(found).argmax(1) == labels[left]]
     attacks.create(f"ensemble:of={'+'.join(specs)}", given)(meter, images, labels, numbers(images))
@@ -95,18 +104,24 @@ def test_members_get_images_labels_and_draws_of_what_is_left(members):
     assert torch.equal(second[1], labels[2:5])
     assert torch.equal(second[2], numbers(images).seeds[2:5])
     assert torch.allclose(found[:2], images[:2] - 0.1)
-    assert torch.equal(found[2:], images[2:]), "what a member moved without breaking it comes back as it was"
+    assert torch.equal(found[2:], images[2:]), (
+        "what a member moved without breaking it comes back as it was"
+    )
 
 
 def test_its_identity_says_what_each_member_is():
-    ensemble = attacks.create("ensemble:of=pgd10+apgd:loss=dlr+fab,norm=l2", {"eps": 0.1, "step_size": 2 / 255})
+    ensemble = attacks.create(
+        "ensemble:of=pgd10+apgd:loss=dlr+fab,norm=l2", {"eps": 0.1, "step_size": 2 / 255}
+    )
     identity = describe_attack("ensemble:of=pgd10+apgd:loss=dlr+fab", ensemble, 2)
     assert (identity["eps"], identity["norm"], identity["step_size"]) == ("0.1", "l2", "2/255")
     pgd, apgd, fab = identity["plan"]["members"]
     assert (pgd["spec"], pgd["steps"], pgd["loss"], pgd["early_stop"]) == ("pgd10", 10, "ce", True)
     assert (apgd["spec"], apgd["plan"]) == ("apgd:loss=dlr", {"loss": "margin", "skipped": ["dlr"]})
     assert fab["plan"] == {"targets": 1}
-    assert all(value is not None for value in pgd.values()), "a new field that is None changes no identity"
+    assert all(value is not None for value in pgd.values()), (
+        "a new field that is None changes no identity"
+    )
     assert not {"eps", "norm", "step_size"} & {*pgd, *apgd, *fab}
     assert json.loads(json.dumps(identity)) == identity
     assert ensemble.passes(2) == (1 + 3 + 10 + 103 + 103, 10 + 101 + 101)
@@ -116,7 +131,11 @@ def test_its_identity_says_what_each_member_is():
 
 def test_members_take_all_their_steps_where_the_ensemble_says_so():
     ensemble = attacks.create("ensemble:of=pgd10+mim+apgd,early_stop=false")
-    assert [getattr(member, "early_stop", None) for member in ensemble.members.values()] == [False, False, None]
+    assert [getattr(member, "early_stop", None) for member in ensemble.members.values()] == [
+        False,
+        False,
+        None,
+    ]
     assert describe_attack("ensemble", ensemble, 4)["early_stop"] is False
     assert "early_stop" not in describe_attack("ensemble", attacks.create("ensemble"), 4)
 
@@ -146,7 +165,11 @@ def test_an_ensemble_of_what_is_no_attack_is_told_so(of, message):
 @pytest.mark.filterwarnings("ignore:APGD")
 def test_the_referee_accepts_it():
     classifier, images = toy(5)
-    ensemble = attacks.create("ensemble:of=pgd2+apgd+square:queries=50", {"eps": 0.004, "step_size": 0.002})
+    ensemble = attacks.create(
+        "ensemble:of=pgd2+apgd+square:queries=50", {"eps": 0.004, "step_size": 0.002}
+    )
     outcomes = judge(Meter(classifier), ensemble, "ensemble", images, seed=0, batch_size=7)
-    weaker = judge(Meter(classifier), ensemble.members["pgd2"], "pgd2", images, seed=0, batch_size=7)
+    weaker = judge(
+        Meter(classifier), ensemble.members["pgd2"], "pgd2", images, seed=0, batch_size=7
+    )
     assert 0 < outcomes.robust_correct < weaker.robust_correct < len(images)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zsrobust.attacks.pgd import PGD
-from zsrobust.evaluation import Meter, judge, predict, run_cell
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge, predict, run_cell
 from zsrobust.testing import toy
 
 EPS = 8 / 255
@@ -30,7 +31,10 @@ class Noisy(nn.Module):
 def test_a_randomized_defense_follows_the_seed_and_leaves_torchs_numbers_alone():
     classifier, images = toy(5)
     state = torch.random.get_rng_state()
-    runs = [run_cell({}, Noisy(classifier), PGD(eps=EPS), "pgd", images, seed=seed)[1] for seed in (0, 0, 1)]
+    runs = [
+        run_cell({}, Noisy(classifier), PGD(eps=EPS), "pgd", images, seed=seed)[1]
+        for seed in (0, 0, 1)
+    ]
     assert torch.equal(state, torch.random.get_rng_state())
     assert np.array_equal(runs[0].clean, runs[1].clean)
     assert np.array_equal(runs[0].adversarial, runs[1].adversarial)
@@ -107,7 +111,14 @@ def test_a_cheat_or_a_crash_fails_the_cell_and_never_scores(how, message):
 def test_clean_images_need_proof_of_an_attack_even_from_those_that_may_return_them():
     classifier, images = toy(4)
     with pytest.raises(ZSRobustError, match="that is no attack"):
-        judge(Meter(classifier), Cheat("clean", returns_clean=True), "cheat", images, seed=0, batch_size=24)
+        judge(
+            Meter(classifier),
+            Cheat("clean", returns_clean=True),
+            "cheat",
+            images,
+            seed=0,
+            batch_size=24,
+        )
 
 
 def test_an_attack_that_changes_its_inputs_changes_nothing_of_ours():
@@ -123,7 +134,9 @@ def test_an_attack_that_changes_its_inputs_changes_nothing_of_ours():
 def test_misclassified_images_are_not_attacked_and_not_robust():
     classifier, images = toy(4)
     images.labels[:10] = (images.labels[:10] + 1) % 4
-    outcomes = judge(Meter(classifier), PGD(eps=1e-6, step_size=1e-6), "pgd", images, seed=0, batch_size=7)
+    outcomes = judge(
+        Meter(classifier), PGD(eps=1e-6, step_size=1e-6), "pgd", images, seed=0, batch_size=7
+    )
     assert outcomes.clean_correct == outcomes.robust_correct == 14
     assert not outcomes.perturbation[:10].any()
     assert outcomes.perturbation[10:].all()

@@ -9,13 +9,17 @@ import torch
 from hubserver import HubServer
 from tiny import make_clip, moved
 
-from zsrobust import suites
-from zsrobust.defenses import Workshop, defenses
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.defenses import defenses
+from zsrobust.defenses.export import export, push
 from zsrobust.defenses.weights import register_weights
-from zsrobust.export import export, push
-from zsrobust.registry import ZSRobustError
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.settings import suites
 
-TEXTS = ["a photo of a dog", "three red circles, and more words than the tiny context of sixteen tokens can hold at once"]
+TEXTS = [
+    "a photo of a dog",
+    "three red circles, and more words than the tiny context of sixteen tokens can hold at once",
+]
 MINI = suites.load("mini")
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -38,12 +42,16 @@ def assert_loads_as(folder, workshop, spec):
     clip, tower = workshop.clip, workshop.tower(spec).encoder
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
-    model.eval().requires_grad_(False)  # torch's attention rounds otherwise where weights take gradients
+    model.eval().requires_grad_(
+        False
+    )  # torch's attention rounds otherwise where weights take gradients
     images = torch.randn(3, 3, clip.side, clip.side)
     with torch.no_grad():
         assert torch.equal(model.encode_image(images), tower(images))
         assert torch.equal(tokenize(TEXTS), clip.tokenize(TEXTS))
-        assert torch.equal(model.encode_text(tokenize(TEXTS)), clip.model.encode_text(clip.tokenize(TEXTS)))
+        assert torch.equal(
+            model.encode_text(tokenize(TEXTS)), clip.model.encode_text(clip.tokenize(TEXTS))
+        )
         whole = clip.classifier([[text] for text in TEXTS], tower)
         mean, std = whole.mean, whole.std
         logits = model.get_logits(images, tokenize(TEXTS))[0]
@@ -84,9 +92,15 @@ def test_a_trained_defense_and_what_its_card_says(checkpoints, tmp_path):
     card = (folder / "README.md").read_text()
     tower = workshop.tower(spec)
     stored = json.loads((folder / "open_clip_config.json").read_text())
-    for digest in (tower.identity["backbone"], tower.identity["checkpoint"], stored["zsrobust"]["model"]):
+    for digest in (
+        tower.identity["backbone"],
+        tower.identity["checkpoint"],
+        stored["zsrobust"]["model"],
+    ):
         assert f"`{digest}`" in card
-    assert stored["zsrobust"]["image_tower"] == workshop.tower(f"weights:{folder}").identity["weights"]
+    assert (
+        stored["zsrobust"]["image_tower"] == workshop.tower(f"weights:{folder}").identity["weights"]
+    )
     assert card.startswith("---\nlibrary_name: open_clip\n")
     assert "license" not in card
     assert "* objective: `tecoa`" in card
@@ -102,7 +116,10 @@ def test_the_card_has_the_results_of_the_defense_and_no_other(tmp_path):
         path = results / cell.replace("clip", source)
         path.parent.mkdir(parents=True)
         for suffix in (".json", ".npz"):
-            shutil.copy(RESULTS / f"{cell.replace('clip', source)}{suffix}", path.with_name(path.name + suffix))
+            shutil.copy(
+                RESULTS / f"{cell.replace('clip', source)}{suffix}",
+                path.with_name(path.name + suffix),
+            )
     card = (export("clip", workshop, tmp_path / "out", results) / "README.md").read_text()
     stored = json.loads((results / f"{cell}.json").read_text())
     share = f"{stored['clean_correct'] / stored['images']:.2%}"
@@ -112,16 +129,26 @@ def test_the_card_has_the_results_of_the_defense_and_no_other(tmp_path):
 
 
 def test_the_license_of_published_weights_stands_in_the_front_matter(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(defenses, "_entries", dict(defenses._entries))  # what is registered here is gone after
+    monkeypatch.setattr(
+        defenses, "_entries", dict(defenses._entries)
+    )  # what is registered here is gone after
     workshop, spec = tiny
-    register_weights("theirs", {"title": "Theirs", "paper": "a", "where": spec.partition(":")[2], "license": "mit"})
+    register_weights(
+        "theirs",
+        {"title": "Theirs", "paper": "a", "where": spec.partition(":")[2], "license": "mit"},
+    )
     card = (export("theirs", workshop, tmp_path / "out", tmp_path) / "README.md").read_text()
     assert "\nlicense: mit\n" in card.split("---")[1]
 
 
 def test_visual_prompts_stay_here(checkpoints, tmp_path):
     with pytest.raises(ZSRobustError, match="cannot be exported: visual prompts"):
-        export("vpt_tecoa:epochs=1,limit=64,tokens=2", Workshop(MINI, checkpoints), tmp_path / "out", tmp_path)
+        export(
+            "vpt_tecoa:epochs=1,limit=64,tokens=2",
+            Workshop(MINI, checkpoints),
+            tmp_path / "out",
+            tmp_path,
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -131,7 +158,11 @@ def test_only_an_earlier_export_is_written_over(tiny, tmp_path):
     export(spec, workshop, tmp_path / "out", tmp_path)
     export("clip", workshop, tmp_path / "out", tmp_path)
     before = (tmp_path / "clip" / "open_clip_config.json").read_bytes()
-    for other in (tmp_path / "clip", tmp_path, tmp_path / "tuned.pt"):  # the backbone's own folder among them
+    for other in (
+        tmp_path / "clip",
+        tmp_path,
+        tmp_path / "tuned.pt",
+    ):  # the backbone's own folder among them
         with pytest.raises(ZSRobustError, match="holds something other than an earlier export"):
             export(spec, workshop, other, tmp_path)
     assert (tmp_path / "clip" / "open_clip_config.json").read_bytes() == before
@@ -149,7 +180,9 @@ def test_the_backbones_tokenizer_goes_along_or_the_export_says_so(tiny, tmp_path
             return tokenize(texts)
 
     workshop.clip.tokenize = Files()
-    assert (export(spec, workshop, tmp_path / "out", tmp_path) / "tokenizer.json").read_text() == "{}"
+    assert (
+        export(spec, workshop, tmp_path / "out", tmp_path) / "tokenizer.json"
+    ).read_text() == "{}"
     workshop.clip.tokenize = lambda texts: tokenize(texts) + 1
     with pytest.raises(ZSRobustError, match="gives other tokens"):
         export(spec, workshop, tmp_path / "out", tmp_path)
@@ -174,7 +207,7 @@ def test_push_makes_the_repository_and_uploads_the_folder(tiny, tmp_path, monkey
             calls.append((repo_id, folder_path))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr("zsrobust.export.check_network", lambda missing: None)
+    monkeypatch.setattr("zsrobust.defenses.export.check_network", lambda missing: None)
     assert push(folder, "org/robust", "hf_x") == "https://huggingface.co/org/robust"
     assert calls == ["hf_x", ("org/robust", True), ("org/robust", folder)]
     with pytest.raises(ZSRobustError, match="Cannot upload to org/broken: OSError: the line.$"):
@@ -200,7 +233,8 @@ def test_a_refused_upload_is_one_line():
     from zsrobust.defenses.weights import hub_error
 
     error = HfHubHTTPError(
-        "403 Forbidden: None.\nCannot access content", response=SimpleNamespace(status_code=403, headers={}, request=None)
+        "403 Forbidden: None.\nCannot access content",
+        response=SimpleNamespace(status_code=403, headers={}, request=None),
     )
     assert (
         str(hub_error("Cannot upload to a/b", error))

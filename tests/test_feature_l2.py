@@ -8,9 +8,10 @@ from torch import nn
 
 from zsrobust.attacks import attacks, perturbation_size
 from zsrobust.attacks.feature_l2 import FeatureL2
-from zsrobust.classifier import HalfPrecision, ZeroShotClassifier
-from zsrobust.evaluation import Meter, run_cell
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import run_cell
+from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.testing import check_attack, toy
 
 
@@ -22,7 +23,9 @@ class Encoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         owner = torch.arange(pixels) % rows
         weight = torch.randn(rows, pixels, generator=generator, dtype=torch.float64)
-        self.weight = weight * (owner == torch.arange(rows)[:, None]) * 3 ** torch.arange(rows)[:, None]
+        self.weight = (
+            weight * (owner == torch.arange(rows)[:, None]) * 3 ** torch.arange(rows)[:, None]
+        )
 
     def features(self, images):
         return images.flatten(1) @ self.weight.T
@@ -41,7 +44,9 @@ def test_it_reaches_the_worst_direction_of_a_linear_encoder(norm):
     assert perturbation_size(adversarial - images, norm).max() <= eps * (1 + 1e-12)
     moved = encoder.features(adversarial) - encoder.features(images)
     if norm == "linf":  # every embedded number as far as its row's l1 norm allows, up or down
-        assert torch.allclose(moved.abs(), (eps * encoder.weight.abs().sum(1)).expand(16, 3), rtol=1e-9)
+        assert torch.allclose(
+            moved.abs(), (eps * encoder.weight.abs().sum(1)).expand(16, 3), rtol=1e-9
+        )
     else:  # along the row of the largest norm, the matrix's first singular vector
         largest = torch.linalg.matrix_norm(encoder.weight, 2)
         assert torch.allclose(moved.norm(dim=1), (eps * largest).expand(16), rtol=1e-6)
@@ -64,7 +69,9 @@ def test_it_does_not_look_at_labels_or_logits():
     other = attack(classifier, images, torch.arange(16) % 5, numbers(images))
     assert torch.equal(one, other)
     classifier.head = classifier.head.flip(0)
-    assert torch.equal(one, attack(classifier, images, torch.zeros(16, dtype=torch.long), numbers(images)))
+    assert torch.equal(
+        one, attack(classifier, images, torch.zeros(16, dtype=torch.long), numbers(images))
+    )
 
 
 def test_the_meter_counts_embeddings_as_it_counts_logits():
@@ -85,7 +92,9 @@ def test_half_precision_embeds_in_half_precision():
     assert torch.allclose(whole, half, atol=2e-3)
     target = torch.randn(16, generator=torch.Generator().manual_seed(0))
     gradients = [torch.autograd.grad((found @ target).sum(), images)[0] for found in (whole, half)]
-    assert torch.allclose(gradients[0] / 16, gradients[1], rtol=0.05, atol=0.02 * float(gradients[1].abs().max()))
+    assert torch.allclose(
+        gradients[0] / 16, gradients[1], rtol=0.05, atol=0.02 * float(gradients[1].abs().max())
+    )
 
 
 def test_a_classifier_without_embeddings_is_told_so():
@@ -93,7 +102,9 @@ def test_a_classifier_without_embeddings_is_told_so():
     classifier = nn.Sequential(linear)  # logits alone
     for wrapped in (classifier, Meter(classifier), Meter(HalfPrecision(classifier))):
         with pytest.raises(ZSRobustError, match="needs a classifier with image embeddings"):
-            FeatureL2()(wrapped, gray(side=8).float(), torch.zeros(16, dtype=torch.long), numbers(gray()))
+            FeatureL2()(
+                wrapped, gray(side=8).float(), torch.zeros(16, dtype=torch.long), numbers(gray())
+            )
     result, _ = run_cell({}, classifier, FeatureL2(), "feature_l2", data)
     assert result.status == "failed"
     assert "needs a classifier with image embeddings" in str(result.error)

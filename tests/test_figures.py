@@ -6,16 +6,24 @@ from xml.etree import ElementTree
 import pytest
 from test_results import make, outcomes
 
-from zsrobust import figures, load_results, results, suites
-from zsrobust.registry import ZSRobustError
-from zsrobust.rows import Need, rows, select
-from zsrobust.statistics import wilson
-from zsrobust.tables import ROWS
+from zsrobust import load_results, results
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.reporting import figures
+from zsrobust.reporting.rows import Need, rows, select
+from zsrobust.reporting.statistics import wilson
+from zsrobust.reporting.tables import ROWS
+from zsrobust.settings import suites
 
 SUITE = suites.Suite(
-    name="mini", title="two sets", backbone="none", train_on="mini_a", datasets=("mini_b", "mini_a"),
-    attack={"eps": 6 / 255}, recipe={"eps": 6 / 255}, sweep=(6 / 255, 3 / 255),
-)  # fmt: skip
+    name="mini",
+    title="two sets",
+    backbone="none",
+    train_on="mini_a",
+    datasets=("mini_b", "mini_a"),
+    attack={"eps": 6 / 255},
+    recipe={"eps": 6 / 255},
+    sweep=(6 / 255, 3 / 255),
+)
 CURVE = [f"interpolation:of=tecoa,weight={weight}" for weight in (0.2, 0.4, 0.6, 0.8)]
 HISTORY = [{"loss": 2.0, "distance": 0.25}, {"loss": 1.0, "distance": 0.375}]
 
@@ -33,7 +41,12 @@ def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     put(folder, "clip", [(0, 8), (1, 7)])
     for place, defense in enumerate([*ROWS][1:]):
-        put(folder, defense, [(place, 8 - place), (2, 6)], training={"epoch_seconds": 1.0, "history": HISTORY})
+        put(
+            folder,
+            defense,
+            [(place, 8 - place), (2, 6)],
+            training={"epoch_seconds": 1.0, "history": HISTORY},
+        )
     for place, defense in enumerate(CURVE):
         put(folder, defense, [(1, 7 - place), (2, 6)])
     for defense in ("tecoa", "pmg_aft"):
@@ -54,7 +67,9 @@ def test_figure_1_holds_the_cells_and_their_average(stored):
     assert value(frame, series="tecoa", dataset="mini_b", metric="robust") == 12.5
     assert value(frame, series="tecoa", dataset="mini_b", metric="clean") == 87.5
     assert value(frame, series="tecoa", dataset="average", metric="robust") == (12.5 + 25) / 2
-    cell = frame[(frame["series"] == "clip") & (frame["dataset"] == "mini_a") & (frame["metric"] == "clean")].iloc[0]
+    cell = frame[
+        (frame["series"] == "clip") & (frame["dataset"] == "mini_a") & (frame["metric"] == "clean")
+    ].iloc[0]
     assert (cell["low"] / 100, cell["high"] / 100) == pytest.approx(wilson(7, 8))
 
 
@@ -84,11 +99,17 @@ def test_figure_4_is_of_suites_with_bounds_alone():
 def test_figure_5_holds_the_means_and_the_curve_joins_clip_and_tecoa(stored):
     frame = figures.data("5", stored, SUITE)
     found = rows(select(stored, SUITE, attack="pgd10", eps="6/255"), SUITE)
-    assert set(frame["spec"]) == {*ROWS, *CURVE} == {need.defense for need in figures.needs("5", SUITE)}
+    assert (
+        set(frame["spec"])
+        == {*ROWS, *CURVE}
+        == {need.defense for need in figures.needs("5", SUITE)}
+    )
     for point in frame.to_dict("records"):
         row = found[point["spec"]]
         assert Fraction(point["value"]) / 100 == row.mean(point["metric"])
-        assert (point["low"] / 100, point["high"] / 100) == pytest.approx(row.interval(point["metric"]))
+        assert (point["low"] / 100, point["high"] / 100) == pytest.approx(
+            row.interval(point["metric"])
+        )
     curve = frame[(frame["series"] == "interpolation") & (frame["metric"] == "clean")]
     assert list(curve["x"]) == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert list(curve["spec"])[::5] == ["clip", "tecoa"]
@@ -96,11 +117,18 @@ def test_figure_5_holds_the_means_and_the_curve_joins_clip_and_tecoa(stored):
 
 def test_the_needs_of_a_real_suite():
     mini = suites.load("mini")
-    assert figures.needs("1", mini) == [Need(name) for name in ("clip", "ft_standard", "tecoa", "pmg_aft")]
+    assert figures.needs("1", mini) == [
+        Need(name) for name in ("clip", "ft_standard", "tecoa", "pmg_aft")
+    ]
     assert figures.needs("2", mini) == [Need(name) for name in ("ft_standard", "tecoa", "pmg_aft")]
     assert [need.defense for need in figures.needs("4", suites.load("paper"))] == [
-        "tecoa", "tecoa:eps=2/255", "tecoa:eps=4/255", "pmg_aft", "pmg_aft:eps=2/255", "pmg_aft:eps=4/255",
-    ]  # fmt: skip
+        "tecoa",
+        "tecoa:eps=2/255",
+        "tecoa:eps=4/255",
+        "pmg_aft",
+        "pmg_aft:eps=2/255",
+        "pmg_aft:eps=4/255",
+    ]
 
 
 def written(drawn):
@@ -112,12 +140,16 @@ def written(drawn):
 
 def test_a_series_with_missing_cells_is_left_out_and_named(stored):
     stored = stored[(stored["defense"] != "clip") | (stored["dataset"] == "mini_a")].copy()
-    stored.loc[(stored["defense"] == "pmg_aft") & (stored["dataset"] == "mini_b"), "made"] = "another"
+    stored.loc[(stored["defense"] == "pmg_aft") & (stored["dataset"] == "mini_b"), "made"] = (
+        "another"
+    )
     line = "not drawn, incomplete: CLIP, PMG-AFT (of different checkpoints)"
     assert set(figures.data("1", stored, SUITE)["series"]) == {"ft_standard", "tecoa"}
     assert line in " ".join(written(figures.draw("1", stored, SUITE))).replace("\n", " ")
     assert figures.describe("1", stored, SUITE).endswith(f"({line})")
-    assert "interpolation" not in set(figures.data("5", stored, SUITE)["series"])  # it begins at CLIP
+    assert "interpolation" not in set(
+        figures.data("5", stored, SUITE)["series"]
+    )  # it begins at CLIP
     one_set = stored[stored["dataset"] == "mini_a"]  # whose cells know the history as well
     assert not any("not drawn" in each for each in written(figures.draw("2", one_set, SUITE)))
 
@@ -126,8 +158,16 @@ def test_a_series_with_missing_cells_is_left_out_and_named(stored):
     ("number", "chosen", "command"),
     [
         ("4", {}, "zsrobust run --suite mini --figure 4"),
-        ("1", {"protocol": "reference", "limit": 4}, "run --suite mini --figure 1 --limit 4 --protocol reference"),
-        ("2", {"eps": "1/255"}, "--attack pgd10 --eps 1/255 --defense ft_standard --defense tecoa --defense pmg_aft"),
+        (
+            "1",
+            {"protocol": "reference", "limit": 4},
+            "run --suite mini --figure 1 --limit 4 --protocol reference",
+        ),
+        (
+            "2",
+            {"eps": "1/255"},
+            "--attack pgd10 --eps 1/255 --defense ft_standard --defense tecoa --defense pmg_aft",
+        ),
     ],
 )
 def test_nothing_to_draw_names_the_next_command(stored, number, chosen, command):
@@ -139,7 +179,10 @@ def test_nothing_to_draw_names_the_next_command(stored, number, chosen, command)
 def test_unknown_figures_and_formats(stored):
     with pytest.raises(ZSRobustError, match="There is no figure '3'. Figures: 1, 2, 4, 5"):
         figures.draw("3", stored, SUITE)
-    with pytest.raises(ZSRobustError, match=r"No figure format '.gif'. Write to a file that ends in .svg, .png, .pdf"):
+    with pytest.raises(
+        ZSRobustError,
+        match=r"No figure format '.gif'. Write to a file that ends in .svg, .png, .pdf",
+    ):
         figures.render(figures.draw("2", stored, SUITE), ".gif")
 
 
@@ -147,7 +190,9 @@ def test_unknown_figures_and_formats(stored):
 def test_an_svg_is_outlines_with_a_title_the_same_every_time(stored, number):
     content = figures.render(figures.draw(number, stored, SUITE), ".svg")
     assert content == figures.render(figures.draw(number, stored, SUITE), ".svg")
-    found = [(each.tag.rpartition("}")[2], each.text) for each in ElementTree.fromstring(content).iter()]  # noqa: S314  # what we rendered
+    found = [
+        (each.tag.rpartition("}")[2], each.text) for each in ElementTree.fromstring(content).iter()
+    ]  # noqa: S314  # what we rendered
     assert found[1] == ("title", f"Figure {number}. {figures.FIGURES[number].caption}.")
     assert "protocol sound; eps" in dict(found)["description"]
     assert not {"text", "date"} & dict(found).keys()
@@ -192,12 +237,21 @@ def test_the_description_holds_the_numbers(stored):
         "Suite mini (two sets); trained on mini_a; protocol sound; eps 6/255; thin lines are 95% intervals.",
         "CLIP: robust 6.25; clean 93.75.",
     ]
-    assert "interpolation: robust 6.25 at weight 0, 18.75 at weight 0.2" in figures.describe("5", stored, SUITE)
-    assert "CLIP: robust 0.00 on B, 12.50 on A, 6.25 on average; clean 100.00 on B" in figures.describe("1", stored, SUITE)
-    assert "PMG-AFT: distance 0.0000 at epoch 0, 0.2500 at epoch 1, 0.3750 at" in figures.describe("2", stored, SUITE)
-    assert "FT-TeCoA: robust 43.75 at eps 3/255, 18.75 at eps 6/255; clean" in figures.describe("4", stored, SUITE)
+    assert "interpolation: robust 6.25 at weight 0, 18.75 at weight 0.2" in figures.describe(
+        "5", stored, SUITE
+    )
+    assert (
+        "CLIP: robust 0.00 on B, 12.50 on A, 6.25 on average; clean 100.00 on B"
+        in figures.describe("1", stored, SUITE)
+    )
+    assert "PMG-AFT: distance 0.0000 at epoch 0, 0.2500 at epoch 1, 0.3750 at" in figures.describe(
+        "2", stored, SUITE
+    )
+    assert "FT-TeCoA: robust 43.75 at eps 3/255, 18.75 at eps 6/255; clean" in figures.describe(
+        "4", stored, SUITE
+    )
 
 
 def test_the_module_starts_without_matplotlib_and_torch():
-    script = "import sys, zsrobust.figures; assert not {'matplotlib', 'torch'} & sys.modules.keys()"
+    script = "import sys, zsrobust.reporting.figures; assert not {'matplotlib', 'torch'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -24,17 +24,24 @@ from test_results import make, outcomes
 from tiny import make_clip
 
 import zsrobust
-from zsrobust import entries, protocols, results, suites
+from zsrobust import results
 from zsrobust.attacks import attacks
-from zsrobust.classifier import _check_tokenizer, load_clip
-from zsrobust.datasets import Cut, formats, prepared
-from zsrobust.datasets.hub import HubSource
-from zsrobust.datasets.layouts import LAYOUTS, _Unpickler
-from zsrobust.datasets.records import Opened, Record
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import slug
+from zsrobust.core.registry import load_plugin_file
+from zsrobust.core.specs import parse_eps, parse_fields, split_spec
+from zsrobust.datasets import Cut, cache
+from zsrobust.datasets.sources import formats
+from zsrobust.datasets.sources.hub import HubSource
+from zsrobust.datasets.sources.layouts import LAYOUTS, _Unpickler
+from zsrobust.datasets.sources.records import Opened, Record
 from zsrobust.defenses import defenses
 from zsrobust.defenses.weights import load_tower
-from zsrobust.registry import ZSRobustError, load_plugin_file, parse_eps, parse_fields, split_spec
-from zsrobust.results import Outcomes, Samples, slug
+from zsrobust.models.clip import _check_tokenizer, load_clip
+from zsrobust.results import store
+from zsrobust.results.cell import Outcomes, Samples
+from zsrobust.running import entries
+from zsrobust.settings import protocols, suites
 from zsrobust.training import Checkpoint
 
 PACKAGE = Path(zsrobust.__file__).parent
@@ -65,20 +72,36 @@ def refused(call, *told):
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def claimed(width: int, height: int) -> bytes:
     """A PNG that says it has this size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def prepare(folder, content, side=None):
-    prepared.write(
-        folder, Opened(None, iter([Record("shard 3 row 7", content, 0)])), lambda record: 0, size=1, side=side, cut=Cut(8),
-        about={"dataset": "d", "split": "test", "source": "o/d"}, progress=lambda done, total: None,
-    )  # fmt: skip
+    cache.write(
+        folder,
+        Opened(None, iter([Record("shard 3 row 7", content, 0)])),
+        lambda record: 0,
+        size=1,
+        side=side,
+        cut=Cut(8),
+        about={"dataset": "d", "split": "test", "source": "o/d"},
+        progress=lambda done, total: None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +117,11 @@ def prepare(folder, content, side=None):
     ],
 )
 def test_a_bomb_of_pixels_is_refused_before_it_is_decoded(size, tmp_path):
-    refused(lambda: prepare(tmp_path / "d", claimed(*size)), "o/d: 1 of 1 images cannot be read", "shard 3 row 7")
+    refused(
+        lambda: prepare(tmp_path / "d", claimed(*size)),
+        "o/d: 1 of 1 images cannot be read",
+        "shard 3 row 7",
+    )
     assert not list(tmp_path.glob("d*"))
 
 
@@ -107,20 +134,22 @@ def test_a_line_of_pixels_is_refused_before_it_is_enlarged(tmp_path):
     Image.new("RGB", (60_000, 2)).save(tmp_path / "thin.png")
     line = Cut(224)
     with pytest.raises(ValueError, match="6720000x224 pixels are refused"):
-        prepared.decode(Record("thin", tmp_path / "thin.png", 0), None, line)
+        cache.decode(Record("thin", tmp_path / "thin.png", 0), None, line)
 
 
 def test_what_pillow_gives_to_other_programs_is_not_opened(tmp_path):
-    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(ran) (w) file\n%%EOF\n"
+    content = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(ran) (w) file\n%%EOF\n"
+    )
     assert Image.open(io.BytesIO(content)).format == "EPS"
     refused(lambda: prepare(tmp_path / "d", content), "cannot identify image file")
 
 
-@pytest.mark.parametrize("kind", prepared.FORMATS)
+@pytest.mark.parametrize("kind", cache.FORMATS)
 def test_every_format_of_the_datasets_is_read(kind, tmp_path):
     Image.new("RGB", (8, 8), (255, 0, 0)).save(buffer := io.BytesIO(), kind)
     prepare(tmp_path / "d", buffer.getvalue())
-    assert prepared.read(tmp_path / "d").pixels.shape == (1, 3, 8, 8)
+    assert cache.read(tmp_path / "d").pixels.shape == (1, 3, 8, 8)
 
 
 # Archives and arrays that claim more than they hold
@@ -138,7 +167,11 @@ def test_a_zip_that_claims_a_gigabyte(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/0.png", bytes(10**6))
         archive.filelist[0].file_size = 2**30
-    refused(lambda: read("zip", tmp_path / "a.zip"), "a.zip is damaged", "cat/0.png would unpack to more than 256 MB")
+    refused(
+        lambda: read("zip", tmp_path / "a.zip"),
+        "a.zip is damaged",
+        "cat/0.png would unpack to more than 256 MB",
+    )
 
 
 def sparse(size):
@@ -151,7 +184,11 @@ def sparse(size):
 def test_a_tar_with_a_hole_of_a_terabyte(tmp_path):
     with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(sparse(10**12), io.BytesIO(b"x"))
-    refused(lambda: read("tar", tmp_path / "0.tar"), "0.tar is damaged", "would unpack to more than 256 MB")
+    refused(
+        lambda: read("tar", tmp_path / "0.tar"),
+        "0.tar is damaged",
+        "would unpack to more than 256 MB",
+    )
 
 
 def test_a_tar_whose_member_ends_after_the_file(tmp_path):
@@ -165,7 +202,11 @@ def test_a_parquet_that_claims_gigabytes(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(parquet([(0, png(0))], ["a"]))
     assert read("parquet", tmp_path / "a.parquet")
     monkeypatch.setattr(formats, "GROUP", 100)
-    refused(lambda: read("parquet", tmp_path / "a.parquet"), "a.parquet is damaged", "would unpack to more than")
+    refused(
+        lambda: read("parquet", tmp_path / "a.parquet"),
+        "a.parquet is damaged",
+        "would unpack to more than",
+    )
 
 
 def npy(shape, dtype="<i8"):
@@ -183,13 +224,20 @@ def npz(path, arrays, size=None):
 
 @pytest.mark.parametrize("shape", [(10**13,), (2**62, 2**62), (-1,), (2**31, 4)])
 def test_outcomes_that_claim_a_giant_shape(tmp_path, shape):
-    npz(tmp_path / "a.npz", {name: npy(shape) for name in ("labels", "clean", "adversarial", "perturbation")})
+    npz(
+        tmp_path / "a.npz",
+        {name: npy(shape) for name in ("labels", "clean", "adversarial", "perturbation")},
+    )
     refused(lambda: Outcomes.read(tmp_path / "a.json"), "a.npz is missing or damaged")
 
 
 def test_outcomes_that_unpack_to_gigabytes(tmp_path):
     npz(tmp_path / "a.npz", {"labels": npy((8,))}, size=2**31)
-    refused(lambda: Outcomes.read(tmp_path / "a.json"), "a.npz is missing or damaged", "more than 256 MB")
+    refused(
+        lambda: Outcomes.read(tmp_path / "a.json"),
+        "a.npz is missing or damaged",
+        "more than 256 MB",
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,13 +256,23 @@ def test_outcomes_that_unpack_to_gigabytes(tmp_path):
 )
 def test_outcomes_whose_arrays_do_not_fit(tmp_path, change):
     np.savez(
-        tmp_path / "a.npz", **{name: array for name, array in {**vars(outcomes()), **change}.items() if array is not None}
+        tmp_path / "a.npz",
+        **{
+            name: array
+            for name, array in {**vars(outcomes()), **change}.items()
+            if array is not None
+        },
     )
     refused(lambda: Outcomes.read(tmp_path / "a.json"), "a.npz is missing or damaged")
 
 
 @pytest.mark.parametrize(
-    "change", [{"scale": np.float64(0)}, {"scale": np.float64("nan")}, {"pixels": np.zeros((1, 3, 2, 3), np.uint8)}]
+    "change",
+    [
+        {"scale": np.float64(0)},
+        {"scale": np.float64("nan")},
+        {"pixels": np.zeros((1, 3, 2, 3), np.uint8)},
+    ],
 )
 def test_samples_that_cannot_be_shown(tmp_path, change):
     arrays = {
@@ -229,8 +287,10 @@ def test_samples_that_cannot_be_shown(tmp_path, change):
 @pytest.mark.parametrize("name", ["pixels", "labels"])
 def test_a_prepared_split_that_claims_terabytes(tmp_path, name):
     prepare(tmp_path / "d", png(0))
-    (tmp_path / "d" / f"{name}.npy").write_bytes(npy((10**13,), "|u1" if name == "pixels" else "<i8"))
-    refused(lambda: prepared.read(tmp_path / "d"), "is damaged")
+    (tmp_path / "d" / f"{name}.npy").write_bytes(
+        npy((10**13,), "|u1" if name == "pixels" else "<i8")
+    )
+    refused(lambda: cache.read(tmp_path / "d"), "is damaged")
 
 
 # Weights
@@ -242,7 +302,9 @@ def clip(tmp_path_factory):
 
 
 def test_a_safetensors_header_that_claims_terabytes(tmp_path, clip):
-    header = json.dumps({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    header = json.dumps(
+        {"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
+    ).encode()
     for name, content in {
         "claim": struct.pack("<Q", len(header)) + header,
         "length": struct.pack("<Q", 2**63) + header,
@@ -261,7 +323,10 @@ def test_an_archive_of_weights_that_unpacks_to_more_than_it_holds(tmp_path, clip
     ):
         for member in whole.infolist():
             bomb.writestr(member.filename, whole.read(member))
-    refused(lambda: load_tower(str(tmp_path / "a.pt"), clip), "a.pt is refused: it would unpack to more than it holds")
+    refused(
+        lambda: load_tower(str(tmp_path / "a.pt"), clip),
+        "a.pt is refused: it would unpack to more than it holds",
+    )
 
 
 def test_a_state_dict_that_holds_itself(tmp_path, clip):
@@ -275,9 +340,12 @@ def test_a_state_dict_that_holds_itself(tmp_path, clip):
 def test_tensors_that_are_no_weights(tmp_path, clip, kind):
     weights = dict(clip.encoder.state_dict())
     changed = {
-        "sparse": lambda each: each.to_sparse(), "complex": lambda each: each.to(torch.complex64),
-        "meta": lambda each: each.to("meta"), "number": lambda each: 3, "key": lambda each: each,
-    }  # fmt: skip
+        "sparse": lambda each: each.to_sparse(),
+        "complex": lambda each: each.to(torch.complex64),
+        "meta": lambda each: each.to("meta"),
+        "number": lambda each: 3,
+        "key": lambda each: each,
+    }
     weights[7 if kind == "key" else "proj"] = changed[kind](weights["proj"])
     torch.save(weights, tmp_path / "a.pt")
     refused(lambda: load_tower(str(tmp_path / "a.pt"), clip), "a.pt")
@@ -286,16 +354,28 @@ def test_tensors_that_are_no_weights(tmp_path, clip, kind):
 @pytest.mark.parametrize(
     "change",
     [
-        {"recipe": []}, {"sources": {"backbone": 1}}, {"history": {"a": 1}}, {"history": [{"loss": 1.0}]}, {"recipe": {"lr": "x"}},
-        {"recipe": {"objective": "tecoa", "eps": 5}}, {"recipe": {"objective": "tecoa", "options": []}},
+        {"recipe": []},
+        {"sources": {"backbone": 1}},
+        {"history": {"a": 1}},
+        {"history": [{"loss": 1.0}]},
+        {"recipe": {"lr": "x"}},
+        {"recipe": {"objective": "tecoa", "eps": 5}},
+        {"recipe": {"objective": "tecoa", "options": []}},
         {"recipe": {"objective": "tecoa", "trainable": "prompts", "options": {"tokens": 10**12}}},
         {"recipe": {"objective": "tecoa", "trainable": "prompts", "seed": 10**30}},
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_with_strange_metadata(tmp_path, clip, change):
-    metadata = {"recipe": {"objective": "tecoa"}, "sources": {"backbone": clip.digest}, "history": [], **change}
+    metadata = {
+        "recipe": {"objective": "tecoa"},
+        "sources": {"backbone": clip.digest},
+        "history": [],
+        **change,
+    }
     path = tmp_path / "a.safetensors"
-    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {name: json.dumps(value) for name, value in metadata.items()})
+    safetensors.torch.save_file(
+        {"a": torch.zeros(1)}, path, {name: json.dumps(value) for name, value in metadata.items()}
+    )
     refused(lambda: load_tower(str(path), clip), str(path))
 
 
@@ -309,7 +389,9 @@ def test_a_backbone_whose_tokenizer_is_code_is_refused():
 def test_a_backbone_imports_no_package(module, tmp_path, monkeypatch):
     (tmp_path / "evil_module.py").write_text("raise SystemExit('it ran')")
     monkeypatch.syspath_prepend(tmp_path)
-    refused(lambda: load_clip(f"package:{module}/clip"), "is in no package of zsrobust or of a plugin")
+    refused(
+        lambda: load_clip(f"package:{module}/clip"), "is in no package of zsrobust or of a plugin"
+    )
     assert module == "os" or module not in sys.modules
 
 
@@ -409,9 +491,16 @@ def test_long_names_are_told_apart_and_others_stay_as_they_are():
     assert slug("a" * 300 + "b") != slug("a" * 300 + "c")
 
 
-@pytest.mark.parametrize("name", ["a" * 300 + ".toml", "a\0b.toml", "~nobody-here/a.toml", "a/" * 3000 + ".toml"])
+@pytest.mark.parametrize(
+    "name", ["a" * 300 + ".toml", "a\0b.toml", "~nobody-here/a.toml", "a/" * 3000 + ".toml"]
+)
 def test_a_file_that_no_disk_can_hold_is_missing(name):
-    for load in (suites.load, protocols.load, load_plugin_file, lambda name: entries.load_entries(Path(name))):
+    for load in (
+        suites.load,
+        protocols.load,
+        load_plugin_file,
+        lambda name: entries.load_entries(Path(name)),
+    ):
         refused(lambda load=load: load(name))
 
 
@@ -442,14 +531,35 @@ def test_numbers_beyond_floats(text):
 @pytest.mark.parametrize(
     "change",
     [
-        {"title": 5}, {"title": "a\nb"}, {"backbone": []}, {"train_on": {}}, {"limits": {"pgd10": True}}, {"limits": []}, {"attack": []},
-        {"recipe": {"lr": [1]}}, {"sweep": 5}, {"sweep": [[]]}, {"printed": "12"}, {"like": 5}, {"like": []}, {"second": 1}, {"datasets": [1]},
-        {"attack": {"eps": "1/255", "steps": "many"}}, {"attack": {"eps": "1/255", "steps": 1.5}}, {"recipe": {"epochs": 1.5}},
+        {"title": 5},
+        {"title": "a\nb"},
+        {"backbone": []},
+        {"train_on": {}},
+        {"limits": {"pgd10": True}},
+        {"limits": []},
+        {"attack": []},
+        {"recipe": {"lr": [1]}},
+        {"sweep": 5},
+        {"sweep": [[]]},
+        {"printed": "12"},
+        {"like": 5},
+        {"like": []},
+        {"second": 1},
+        {"datasets": [1]},
+        {"attack": {"eps": "1/255", "steps": "many"}},
+        {"attack": {"eps": "1/255", "steps": 1.5}},
+        {"recipe": {"epochs": 1.5}},
         {"recipe": {"encoder": {"lr": "high"}}},
     ],
-)  # fmt: skip
+)
 def test_a_suite_of_other_types_is_refused(tmp_path, change):
-    base = {"title": "t", "backbone": "b", "train_on": "a", "datasets": ["a"], "attack": {"eps": "1/255"}}
+    base = {
+        "title": "t",
+        "backbone": "b",
+        "train_on": "a",
+        "datasets": ["a"],
+        "attack": {"eps": "1/255"},
+    }
     (tmp_path / "mine.toml").write_text(toml({**base, **change}))
 
     def use():
@@ -460,7 +570,9 @@ def test_a_suite_of_other_types_is_refused(tmp_path, change):
     refused(use)
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "[" * 5000 + "]" * 5000, "\ud800", "a = 'b\x00'"])
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 5000, "a = " + "[" * 5000 + "]" * 5000, "\ud800", "a = 'b\x00'"]
+)
 def test_toml_without_end(tmp_path, text):
     (tmp_path / "mine.toml").write_text(text, errors="surrogatepass")
     for load in (suites.load, protocols.load, lambda name: entries.load_entries(Path(name))):
@@ -470,13 +582,30 @@ def test_toml_without_end(tmp_path, text):
 @pytest.mark.parametrize(
     "change",
     [
-        {"flags": "one"}, {"flags": [1]}, {"flags": ["a\nb"]}, {"seconds": "long"}, {"seconds": float("nan")}, {"training": {"history": 5}},
-        {"training": {"history": [{"loss": 1.0}]}}, {"training": {"epoch_seconds": "x"}}, {"versions": []}, {"device": None}, {"images": 10**400},
-        {"predicted": {"seconds": "x"}}, {"error": 5}, {"identity.seed": "0"}, {"identity.suite": 5}, {"identity.attack.eps": 0.1},
-        {"identity.attack.eps": "8"}, {"identity.dataset.limit": "4"}, {"identity.dataset.title": ["x"]}, {"identity.defense.title": "a\x1b[2J"},
-        {"identity.defense.note": "\ud800"}, {"identity.defense.note": float("inf")},
+        {"flags": "one"},
+        {"flags": [1]},
+        {"flags": ["a\nb"]},
+        {"seconds": "long"},
+        {"seconds": float("nan")},
+        {"training": {"history": 5}},
+        {"training": {"history": [{"loss": 1.0}]}},
+        {"training": {"epoch_seconds": "x"}},
+        {"versions": []},
+        {"device": None},
+        {"images": 10**400},
+        {"predicted": {"seconds": "x"}},
+        {"error": 5},
+        {"identity.seed": "0"},
+        {"identity.suite": 5},
+        {"identity.attack.eps": 0.1},
+        {"identity.attack.eps": "8"},
+        {"identity.dataset.limit": "4"},
+        {"identity.dataset.title": ["x"]},
+        {"identity.defense.title": "a\x1b[2J"},
+        {"identity.defense.note": "\ud800"},
+        {"identity.defense.note": float("inf")},
     ],
-)  # fmt: skip
+)
 def test_a_result_of_other_types_is_refused(tmp_path, change):
     result = make()
     path = results.write(result, outcomes(), tmp_path)
@@ -488,7 +617,7 @@ def test_a_result_of_other_types_is_refused(tmp_path, change):
             place = place[part]
         place[key] = value
     del stored["digest"]
-    path.write_text(json.dumps({**stored, "digest": results._digest(stored)}))
+    path.write_text(json.dumps({**stored, "digest": store._digest(stored)}))
     refused(lambda: results.read(path), str(path), "is not a result of zsrobust")
 
 
@@ -518,15 +647,38 @@ CALLS = list(calls())
 
 def test_no_call_runs_what_it_reads():
     names = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
-    endings = ("pickle.load", "pickle.loads", "yaml.load", "marshal.loads", "os.system", "os.popen", "os.execv", "extractall", "unpack_archive",
-               "shelve.open", "joblib.load", "read_pickle", "torch.jit.load", "hub.load", "load_module", "run_path", "run_module")  # fmt: skip
+    endings = (
+        "pickle.load",
+        "pickle.loads",
+        "yaml.load",
+        "marshal.loads",
+        "os.system",
+        "os.popen",
+        "os.execv",
+        "extractall",
+        "unpack_archive",
+        "shelve.open",
+        "joblib.load",
+        "read_pickle",
+        "torch.jit.load",
+        "hub.load",
+        "load_module",
+        "run_path",
+        "run_module",
+    )
     bad = [
         f"{where}: {name}"
         for where, _, name, _ in CALLS
         if name in names or name.endswith(endings) or name.startswith("subprocess.")
     ]
-    assert bad == ["datasets/layouts.py: subprocess.run"]  # our own matlab.py, which a damaged file may end
-    assert not [where for where, _, _, how in CALLS if how.get("shell") == "True" or "trust_remote_code" in how]
+    assert bad == [
+        "datasets/sources/layouts.py: subprocess.run"
+    ]  # our own matlab.py, which a damaged file may end
+    assert not [
+        where
+        for where, _, _, how in CALLS
+        if how.get("shell") == "True" or "trust_remote_code" in how
+    ]
 
 
 def test_torch_and_numpy_load_data_only():
@@ -548,9 +700,11 @@ def test_modules_are_imported_by_name_in_three_places():
         if "import_module" in name or "spec_from_file" in name or name.endswith("exec_module")
     }
     assert found == {
-        ("__init__.py", "import_module"), ("datasets/layouts.py", "importlib.import_module"),
-        ("registry.py", "importlib.util.spec_from_file_location"), ("registry.py", "spec.loader.exec_module"),
-    }  # fmt: skip
+        ("__init__.py", "import_module"),
+        ("datasets/sources/layouts.py", "importlib.import_module"),
+        ("core/registry.py", "importlib.util.spec_from_file_location"),
+        ("core/registry.py", "spec.loader.exec_module"),
+    }
 
 
 def test_pickles_are_read_in_two_places_through_readers_that_know_arrays_only():
@@ -559,8 +713,9 @@ def test_pickles_are_read_in_two_places_through_readers_that_know_arrays_only():
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import)
-        and {alias.name for alias in node.names} & {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
+        and {alias.name for alias in node.names}
+        & {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
     }
-    assert found == {"datasets/layouts.py", "defenses/towers.py"}
+    assert found == {"datasets/sources/layouts.py", "defenses/weight_files.py"}
     assert issubclass(_Unpickler, pickle._Unpickler)
     assert "find_class" in vars(_Unpickler)

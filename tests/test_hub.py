@@ -21,14 +21,14 @@ import pytest
 from hubserver import Fault, HubServer, parquet, png, wds, zipped
 from PIL import Image
 
-from zsrobust.datasets.formats import _class_names
-from zsrobust.datasets.hub import HubSource
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets.sources.formats import _class_names
+from zsrobust.datasets.sources.hub import HubSource
 
 PRELUDE = """
 import hashlib, json, sys
 from pathlib import Path
-from zsrobust.datasets import formats, hub
+from zsrobust.datasets.sources import formats, hub
 from zsrobust.registry import ZSRobustError
 sources, folder, seen, out = json.loads(sys.argv[1]), Path("listings"), [], []
 
@@ -62,7 +62,9 @@ class Runner:
     def __init__(self, home: Path, hub: HubServer) -> None:
         self.home, self.hub, self.url = home, hub, hub.url
 
-    def __call__(self, lines: str, *, environment: dict[str, str] | None = None, **sources: Any) -> Any:
+    def __call__(
+        self, lines: str, *, environment: dict[str, str] | None = None, **sources: Any
+    ) -> Any:
         everything = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
             "HF_ENDPOINT": self.url,
@@ -72,7 +74,9 @@ class Runner:
             **(environment or {}),
         }
         code = f"{PRELUDE}{lines}\nprint(json.dumps(out))"
-        done = fresh.Process(fresh.script, code, json.dumps(sources), folder=self.home, environment=everything).end(60)
+        done = fresh.Process(
+            fresh.script, code, json.dumps(sources), folder=self.home, environment=everything
+        ).end(60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -102,7 +106,10 @@ def digest(content: bytes) -> str:
 
 def renamed(tar: bytes, old: str, new: str) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive, tarfile.open(fileobj=buffer, mode="w") as written:
+    with (
+        tarfile.open(fileobj=io.BytesIO(tar)) as archive,
+        tarfile.open(fileobj=buffer, mode="w") as written,
+    ):
         for member in archive:
             content = archive.extractfile(member)
             member.name = new if member.name == old else member.name
@@ -110,43 +117,80 @@ def renamed(tar: bytes, old: str, new: str) -> bytes:
     return buffer.getvalue()
 
 
-def one(hub: HubServer, repo: str, files: dict[str, bytes], kind: str = "parquet", **fields: Any) -> dict[str, Any]:
-    return {"repo": repo, "revision": hub.add(repo, files), "format": kind, "test": ["test"], **fields}
+def one(
+    hub: HubServer, repo: str, files: dict[str, bytes], kind: str = "parquet", **fields: Any
+) -> dict[str, Any]:
+    return {
+        "repo": repo,
+        "revision": hub.add(repo, files),
+        "format": kind,
+        "test": ["test"],
+        **fields,
+    }
 
 
 def test_every_format_gives_its_images_labels_and_names_once_online_and_then_offline(hub, run):
     hub.page = 3
-    shards = {f"data/test-{n:05d}-of-00002-0a1b.parquet": parquet(IMAGES[n * 4 :][:4], NAMES) for n in range(2)}
+    shards = {
+        f"data/test-{n:05d}-of-00002-0a1b.parquet": parquet(IMAGES[n * 4 :][:4], NAMES)
+        for n in range(2)
+    }
     others = {f"data/train-{n:05d}-of-00009.parquet": b"never fetched" for n in range(9)}
     converted = {
-        f"default/{s}/0000.parquet": parquet(IMAGES[:2], ["1", "2", "3"], extra={"text": ["a b", "c"]})
+        f"default/{s}/0000.parquet": parquet(
+            IMAGES[:2], ["1", "2", "3"], extra={"text": ["a b", "c"]}
+        )
         for s in ("train", "test")
     }
     converted["default/partial-test/0000.parquet"] = b"never fetched"
-    bools = parquet([(True, png(0)), (False, png(1))], None, image="webp", label="cls", struct=False)
-    tars = wds([(index % 3, content) for index, content in enumerate(png(i) for i in range(11))], NAMES, shard=1)
+    bools = parquet(
+        [(True, png(0)), (False, png(1))], None, image="webp", label="cls", struct=False
+    )
+    tars = wds(
+        [(index % 3, content) for index, content in enumerate(png(i) for i in range(11))],
+        NAMES,
+        shard=1,
+    )
     folders = zipped([("owl", png(1)), ("cat", png(2)), ("cat", png(3))], "2750")
     sources = {
         "parquet": one(hub, "o/parquet", {**shards, **others, "README.md": b"-"}),
         "converted": one(hub, "o/converted", converted, test=["train", "test"]),
         "text": one(hub, "o/text", converted, names="text"),
-        "bools": one(hub, "o/bools", {"data/test-00000-of-00001.parquet": bools}, image="webp", label="cls"),
+        "bools": one(
+            hub, "o/bools", {"data/test-00000-of-00001.parquet": bools}, image="webp", label="cls"
+        ),
         "tar": one(hub, "o/tar", {**tars, "train/0.tar": b"never fetched"}, "tar"),
-        "zip": one(hub, "o/zip", {"EuroSAT.zip": folders, "other.zip": b"-"}, "zip", test=["EuroSAT.zip"], inside="2750"),
+        "zip": one(
+            hub,
+            "o/zip",
+            {"EuroSAT.zip": folders, "other.zip": b"-"},
+            "zip",
+            test=["EuroSAT.zip"],
+            inside="2750",
+        ),
     }
     lines = "out = [[n, [len(hub.missing(source(n), 'test', folder)), get(n), get(n) and len(hub.missing(source(n), 'test', folder))]] for n in sources]"
     online = run(lines, **sources)
     found = {name: opened for name, (_, opened, _) in online}
     assert {name: (before, after) for name, (before, _, after) in online} == {
-        "parquet": (2, 0), "converted": (2, 0), "text": (1, 0), "bools": (1, 0), "tar": (13, 0), "zip": (1, 0),
-    }  # fmt: skip
+        "parquet": (2, 0),
+        "converted": (2, 0),
+        "text": (1, 0),
+        "bools": (1, 0),
+        "tar": (13, 0),
+        "zip": (1, 0),
+    }
     rows = [[digest(content), label] for label, content in IMAGES]
     assert [row[1:] for row in found["parquet"][1]] == rows
     assert found["parquet"][0] == NAMES
     assert found["parquet"][1][5][0] == "o/parquet data/test-00001-of-00002-0a1b.parquet row 1"
     assert found["converted"] == [
         None,
-        [[f"o/converted default/{s}/0000.parquet row {i}", *rows[i]] for s in ("train", "test") for i in range(2)],
+        [
+            [f"o/converted default/{s}/0000.parquet row {i}", *rows[i]]
+            for s in ("train", "test")
+            for i in range(2)
+        ],
     ]
     assert [found["text"][0], [row[2] for row in found["text"][1]]] == [None, ["a b", "c"]]
     assert [row[1:] for row in found["bools"][1]] == [[digest(png(0)), 1], [digest(png(1)), 0]]
@@ -157,7 +201,9 @@ def test_every_format_gives_its_images_labels_and_names_once_online_and_then_off
     with tarfile.open(fileobj=io.BytesIO(tars["test/3.tar"])) as archive:
         webp = archive.extractfile("s0000003.webp").read()
     assert found["tar"][1][3][1] == digest(webp)
-    assert np.array_equal(Image.open(io.BytesIO(webp)).convert("RGB"), Image.open(io.BytesIO(png(3))))
+    assert np.array_equal(
+        Image.open(io.BytesIO(webp)).convert("RGB"), Image.open(io.BytesIO(png(3)))
+    )
     assert found["zip"][0] == ["cat", "owl"]
     assert [row[1:] for row in found["zip"][1]] == [
         [digest(png(2)), "cat"],
@@ -169,9 +215,13 @@ def test_every_format_gives_its_images_labels_and_names_once_online_and_then_off
         for request in hub.requests
         if "README" in request.path or "train-" in request.path or "partial" in request.path
     ]
-    assert len(hub.asked("/tree/" + sources["parquet"]["revision"], "GET")) == 5  # 12 files and a folder, 3 a page
+    assert (
+        len(hub.asked("/tree/" + sources["parquet"]["revision"], "GET")) == 5
+    )  # 12 files and a folder, 3 a page
 
-    fetched = Counter(request.path for request in hub.asked(method="GET") if "/resolve/" in request.path)
+    fetched = Counter(
+        request.path for request in hub.asked(method="GET") if "/resolve/" in request.path
+    )
     assert set(fetched.values()) == {1}
     run.url = "http://127.0.0.1:9"
     offline = run(lines, environment={"HF_HUB_OFFLINE": "1"}, **sources)
@@ -196,9 +246,7 @@ def test_a_cut_connection_is_resumed_where_it_was_cut(hub, run):
 
     hub.faults.append(Fault("never.zip", cut=1000))
     never = one(hub, "o/never", {"never.zip": content}, "zip", test=["never.zip"])
-    lines = (
-        "import time; time.sleep = lambda seconds: None; out = [error(fetch), len(hub.missing(source(), 'test', folder))]"
-    )
+    lines = "import time; time.sleep = lambda seconds: None; out = [error(fetch), len(hub.missing(source(), 'test', folder))]"
     (kind, line), missing = run(lines, one=never)
     assert (kind, missing) == ("Unreachable", 1)
     assert "gives no answer for never.zip (" in line
@@ -209,15 +257,21 @@ def test_a_changed_file_is_fetched_once_more_then_refused_and_never_kept(hub, ru
     file = "data/test-00000-of-00001.parquet"
     content = parquet(IMAGES, NAMES)
     for repo, times in (("o/once", 1), ("o/always", 9)):
-        hub.faults.append(Fault(f"{repo}/resolve/{hub.add(repo, {file: content})}/{file}", times=times, flip=1000))
+        hub.faults.append(
+            Fault(f"{repo}/resolve/{hub.add(repo, {file: content})}/{file}", times=times, flip=1000)
+        )
     sources = {repo: one(hub, f"o/{repo}", {file: content}) for repo in ("once", "always")}
     once, always, missing = run(
-        "out = [get('once'), error(get, 'always'), len(hub.missing(source('always'), 'test', folder))]", **sources
+        "out = [get('once'), error(get, 'always'), len(hub.missing(source('always'), 'test', folder))]",
+        **sources,
     )
     assert [row[1:] for row in once[1]] == [[digest(image), label] for label, image in IMAGES]
     assert always[0] == "ZSRobustError"
     assert always[1].startswith(f"o/always {file}: what came twice is not what the hub lists")
-    assert [len(hub.asked(f"{sources[repo]['revision']}/{file}", "GET")) for repo in sources] == [2, 2]
+    assert [len(hub.asked(f"{sources[repo]['revision']}/{file}", "GET")) for repo in sources] == [
+        2,
+        2,
+    ]
     assert missing == 1
     assert not [path for path in run.cached() if "always" in path]
 
@@ -228,7 +282,9 @@ def test_a_changed_file_is_fetched_once_more_then_refused_and_never_kept(hub, ru
     damaged[1000] ^= 1
     kept.write_bytes(damaged)
     os.utime(kept, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    lines = f"out = [len(get('once')[1])]; import os; os.utime({str(kept)!r}); out.append(get('once'))"
+    lines = (
+        f"out = [len(get('once')[1])]; import os; os.utime({str(kept)!r}); out.append(get('once'))"
+    )
     assert run(lines, **sources) == [7, once]
     assert len(hub.asked(f"{sources['once']['revision']}/{file}", "GET")) == 3
 
@@ -335,19 +391,37 @@ def test_damaged_files_are_named(hub, run):
         "tar": one(hub, "o/tar", {**tars, "test/0.tar": tar[:3000]}, "tar"),
         "header": one(hub, "o/header", {**tars, "test/0.tar": bytes(header)}, "tar"),
         "shards": one(hub, "o/shards", {**tars, "test/nshards.txt": b"2"}, "tar"),
-        "sample": one(hub, "o/sample", {**tars, "test/0.tar": renamed(tar, "s0000002.cls", "s0000002.txt")}, "tar"),
-        "picture": one(hub, "o/picture", {**tars, "test/0.tar": renamed(tar, "s0000003.webp", "s0000003.txt")}, "tar"),
+        "sample": one(
+            hub,
+            "o/sample",
+            {**tars, "test/0.tar": renamed(tar, "s0000002.cls", "s0000002.txt")},
+            "tar",
+        ),
+        "picture": one(
+            hub,
+            "o/picture",
+            {**tars, "test/0.tar": renamed(tar, "s0000003.webp", "s0000003.txt")},
+            "tar",
+        ),
         "zip": one(hub, "o/zip", {"a.zip": flipped}, "zip", test=["a.zip"]),
         "cut": one(hub, "o/cut", {"a.zip": folders[:-30]}, "zip", test=["a.zip"]),
         "empty": one(hub, "o/empty", {"a.zip": folders}, "zip", test=["a.zip"], inside="2750"),
     }
     lines = dict(run("out = [(name, error(get, name)) for name in sources]", **sources))
     for name, path in {
-        "truncated": only, "page": only, "tar": "test/0.tar", "header": "test/0.tar", "zip": "a.zip", "cut": "a.zip",
-    }.items():  # fmt: skip
+        "truncated": only,
+        "page": only,
+        "tar": "test/0.tar",
+        "header": "test/0.tar",
+        "zip": "a.zip",
+        "cut": "a.zip",
+    }.items():
         assert f"{path} is damaged (" in lines[name][1], name
     assert "o/unknown data/test-00000-of-00001.parquet row 1 has no label." in lines["unknown"][1]
-    assert "o/shards has shards [0] of the 2 that o/shards test/nshards.txt tells of." in lines["shards"][1]
+    assert (
+        "o/shards has shards [0] of the 2 that o/shards test/nshards.txt tells of."
+        in lines["shards"][1]
+    )
     assert "o/picture test/0.tar s0000003 has no image." in lines["picture"][1]
     assert "o/empty has no folders of classes inside '2750'." in lines["empty"][1]
     assert "o/sample test/0.tar s0000002 has no label." in lines["sample"][1]
@@ -374,7 +448,12 @@ def test_memory_does_not_grow_with_the_file(hub, run):
 def test_names_that_are_mere_numbers_are_no_names():
     def named(names: list[str]) -> list[str] | None:
         return _class_names(
-            {b"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}}).encode()}, "label"
+            {
+                b"huggingface": json.dumps(
+                    {"info": {"features": {"label": {"names": names}}}}
+                ).encode()
+            },
+            "label",
         )
 
     assert named(["1", "2", "3"]) is None
@@ -390,6 +469,11 @@ def test_a_revision_is_a_full_commit():
 
 
 def test_importing_the_module_is_cheap():
-    lines = "print([m for m in ('torch', 'pyarrow', 'huggingface_hub', 'pandas') if m in sys.modules])"
-    code = f"import sys; from zsrobust.datasets import formats, hub; {lines}"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"
+    lines = (
+        "print([m for m in ('torch', 'pyarrow', 'huggingface_hub', 'pandas') if m in sys.modules])"
+    )
+    code = f"import sys; from zsrobust.datasets.sources import formats, hub; {lines}"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+        == b"[]\n"
+    )

@@ -7,8 +7,8 @@ import pytest
 from colors import encoded
 from hubserver import HubServer, parquet, wds, zipped
 
-from zsrobust import suites
 from zsrobust.datasets.catalogue import entries
+from zsrobust.settings import suites
 
 PAPER = suites.load("paper").datasets
 ALL_CLASSES = {"eurosat"}  # its class names are the folders of the archive
@@ -19,7 +19,9 @@ THEIRS = {
     "food101": lambda entry: swapped(entry.called["names"], 16, 17),
     "tiny_imagenet": lambda entry: sorted(entry.called["hub"]),
     "imagenet": lambda entry: None,
-    "caltech101": lambda entry: sorted([*(name.lower() for name in entry.called["names"]), "background_google"]),
+    "caltech101": lambda entry: sorted(
+        [*(name.lower() for name in entry.called["names"]), "background_google"]
+    ),
     "pcam": lambda entry: None,
 }
 
@@ -34,13 +36,21 @@ def pictures(name):
     """Return (the hub's label, an encoded picture that says the canonical label by its color)."""
     entry = entries[name]
     classes = len(entry.classes)
-    labels = range(classes) if name in ALL_CLASSES else sorted({k for k in (0, 1, 16, 17, 26, 57, 189) if k < classes})
+    labels = (
+        range(classes)
+        if name in ALL_CLASSES
+        else sorted({k for k in (0, 1, 16, 17, 26, 57, 189) if k < classes})
+    )
     theirs = THEIRS.get(name, lambda entry: entry.called["names"])(entry)
     size = {"height": entry.side, "width": entry.side} if entry.side else {}
     canonical = {called[k].lower(): k for called in entry.called.values() for k in range(classes)}
     of_label = {k: k for k in labels}
     if theirs is not None:
-        of_label = {canonical[name.lower()]: place for place, name in enumerate(theirs) if name.lower() in canonical}
+        of_label = {
+            canonical[name.lower()]: place
+            for place, name in enumerate(theirs)
+            if name.lower() in canonical
+        }
     return theirs, [(of_label[k], encoded(k, **size)) for k in labels]
 
 
@@ -63,7 +73,9 @@ def repository(name, source):
         if name == "caltech101":
             part = [*part, (theirs.index("background_google"), encoded(300))]
         more = {key: values[place :: len(source.test)] for key, values in extra.items()}
-        files[f"data/{split}-00000-of-00001.parquet"] = parquet(part, theirs, source.image, source.label, more)
+        files[f"data/{split}-00000-of-00001.parquet"] = parquet(
+            part, theirs, source.image, source.label, more
+        )
     return files, len(images)
 
 
@@ -74,9 +86,14 @@ def place(tmp_path_factory):
 
 def call(place, *run, ok=0, **environment):
     everything = {
-        **os.environ, "HF_HOME": str(place / "hf"), "ZSROBUST_CACHE": str(place / "cache"), "COLUMNS": "200",
-        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **environment,
-    }  # fmt: skip
+        **os.environ,
+        "HF_HOME": str(place / "hf"),
+        "ZSROBUST_CACHE": str(place / "cache"),
+        "COLUMNS": "200",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        **environment,
+    }
     done = fresh.Process(*run, folder=place, environment=everything).end()
     assert done.returncode == ok, done.stdout + done.stderr
     return done
@@ -92,7 +109,7 @@ from pathlib import Path
 import numpy as np
 import zsrobust
 from zsrobust.datasets import Cut, datasets
-from zsrobust.entries import load_entries
+from zsrobust.running.entries import load_entries
 from zsrobust.pixels import tensor
 sys.path.insert(0, sys.argv[1])
 from colors import ColorReader
@@ -118,11 +135,23 @@ def test_every_dataset_is_downloaded_prepared_and_right_and_then_works_offline(p
             parts.append(f'[dataset.part_of_{name}]\nlike = "{name}"\nsize = {size}\n')
         (place / "parts.toml").write_text("\n".join(parts))
         names = [f"part_of_{name}" for name in PAPER]
-        done = zsrobust(place, "--plugin", "parts.toml", "data", *names, "--suite", "mini", HF_ENDPOINT=server.url)
+        done = zsrobust(
+            place,
+            "--plugin",
+            "parts.toml",
+            "data",
+            *names,
+            "--suite",
+            "mini",
+            HF_ENDPOINT=server.url,
+        )
         assert [line.split()[0] for line in done.stdout.splitlines()] == names
         assert "preparing part_of_pcam" in done.stderr
     shown = zsrobust(place, "--plugin", "parts.toml", "data").stdout
-    assert all(any(line.startswith(f"{name} ") and "prepared" in line for line in shown.splitlines()) for name in names)
+    assert all(
+        any(line.startswith(f"{name} ") and "prepared" in line for line in shown.splitlines())
+        for name in names
+    )
     tests = os.path.dirname(__file__)
     offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = call(place, fresh.script, READ, tests, *names, **offline)
@@ -153,19 +182,33 @@ def test_the_next_source_is_tried_where_one_is_gone_gated_or_another_set(place):
 
     with HubServer() as server:
         _, gated, good = entries["cifar10"].sources
-        server.add(gated.repo, {"test-00000-of-00001.parquet": b"PAR1"}, revision=gated.revision, gated=True)
+        server.add(
+            gated.repo,
+            {"test-00000-of-00001.parquet": b"PAR1"},
+            revision=gated.revision,
+            gated=True,
+        )
         server.add(good.repo, wds(images, theirs), revision=good.revision)
         assert prepare("third").startswith("prepared ")
         server.add(good.repo, wds(images[1:], theirs), revision=good.revision)
         smaller = prepare("smaller")
         assert "There is no dataset mteb/cifar10" in smaller
         assert "uoft-cs/cifar10 asks for consent" in smaller
-        assert f"djghosh/wds_cifar10_test@7509909 holds {len(images) - 1} images; third (test) has {len(images)}" in smaller
+        assert (
+            f"djghosh/wds_cifar10_test@7509909 holds {len(images) - 1} images; third (test) has {len(images)}"
+            in smaller
+        )
 
 
 def test_without_network_and_data_a_run_says_at_once_what_is_missing(place):
-    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "ZSROBUST_CACHE": str(place / "empty"), "HF_HOME": str(place / "empty")}
+    offline = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "ZSROBUST_CACHE": str(place / "empty"),
+        "HF_HOME": str(place / "empty"),
+    }
     done = zsrobust(place, "run", "--defense", "pmg_aft", "--attack", "autoattack", ok=2, **offline)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("Error: 16 of 16 datasets are not here: cifar10, cifar100, stl10")
-    assert all(told in line for told in ("--data-root", "ZSROBUST_DATA", "--suite mini", "127.0.0.1:9"))
+    assert all(
+        told in line for told in ("--data-root", "ZSROBUST_DATA", "--suite mini", "127.0.0.1:9")
+    )

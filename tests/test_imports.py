@@ -11,24 +11,34 @@ import zsrobust
 
 PACKAGE = Path(zsrobust.__file__).parent
 
-#: Each room may import those after it, and no other.
-ROOMS = [
-    "cli", "cluster", "bill", "testing", "stock", "listing", "display", "export", "doctor", "runner", "redflags", "cost", "evaluation", "lineup", "entries",
-    "defenses", "wrappers", "ranks", "training", "pixels", "prompts", "classifier", "mini", "attacks", "verification", "datasets", "report", "flags", "regression",
-    "comparison", "figures", "tables", "reported", "rows", "suites", "protocols", "results", "statistics", "sharing", "network", "registry",
-]  # fmt: skip
-#: These tell what is stored, on a laptop, in a second.
-READERS = ["registry", "statistics", "results", "suites", "rows", "reported", "tables", "figures", "comparison", "regression",
-           "report", "datasets", "flags", "verification"]  # fmt: skip
-STRANGERS = [("classifier", "attacks"), ("classifier", "datasets"), ("attacks", "datasets"), ("attacks", "classifier"),
-             ("tables", "datasets"), ("prompts", "attacks")]  # fmt: skip
+#: A folder imports those after it, and no other.
+FOLDERS = [
+    "cli",
+    "running",
+    "evaluation",
+    "defenses",
+    "training",
+    "models",
+    "attacks",
+    "mini",
+    "datasets",
+    "reporting",
+    "results",
+    "settings",
+    "core",
+]
+#: Nothing in these imports torch, so that tables and reports start at once.
+WITHOUT_TORCH = FOLDERS[FOLDERS.index("reporting") :]
+#: An attack sees a classifier, images and labels, and a model no attacks; whatever the order of the folders.
+STRANGERS = [("models", "attacks"), ("attacks", "datasets"), ("reporting", "datasets")]
+#: Files beside the folders, which may import anything; nothing but the command line imports them.
+BESIDE = {"__init__", "__main__", "lineup", "registry", "testing"}
 
 
-def modules():
+def files():
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[0] not in ("__init__", "__main__"):
-            yield parts[0], path
+        yield parts[0], path
 
 
 def imported(path):
@@ -39,22 +49,32 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rooms_imported(path):
-    return {name.split(".")[1] for name in imported(path) if name.startswith("zsrobust.")}
+FILES = list(files())
 
 
-@pytest.mark.parametrize(("room", "path"), list(modules()), ids=lambda value: getattr(value, "stem", value))
-def test_imports_point_down(room, path):
-    assert room in ROOMS, f"{room} is a new room: give it its place in ROOMS"
-    for other in rooms_imported(path) - {room}:
-        assert ROOMS.index(room) < ROOMS.index(other), f"{path.name} imports {other}, which stands above {room}"
-        assert (room, other) not in STRANGERS
+def test_every_folder_has_its_place():
+    assert {folder for folder, _ in FILES} - BESIDE == set(FOLDERS)
 
 
-@pytest.mark.parametrize("room", READERS)
-def test_rooms_without_torch(room):
-    for path in [path for name, path in modules() if name == room]:
-        assert not {"torch", "open_clip"} & {name.split(".")[0] for name in imported(path)}
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_point_down(folder):
+    for path in [path for name, path in FILES if name == folder]:
+        for other in {
+            name.split(".")[1] for name in imported(path) if name.startswith("zsrobust.")
+        } - {folder}:
+            assert other in FOLDERS, f"{path.relative_to(PACKAGE)} imports {other}"
+            assert FOLDERS.index(folder) < FOLDERS.index(other), (
+                f"{path.relative_to(PACKAGE)} imports {other}, above it"
+            )
+            assert (folder, other) not in STRANGERS, f"{path.relative_to(PACKAGE)} imports {other}"
+
+
+@pytest.mark.parametrize("folder", WITHOUT_TORCH)
+def test_folders_without_torch(folder):
+    for path in [path for name, path in FILES if name == folder]:
+        assert not {"torch", "open_clip"} & {name.split(".")[0] for name in imported(path)}, (
+            path.relative_to(PACKAGE)
+        )
 
 
 def test_help_and_table_import_no_torch(tmp_path):

@@ -11,8 +11,8 @@ import torchvision.datasets as torchvision
 from layouts import build, dump, refolder, save
 from PIL import Image
 
-from zsrobust.datasets.layouts import LAYOUTS, open_folder
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets.sources.layouts import LAYOUTS, open_folder
 
 NAMES = {
     "cifar10": ["airplane", "automobile", "bird"],
@@ -29,7 +29,11 @@ NAMES = {
     "imagenet": ["n01440764", "n01443537", "n01484850"],
     "caltech101": ["Faces", "Leopards", "accordion"],
     "caltech256": ["001.ak47", "002.american-flag", "003.backpack"],
-    "stanford_cars": ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "smart fortwo Convertible 2012"],
+    "stanford_cars": [
+        "AM General Hummer SUV 2000",
+        "Ram C/V Cargo Van Minivan 2012",
+        "smart fortwo Convertible 2012",
+    ],
     "pcam": ["healthy", "tumor"],
 }
 NAMELESS = ("flowers102", "pcam")
@@ -43,9 +47,15 @@ def pictures(name):
     images = []
     for index in range(2 * classes):
         picture = np.zeros((2, 2, 3), dtype=np.uint8)
-        picture[0, 1], picture[1, 0], picture[1, 1] = (40 * index, 250 - 40 * index, 90), (0, 128, 0), (0, 0, 255)
+        picture[0, 1], picture[1, 0], picture[1, 1] = (
+            (40 * index, 250 - 40 * index, 90),
+            (0, 128, 0),
+            (0, 0, 255),
+        )
         half = SIDES.get(name, 96) // 2
-        images.append((index * (classes - 1) % classes, picture.repeat(half, axis=0).repeat(half, axis=1)))
+        images.append(
+            (index * (classes - 1) % classes, picture.repeat(half, axis=0).repeat(half, axis=1))
+        )
     return images
 
 
@@ -70,7 +80,9 @@ def read(name, folder, split="test"):
     """Return what a layout yields, as a count of (class name, which picture)."""
     opened = LAYOUTS[name].read(folder, split)
     names = opened.names or NAMES[name]
-    return Counter((names[record.label], index_of(loaded(record), name)) for record in opened.records)
+    return Counter(
+        (names[record.label], index_of(loaded(record), name)) for record in opened.records
+    )
 
 
 def loaded(record):
@@ -100,7 +112,9 @@ def test_names_labels_and_pictures_are_read_back(name, folder):
 @every_layout
 def test_the_order_is_fixed_and_a_record_says_where_it_is(name, folder):
     first, second = (list(LAYOUTS[name].read(folder, "test").records) for _ in range(2))
-    assert [(record.where, record.label) for record in first] == [(record.where, record.label) for record in second]
+    assert [(record.where, record.label) for record in first] == [
+        (record.where, record.label) for record in second
+    ]
     for row, record in enumerate(first):
         if isinstance(record.image, Path):
             assert folder / record.where == record.image
@@ -112,11 +126,24 @@ def test_the_order_is_fixed_and_a_record_says_where_it_is(name, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar10", "cifar100", "stl10", "oxford_pets", "flowers102", "dtd", "fgvc_aircraft", "stanford_cars", "pcam"]
+    "name",
+    [
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "oxford_pets",
+        "flowers102",
+        "dtd",
+        "fgvc_aircraft",
+        "stanford_cars",
+        "pcam",
+    ],
 )
 def test_images_come_in_the_order_of_their_list(name, folder):
     records = LAYOUTS[name].read(folder, "test").records
-    assert [index_of(loaded(record), name) for record in records] == list(range(len(pictures(name))))
+    assert [index_of(loaded(record), name) for record in records] == list(
+        range(len(pictures(name)))
+    )
 
 
 TWINS = {
@@ -137,8 +164,13 @@ TWINS = {
 def test_torchvision_reads_the_same(name, folder, tmp_path):
     twin = TWINS[name](tmp_path)
     names = NAMES[name] if name == "pcam" else getattr(twin, "classes", None) or twin.categories
-    theirs = Counter((names[label].lower(), index_of(image, name)) for image, label in (twin[i] for i in range(len(twin))))
-    ours = Counter({(each.lower(), index): count for (each, index), count in read(name, folder).items()})
+    theirs = Counter(
+        (names[label].lower(), index_of(image, name))
+        for image, label in (twin[i] for i in range(len(twin)))
+    )
+    ours = Counter(
+        {(each.lower(), index): count for (each, index), count in read(name, folder).items()}
+    )
     ours.pop((BACKGROUND[0].lower(), -1), None)
     assert ours == theirs
 
@@ -164,11 +196,18 @@ def test_classes_without_images_keep_their_place(name, tmp_path):
     build(name, tmp_path, [(1, pictures(name)[0][1])] * 2, NAMES[name])
     opened = LAYOUTS[name].read(tmp_path / LAYOUTS[name].folder, "test")
     names = opened.names or NAMES[name]
-    assert Counter(names[record.label] for record in opened.records) - Counter(["BACKGROUND_Google"]) == {NAMES[name][1]: 2}
+    assert Counter(names[record.label] for record in opened.records) - Counter(
+        ["BACKGROUND_Google"]
+    ) == {NAMES[name][1]: 2}
     assert set(names) >= set(NAMES[name])
 
 
-FILES = [(name, need) for name, layout in LAYOUTS.items() for need in layout.needs["test"] if "." in Path(need).name]
+FILES = [
+    (name, need)
+    for name, layout in LAYOUTS.items()
+    for need in layout.needs["test"]
+    if "." in Path(need).name
+]
 FILES += [("cifar10", "test_batch"), ("cifar100", "test"), ("cifar100", "meta")]
 FILES += [("tiny_imagenet", "wnids.txt"), ("tiny_imagenet", "val/val_annotations.txt")]
 
@@ -210,20 +249,26 @@ def test_a_file_that_ends_the_process_which_reads_it_is_one_line(tmp_path):
     build("flowers102", tmp_path, pictures("flowers102"), [])
     path = tmp_path / "flowers-102/imagelabels.mat"
     content = bytearray(path.read_bytes())
-    content[184] = 255  # a type of numbers that is none: scipy takes a pointer from beside its table
+    content[184] = (
+        255  # a type of numbers that is none: scipy takes a pointer from beside its table
+    )
     path.write_bytes(content)
     with pytest.raises(ZSRobustError, match=r"Cannot read .*imagelabels\.mat \(ValueError: "):
         LAYOUTS["flowers102"].read(tmp_path / "flowers-102", "test")
 
 
-@pytest.mark.parametrize("name", ["food101", "oxford_pets", "flowers102", "dtd", "fgvc_aircraft", "stanford_cars"])
+@pytest.mark.parametrize(
+    "name", ["food101", "oxford_pets", "flowers102", "dtd", "fgvc_aircraft", "stanford_cars"]
+)
 def test_an_image_that_is_listed_but_absent_comes_nevertheless(name, folder):
     images = [record.image for record in LAYOUTS[name].read(folder, "test").records]
     images[0].unlink()
     assert [record.image for record in LAYOUTS[name].read(folder, "test").records] == images
 
 
-@pytest.mark.parametrize(("name", "missing"), [("sun397", "j/jail_cell"), ("eurosat", "2750"), ("imagenet", "val")])
+@pytest.mark.parametrize(
+    ("name", "missing"), [("sun397", "j/jail_cell"), ("eurosat", "2750"), ("imagenet", "val")]
+)
 def test_a_missing_folder_is_named(name, folder, missing):
     (folder / missing).rename(folder / "elsewhere")
     with pytest.raises(ZSRobustError, match=missing):
@@ -238,7 +283,9 @@ class Attack:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize(("name", "file"), [("cifar10", "test_batch"), ("cifar10", "batches.meta"), ("cifar100", "test")])
+@pytest.mark.parametrize(
+    ("name", "file"), [("cifar10", "test_batch"), ("cifar10", "batches.meta"), ("cifar100", "test")]
+)
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_code_in_a_pickle_is_refused_and_not_run(name, folder, file, protocol, tmp_path):
     (folder / file).write_bytes(pickle.dumps({"labels": Attack(tmp_path / "run")}, protocol))
@@ -248,7 +295,13 @@ def test_code_in_a_pickle_is_refused_and_not_run(name, folder, file, protocol, t
 
 
 @pytest.mark.parametrize(
-    "content", [b"cbuiltins\neval\n.", b"cnumpy\nload\n.", b"c_codecs\ndecode\n.", b"\x8c\x05numpy\x8c\x0bndarray.sum\x93."]
+    "content",
+    [
+        b"cbuiltins\neval\n.",
+        b"cnumpy\nload\n.",
+        b"c_codecs\ndecode\n.",
+        b"\x8c\x05numpy\x8c\x0bndarray.sum\x93.",
+    ],
 )
 @pytest.mark.parametrize("name", ["cifar10"])
 def test_no_other_name_can_be_reached_from_a_pickle(name, folder, content):
@@ -277,7 +330,11 @@ def test_a_batch_with_too_few_labels_is_refused(name, folder):
 @pytest.mark.parametrize("name", ["stl10"])
 def test_stl10_is_stored_by_columns_and_counts_from_one(name, folder):
     """As torchvision's STL10 reads it, which refuses a fixture by its md5."""
-    theirs = np.fromfile(folder / "test_X.bin", dtype=np.uint8).reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
+    theirs = (
+        np.fromfile(folder / "test_X.bin", dtype=np.uint8)
+        .reshape(-1, 3, 96, 96)
+        .transpose(0, 1, 3, 2)
+    )
     records = list(LAYOUTS[name].read(folder, "test").records)
     assert np.array_equal([record.image.transpose(2, 0, 1) for record in records], theirs)
     assert (records[1].image == pictures(name)[1][1]).all()
@@ -289,7 +346,10 @@ def test_stl10_is_stored_by_columns_and_counts_from_one(name, folder):
 def test_val_is_the_same_with_and_without_folders(name, folder, tmp_path):
     def opened():
         found = LAYOUTS[name].read(folder, "test")
-        return found.names, [(record.image.name, record.label, index_of(loaded(record), name)) for record in found.records]
+        return found.names, [
+            (record.image.name, record.label, index_of(loaded(record), name))
+            for record in found.records
+        ]
 
     raw = opened()
     refolder(tmp_path)
@@ -314,14 +374,21 @@ def test_pcam_arrays_of_another_shape_are_refused(name, damage, tmp_path):
 
 
 def test_pcam_is_read_in_blocks_without_a_seam(tmp_path):
-    images = [(index % 2, np.full((96, 96, 3), index % 251, dtype=np.uint8)) for index in range(300)]
+    images = [
+        (index % 2, np.full((96, 96, 3), index % 251, dtype=np.uint8)) for index in range(300)
+    ]
     build("pcam", tmp_path, images, [])
     records = list(LAYOUTS["pcam"].read(tmp_path / "pcam", "test").records)
-    assert [int(record.image[0, 0, 0]) for record in records] == [index % 251 for index in range(300)]
+    assert [int(record.image[0, 0, 0]) for record in records] == [
+        index % 251 for index in range(300)
+    ]
     assert [record.label for record in records] == [index % 2 for index in range(300)]
 
 
-@pytest.mark.parametrize(("name", "library"), [("flowers102", "scipy.io"), ("stanford_cars", "scipy.io"), ("pcam", "h5py")])
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("flowers102", "scipy.io"), ("stanford_cars", "scipy.io"), ("pcam", "h5py")],
+)
 def test_a_missing_library_is_named(name, folder, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ZSRobustError, match=rf"{library}.*pip install 'zsrobust\[layouts\]'"):
@@ -339,7 +406,15 @@ def test_stray_files_and_folders_are_left_out(name, folder):
 
 def test_any_folder_of_folders_is_opened(tmp_path):
     picture = np.zeros((8, 8, 3), dtype=np.uint8)
-    for file in ("b/2.png", "b/10.JPEG", "b/images/1.png", "a c/x.png", ".cache/1.png", "b/.hidden.png", "b/.trash/1.png"):
+    for file in (
+        "b/2.png",
+        "b/10.JPEG",
+        "b/images/1.png",
+        "a c/x.png",
+        ".cache/1.png",
+        "b/.hidden.png",
+        "b/.trash/1.png",
+    ):
         save(tmp_path / file, picture)
     (tmp_path / "b/boxes.txt").write_text("1 2 3")
     (tmp_path / "readme.png").write_text("beside the classes")
@@ -347,7 +422,13 @@ def test_any_folder_of_folders_is_opened(tmp_path):
     opened = open_folder(tmp_path)
     assert opened.names == ["a c", "b", "linked"]
     found = [(record.where, record.label) for record in opened.records]
-    assert found == [("a c/x.png", 0), ("b/10.JPEG", 1), ("b/2.png", 1), ("b/images/1.png", 1), ("linked/x.png", 2)]
+    assert found == [
+        ("a c/x.png", 0),
+        ("b/10.JPEG", 1),
+        ("b/2.png", 1),
+        ("b/images/1.png", 1),
+        ("linked/x.png", 2),
+    ]
 
 
 def test_folders_that_hold_no_dataset_are_refused(tmp_path):

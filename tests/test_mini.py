@@ -7,19 +7,24 @@ import pytest
 import torch
 from numpy.random import RandomState
 
-from zsrobust import suites
 from zsrobust.attacks import attacks
-from zsrobust.classifier import load_clip
 from zsrobust.datasets import Images, datasets
-from zsrobust.evaluation import predict
+from zsrobust.evaluation.referee import predict
 from zsrobust.mini import world
 from zsrobust.mini.pretrain import CONFIG, draw
+from zsrobust.models.clip import load_clip
+from zsrobust.settings import suites
 from zsrobust.testing import check_dataset
 
 MINI = suites.load("mini")
 WEIGHTS = "5604d78d412fbd2da164e34ab742ff53fecc6f2713c4c2cc18b7eaed2c720635"  # sha256 of open_clip_model.safetensors
 #: Zero-shot accuracy (%) on the whole test sets, as in results/mini/table2.md, and how far another machine may be off.
-ACCURACY = {"mini_shapes": 82.67, "mini_train": 93.25, "mini_handwriting": 55.6, "mini_cells": 100.0}
+ACCURACY = {
+    "mini_shapes": 82.67,
+    "mini_train": 93.25,
+    "mini_handwriting": 55.6,
+    "mini_cells": 100.0,
+}
 
 
 @pytest.mark.parametrize("name", MINI.datasets)
@@ -69,7 +74,9 @@ def test_a_subset_is_balanced_nested_and_fixed():
     inside = {picture.tobytes() for picture in large.pixels}
     assert all(picture.tobytes() in inside for picture in small.pixels)
     assert images.subset(None) is images.subset(10_000) is images
-    positions = Images(pixels=np.arange(30, dtype=np.uint8).reshape(30, 1, 1, 1), labels=np.arange(30) % 3).subset(6)
+    positions = Images(
+        pixels=np.arange(30, dtype=np.uint8).reshape(30, 1, 1, 1), labels=np.arange(30) % 3
+    ).subset(6)
     assert positions.pixels.ravel().tolist() == SUBSET
 
 
@@ -83,7 +90,9 @@ def test_the_zero_shot_accuracy_is_the_one_that_was_measured(name):
     dataset = datasets[name]
     classifier = load_clip(MINI.backbone).classifier(dataset.prompts())
     images = dataset.load("test")
-    correct = (predict(classifier, torch.from_numpy(images.pixels).float() / 255) == images.labels).mean()
+    correct = (
+        predict(classifier, torch.from_numpy(images.pixels).float() / 255) == images.labels
+    ).mean()
     assert 100 * correct == pytest.approx(ACCURACY[name], abs=0.5)
 
 

@@ -25,31 +25,61 @@ print(zsrobust.evaluate("clip", attack="example_fgsm", dataset="example_patterns
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the plugin into a folder of its own, with its entry point."""
     folder = tmp_path_factory.mktemp("site")
-    site = Path(sys.prefix, "lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
+    site = Path(
+        sys.prefix,
+        "lib",
+        f"python{sys.version_info.major}.{sys.version_info.minor}",
+        "site-packages",
+    )
     if not (site / "setuptools").exists():
         pytest.skip("building the plugin without a network needs setuptools in the environment")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", folder, PLUGIN],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            folder,
+            PLUGIN,
+        ],
         check=True,
     )
     return folder
 
 
 def test_an_installed_plugin_holds_the_contracts(site, checkpoints):
-    done = fresh.Process(fresh.script, SCRIPT, str(site), str(checkpoints), folder=site, environment=os.environ).end()
+    done = fresh.Process(
+        fresh.script, SCRIPT, str(site), str(checkpoints), folder=site, environment=os.environ
+    ).end()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "40"
 
 
 def test_a_plugin_file_registers_on_the_command_line(zsrobust):
-    listed = zsrobust("--plugin", str(PLUGIN / "zsrobust_example" / "__init__.py"), "list", "attacks").stdout
+    listed = zsrobust(
+        "--plugin", str(PLUGIN / "zsrobust_example" / "__init__.py"), "list", "attacks"
+    ).stdout
     assert "example_fgsm" in listed
     assert "example_fgsm" not in zsrobust("list", "attacks").stdout
 
 
 def test_a_plugins_dataset_and_attack_run_on_the_command_line(zsrobust):
     plugin = ("--plugin", str(PLUGIN / "zsrobust_example" / "__init__.py"))
-    command = ("run", "--suite", "mini", "--defense", "clip", "--attack", "example_fgsm", "--dataset", "example_patterns")
+    command = (
+        "run",
+        "--suite",
+        "mini",
+        "--defense",
+        "clip",
+        "--attack",
+        "example_fgsm",
+        "--dataset",
+        "example_patterns",
+    )
     assert "Patterns" in zsrobust(*plugin, *command).stdout
 
 

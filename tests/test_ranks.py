@@ -8,11 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zsrobust import ranks
-from zsrobust.results import Outcomes, Result, Samples
+from zsrobust.results.cell import Outcomes, Result, Samples
+from zsrobust.training import ranks
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-RUN = ("run", "--suite", "mini", "--defense", "clip", "--attack", "pgd2", "--dataset", "mini_cells", "--limit", "33")
+RUN = (
+    "run",
+    "--suite",
+    "mini",
+    "--defense",
+    "clip",
+    "--attack",
+    "pgd2",
+    "--dataset",
+    "mini_cells",
+    "--limit",
+    "33",
+)
 FAILS = """
 import time
 from zsrobust import ZSRobustError, ranks
@@ -31,7 +43,9 @@ except ZSRobustError as error:
 
 
 def torchrun(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*TWO, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*TWO, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def test_two_processes_find_what_one_finds(zsrobust, tmp_path):
@@ -40,9 +54,20 @@ def test_two_processes_find_what_one_finds(zsrobust, tmp_path):
     assert done.stdout.count("33 images attacked") == 1
     zsrobust(*RUN)
     place = Path("mini/sound/pgd2-eps=6-255/clip/mini_cells.limit=33.json")
-    single, double = (json.loads((tmp_path / folder / place).read_text()) for folder in ("results", "two"))
+    single, double = (
+        json.loads((tmp_path / folder / place).read_text()) for folder in ("results", "two")
+    )
     assert double.pop("device") == "cpu and 1 more"
-    for name in ("identity", "images", "clean_correct", "robust_correct", "flags", "forward", "backward", "status"):
+    for name in (
+        "identity",
+        "images",
+        "clean_correct",
+        "robust_correct",
+        "flags",
+        "forward",
+        "backward",
+        "status",
+    ):
         assert single[name] == double[name], name
     for kind in (Outcomes, Samples):
         for name, array in vars(kind.read(tmp_path / "results" / place)).items():
@@ -54,22 +79,35 @@ def test_when_one_process_fails_it_alone_says_why(tmp_path):
     done = torchrun(tmp_path, "fails.py")
     assert done.returncode != 0
     assert done.stdout == "Error: out of luck\n"
-    assert "Traceback" not in done.stderr.split("torch.distributed.elastic")[0].split("Sending process")[0]
+    assert (
+        "Traceback"
+        not in done.stderr.split("torch.distributed.elastic")[0].split("Sending process")[0]
+    )
 
 
 def share(number: int, count: int, images: int, **more) -> ranks.Share:
     positions = np.arange(number, images, count)
     adversarial = (positions % 5 == 3).astype(np.int64)  # labels are 0: 3 and 8 are broken
     outcomes = Outcomes(positions * 0, positions * 0, adversarial, positions.astype(np.float32))
-    kept = [place[0] for place in (np.flatnonzero(adversarial == kind) for kind in (1, 0)) if len(place)]
+    kept = [
+        place[0] for place in (np.flatnonzero(adversarial == kind) for kind in (1, 0)) if len(place)
+    ]
     samples = Samples(
         positions=np.array(kept, dtype=np.int64),
         pixels=np.stack([np.full((3, 2, 2), positions[place], dtype=np.uint8) for place in kept]),
         change=np.full((len(kept), 3, 2, 2), 127, dtype=np.int8),
         scale=0.1 * (number + 1),
     )
-    values = {"images": len(positions), "robust_correct": int((adversarial == 0).sum()), "clean_correct": len(positions)}
-    return Result({}, **{**values, "seconds": float(number), "forward": 2, **more}), outcomes, samples
+    values = {
+        "images": len(positions),
+        "robust_correct": int((adversarial == 0).sum()),
+        "clean_correct": len(positions),
+    }
+    return (
+        Result({}, **{**values, "seconds": float(number), "forward": 2, **more}),
+        outcomes,
+        samples,
+    )
 
 
 @pytest.mark.parametrize(("count", "images"), [(1, 10), (2, 10), (3, 10), (4, 9), (9, 9)])
@@ -78,17 +116,28 @@ def test_shares_are_put_together_in_the_order_of_the_images(count, images):
         [share(number, count, images, flags=[f"{number % 2}"]) for number in range(count)]
     )
     assert outcomes.perturbation.tolist() == list(range(images))
-    assert (result.images, result.robust_correct, result.forward) == (images, outcomes.robust_correct, 2 * count)
+    assert (result.images, result.robust_correct, result.forward) == (
+        images,
+        outcomes.robust_correct,
+        2 * count,
+    )
     assert result.seconds == count - 1
     assert result.flags == [str(kind) for kind in range(min(count, 2))]
     assert samples.positions.tolist() == [3, 0]
     assert samples.pixels[:, 0, 0, 0].tolist() == [3, 0]
-    np.testing.assert_allclose(samples.change[:, 0, 0, 0] * samples.scale / 127, [0.1 * (3 % count + 1), 0.1], atol=0.002)
+    np.testing.assert_allclose(
+        samples.change[:, 0, 0, 0] * samples.scale / 127, [0.1 * (3 % count + 1), 0.1], atol=0.002
+    )
 
 
 def test_a_cell_fails_with_its_share():
     good, bad = share(0, 2, 10), (Result({}, status="failed", images=5, error="no"), None, None)
     result, outcomes, samples = ranks.joined([good, bad])
-    assert (result.status, result.error, result.images, result.robust_correct) == ("failed", "no", 10, 0)
+    assert (result.status, result.error, result.images, result.robust_correct) == (
+        "failed",
+        "no",
+        10,
+        0,
+    )
     assert outcomes is None
     assert samples is None

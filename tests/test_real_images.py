@@ -11,7 +11,11 @@ import pytest
 import torch
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-PARTS = {"tiny_part": "tiny-imagenet-200", "cifar_part": "cifar10/test", "imagenet_part": "imagenet-sample/val"}
+PARTS = {
+    "tiny_part": "tiny-imagenet-200",
+    "cifar_part": "cifar10/test",
+    "imagenet_part": "imagenet-sample/val",
+}
 
 pytestmark = pytest.mark.skipif(
     not all((DATA / folder).is_dir() for folder in PARTS.values()),
@@ -42,20 +46,40 @@ folder = "{DATA / PARTS["imagenet_part"]}"
 
 def test_real_images_are_prepared_attacked_and_trained_on_by_the_same_commands(zsrobust, tmp_path):
     torch.manual_seed(0)
-    torch.save(open_clip.create_model("ViT-B-32-quickgelu", load_weights=False).state_dict(), tmp_path / "random.pt")
+    torch.save(
+        open_clip.create_model("ViT-B-32-quickgelu", load_weights=False).state_dict(),
+        tmp_path / "random.pt",
+    )
     (tmp_path / "real.toml").write_text(SUITE)
     cache = {"ZSROBUST_CACHE": str(tmp_path / "cache")}
     prepared = zsrobust("data", "--suite", "real.toml", **cache).stdout.splitlines()
     assert [line.split()[0] for line in prepared] == [*PARTS, "cifar_part:train"]
-    about = [json.loads(path.read_text()) for path in (tmp_path / "cache/prepared").glob("*/about.json")]
+    about = [
+        json.loads(path.read_text()) for path in (tmp_path / "cache/prepared").glob("*/about.json")
+    ]
     sizes = {(each["dataset"], each["split"]): each["images"] for each in about}
     assert sizes == {
-        ("tiny_part", "test"): 4000, ("cifar_part", "train"): 2000, ("cifar_part", "test"): 2000, ("imagenet_part", "test"): 1000,
-    }  # fmt: skip
+        ("tiny_part", "test"): 4000,
+        ("cifar_part", "train"): 2000,
+        ("cifar_part", "test"): 2000,
+        ("imagenet_part", "test"): 1000,
+    }
     zsrobust(
-        "run", "--suite", "real.toml", "--defense", "clip", "--attack", "pgd2", "--limit", "4", "--dataset", "cifar_part",
-        "--defense", "pmg_aft:limit=4,epochs=1,batch_size=4", **cache,
-    )  # fmt: skip
+        "run",
+        "--suite",
+        "real.toml",
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd2",
+        "--limit",
+        "4",
+        "--dataset",
+        "cifar_part",
+        "--defense",
+        "pmg_aft:limit=4,epochs=1,batch_size=4",
+        **cache,
+    )
     cells = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob("*.json")]
     assert len(cells) == 2
     assert {cell["status"] for cell in cells} == {"ok"}

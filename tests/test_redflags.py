@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 import zsrobust as package
-from zsrobust import flags, redflags, results, runner
+from zsrobust import results
 from zsrobust.attacks import attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
-from zsrobust.flags import FLAGS, raised, sentences
-from zsrobust.redflags import examine
-from zsrobust.report.flags import _UNKNOWN, explain
+from zsrobust.evaluation.redflags import measurements
+from zsrobust.evaluation.redflags.measurements import examine
+from zsrobust.reporting.report.flags import _UNKNOWN, explain
+from zsrobust.results import flags
+from zsrobust.results.flags import FLAGS, raised, sentences
+from zsrobust.running import run
 from zsrobust.testing import LinearClassifier, toy
 
 EPS = 8 / 255
@@ -27,7 +30,9 @@ def sample(classes=4, images=16, seed=0):
 
 def look(classifier, pixels, labels, attack=None, **more):
     draws = Draws.of(0, "toy", np.arange(len(labels)))
-    return examine(classifier, attack or PGD(eps=EPS, step_size=EPS / 4), pixels, labels, draws, **more)
+    return examine(
+        classifier, attack or PGD(eps=EPS, step_size=EPS / 4), pixels, labels, draws, **more
+    )
 
 
 def names(checks):
@@ -42,18 +47,27 @@ def test_an_honest_classifier_raises_nothing(classes, norm, eps, seed):
     assert not names(checks), checks
 
 
-@pytest.mark.parametrize(("kind", "expected"), masked.CAUGHT.items(), ids=lambda each: getattr(each, "__name__", ""))
+@pytest.mark.parametrize(
+    ("kind", "expected"), masked.CAUGHT.items(), ids=lambda each: getattr(each, "__name__", "")
+)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_masked_defense_is_caught_by_its_flag(kind, expected, norm):
     classifier, pixels, labels = sample()
     eps = EPS if norm == "linf" else 0.3
-    checks = look(kind(classifier).eval(), pixels, labels, PGD(eps=eps, norm=norm, step_size=eps / 4))
+    checks = look(
+        kind(classifier).eval(), pixels, labels, PGD(eps=eps, norm=norm, step_size=eps / 4)
+    )
     assert expected <= names(checks), checks
 
 
 def test_a_gradient_that_points_anywhere_is_caught():
     classifier, pixels, labels = sample()
-    assert names(look(masked.Shattered(classifier), pixels, labels)) & {"black_box", "standing", "no_growth", "more_steps"}
+    assert names(look(masked.Shattered(classifier), pixels, labels)) & {
+        "black_box",
+        "standing",
+        "no_growth",
+        "more_steps",
+    }
 
 
 def test_what_cannot_be_broken_is_no_robustness():
@@ -91,7 +105,9 @@ def test_shares_are_counted_image_by_image():
 @pytest.mark.parametrize(("eps", "kept"), [(0.4 / 255, 0), (0.8 / 255, 1)])
 def test_a_perturbation_below_half_a_level_is_lost_in_8_bits(eps, kept):
     ones = torch.ones(3 * 4 * 4)
-    classifier = LinearClassifier(torch.stack([ones, -ones]), torch.tensor([0.0, 2 * 48 * 127.8 / 255]))
+    classifier = LinearClassifier(
+        torch.stack([ones, -ones]), torch.tensor([0.0, 2 * 48 * 127.8 / 255])
+    )
     pixels = torch.full((6, 3, 4, 4), 128 / 255)  # class 0 from 127.8 of 255 levels on
     checks = look(classifier, pixels, torch.zeros(6, dtype=torch.long), PGD(eps=eps, step_size=eps))
     assert (checks["broken"], checks["eight_bits"]) == (6, kept)
@@ -131,7 +147,15 @@ def test_where_nothing_is_right_only_the_outputs_are_looked_at():
     classifier, pixels, labels = sample()
     checks = look(classifier, pixels, (labels + 1) % 4)
     assert checks["correct"] == 0
-    assert checks.keys() == {"images", "correct", "unstable", "coupled", "inside", "probabilities", "attack_steps"}
+    assert checks.keys() == {
+        "images",
+        "correct",
+        "unstable",
+        "coupled",
+        "inside",
+        "probabilities",
+        "attack_steps",
+    }
     assert not names(checks)
 
 
@@ -147,7 +171,15 @@ def test_an_oblivious_attack_says_nothing_of_gradients():
     classifier, pixels, labels = sample()
     other = LinearClassifier(torch.randn(4, 3 * 64, generator=torch.Generator().manual_seed(7)))
     checks = look(classifier, pixels, labels, target=other, knowledge="oblivious")
-    assert checks.keys() == {"images", "correct", "unstable", "coupled", "inside", "probabilities", "attack_steps"}
+    assert checks.keys() == {
+        "images",
+        "correct",
+        "unstable",
+        "coupled",
+        "inside",
+        "probabilities",
+        "attack_steps",
+    }
 
 
 @pytest.mark.parametrize("images", [16, 28, 32, 64])
@@ -156,9 +188,9 @@ def test_enough_images_are_attacked_at_length_to_raise_a_flag(images, name, monk
     classifier, pixels, labels = sample(images=images)
     wrong = classifier.weight[(labels + 1) % 4].reshape(pixels.shape).sign() * 0.5 + 0.5
     if name == "more_steps":
-        monkeypatch.setattr(redflags, "_longer", lambda hard, points: wrong[: len(points)])
+        monkeypatch.setattr(measurements, "_longer", lambda hard, points: wrong[: len(points)])
     else:
-        monkeypatch.setattr(redflags.Sample, "square", lambda hard, queries: wrong[: len(hard)])
+        monkeypatch.setattr(measurements.Sample, "square", lambda hard, queries: wrong[: len(hard)])
     checks = look(classifier, pixels, labels, PGD(eps=1e-5, step_size=1e-6))
     assert name in names(checks), checks
 
@@ -173,15 +205,28 @@ class Standardized(masked.Masked):
 def test_what_is_no_number_is_stored_as_a_huge_one_and_raises_its_flag():
     classifier, pixels, labels = sample()
     checks = look(Standardized(classifier), pixels, labels)
-    assert checks["coupled"] == redflags.NOT_FINITE
+    assert checks["coupled"] == measurements.NOT_FINITE
     assert "coupled" in names(checks)
 
 
 QUIET = {
-    "images": 16, "correct": 16, "unstable": 0, "coupled": 0, "inside": 0, "probabilities": 0, "attack_steps": 10,
-    "zero_gradients": 0, "saturated": 0, "vanishing": 1, "no_growth": 0, "standing": 0, "broken": 16, "more_steps": 0,
-    "black_box": 0, "eight_bits": 1,
-}  # fmt: skip
+    "images": 16,
+    "correct": 16,
+    "unstable": 0,
+    "coupled": 0,
+    "inside": 0,
+    "probabilities": 0,
+    "attack_steps": 10,
+    "zero_gradients": 0,
+    "saturated": 0,
+    "vanishing": 1,
+    "no_growth": 0,
+    "standing": 0,
+    "broken": 16,
+    "more_steps": 0,
+    "black_box": 0,
+    "eight_bits": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +268,11 @@ def test_flags_are_raised_from_a_bound_on_and_by_enough_images(changes, expected
 
 
 def test_every_flag_has_its_sentence_and_the_report_explains_it():
-    assert len({flag.sentence for flag in FLAGS.values()}) == len({flag.title for flag in FLAGS.values()}) == len(FLAGS)
+    assert (
+        len({flag.sentence for flag in FLAGS.values()})
+        == len({flag.title for flag in FLAGS.values()})
+        == len(FLAGS)
+    )
     for name, flag in FLAGS.items():
         assert name == flag.name
         assert re.fullmatch(r"Red flag: .*\.", flag.sentence)
@@ -245,7 +294,19 @@ def quick():
 
 
 def test_cells_carry_their_measurements(zsrobust, tmp_path, monkeypatch):
-    command = ("run", "--suite", "mini", "--defense", "clip", "--attack", "pgd2", "--dataset", "mini_cells", "--limit", "8")
+    command = (
+        "run",
+        "--suite",
+        "mini",
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd2",
+        "--dataset",
+        "mini_cells",
+        "--limit",
+        "8",
+    )
     zsrobust(*command, whole=True)
     (path,) = tmp_path.rglob("*.json")
     stored = results.read(path)
@@ -258,7 +319,7 @@ def test_cells_carry_their_measurements(zsrobust, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no memory\nat all")
 
-    monkeypatch.setattr(runner, "examine", broken)
+    monkeypatch.setattr(run, "examine", broken)
     zsrobust(*command, "--force", whole=True)
     again = results.read(path)
     assert (again.status, again.checks) == ("ok", None)
@@ -279,11 +340,11 @@ def test_a_module_that_is_evaluated_is_examined_too(quick):
 
 def test_the_sample_is_never_larger_than_the_cell_and_else_the_same(monkeypatch):
     seen = []
-    monkeypatch.setattr(runner, "examine", lambda *arguments, **_: seen.append(arguments[2]) or {})
+    monkeypatch.setattr(run, "examine", lambda *arguments, **_: seen.append(arguments[2]) or {})
     for limit in (4, 40, None):
         package.evaluate("clip", dataset="mini_cells", limit=limit, attack="pgd2")
     few, many, every = seen
-    assert (len(few), len(many)) == (4, redflags.SAMPLE)
+    assert (len(few), len(many)) == (4, measurements.SAMPLE)
     assert torch.equal(many, every)
 
 

@@ -16,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from colors import picture
 
-from zsrobust import protocols, suites
 from zsrobust.attacks.draws import Draws
+from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import Images, datasets
 from zsrobust.datasets.catalogue import entries, register_dataset
-from zsrobust.defenses import Workshop, defenses
-from zsrobust.evaluation import Meter, run_cell
-from zsrobust.registry import load_plugins
-from zsrobust.runner import Bench, Cell
+from zsrobust.defenses import defenses
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import run_cell
+from zsrobust.running.bench import Bench
+from zsrobust.running.plan import Cell
+from zsrobust.settings import protocols, suites
 from zsrobust.testing import LinearClassifier, toy
 from zsrobust.training import Step, objectives
 
@@ -41,7 +44,9 @@ def folder(tmp_path_factory):
     config = open_clip.get_model_config("ViT-B-32-quickgelu")
     config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = LAYERS
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
     torch.manual_seed(0)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     with torch.no_grad():
@@ -61,13 +66,19 @@ def bench(folder, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     rng = np.random.RandomState(0)
     noisy = [
-        (k % 10, np.clip(picture(k, 32, 32) + rng.randint(0, 60, (32, 32, 3)), 0, 255).astype(np.uint8)) for k in range(2)
+        (
+            k % 10,
+            np.clip(picture(k, 32, 32) + rng.randint(0, 60, (32, 32, 3)), 0, 255).astype(np.uint8),
+        )
+        for k in range(2)
     ]
     layouts.build("cifar10", root, noisy, list(entries["cifar10"].called["names"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZSROBUST_CACHE", str(root / "cache"))
         register_dataset(
-            "reference_cifar10", {"like": "cifar10", "size": 2, "folder": "cifar-10-batches-py", "layout": "cifar10"}, root
+            "reference_cifar10",
+            {"like": "cifar10", "size": 2, "folder": "cifar-10-batches-py", "layout": "cifar10"},
+            root,
         )
         suite = dataclasses.replace(suites.load("paper"), backbone=f"local-dir:{folder}")
         protocol = dataclasses.replace(protocols.load("reference"), native=("reference_cifar10",))
@@ -87,7 +98,9 @@ CELL = Cell("clip", "pgd10", EPS, "reference_cifar10", None, 0)
 def block(x, w, name, heads, mask=None):
     n, length, width = x.shape
     y = F.layer_norm(x, (width,), w[f"{name}.ln_1.weight"], w[f"{name}.ln_1.bias"])
-    q, k, v = (y @ w[f"{name}.attn.in_proj_weight"].T + w[f"{name}.attn.in_proj_bias"]).chunk(3, dim=-1)
+    q, k, v = (y @ w[f"{name}.attn.in_proj_weight"].T + w[f"{name}.attn.in_proj_bias"]).chunk(
+        3, dim=-1
+    )
     q, k, v = (part.reshape(n, length, heads, -1).transpose(1, 2) for part in (q, k, v))
     score = q @ k.transpose(2, 3) / (width // heads) ** 0.5
     attention = (score if mask is None else score + mask).softmax(-1)
@@ -103,13 +116,21 @@ def image_features(images, w):
     """Pixels (N, 3, S, S) to unit-norm features: up-sampled, normalized with ImageNet's numbers, ViT."""
     if images.shape[-1] != 224:
         images = F.interpolate(images, size=224, mode="bicubic", align_corners=False)
-    x = (images - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD).double()[:, None, None]
+    x = (images - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD).double()[
+        :, None, None
+    ]
     x = F.conv2d(x, w["visual.conv1.weight"], stride=32).flatten(2).transpose(1, 2)
-    x = torch.cat([w["visual.class_embedding"].expand(len(x), 1, -1), x], 1) + w["visual.positional_embedding"]
+    x = (
+        torch.cat([w["visual.class_embedding"].expand(len(x), 1, -1), x], 1)
+        + w["visual.positional_embedding"]
+    )
     x = F.layer_norm(x, (768,), w["visual.ln_pre.weight"], w["visual.ln_pre.bias"])
     for k in range(LAYERS):
         x = block(x, w, f"visual.transformer.resblocks.{k}", 12)
-    x = F.layer_norm(x[:, 0], (768,), w["visual.ln_post.weight"], w["visual.ln_post.bias"]) @ w["visual.proj"]
+    x = (
+        F.layer_norm(x[:, 0], (768,), w["visual.ln_post.weight"], w["visual.ln_post.bias"])
+        @ w["visual.proj"]
+    )
     return x / x.norm(dim=-1, keepdim=True)
 
 
@@ -125,7 +146,9 @@ def text_features(prompts, w):
 
 
 def cross_entropy(logits, labels):
-    return -torch.log(torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True))[torch.arange(len(labels)), labels]
+    return -torch.log(torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True))[
+        torch.arange(len(labels)), labels
+    ]
 
 
 def pgd(images, labels, logits_of, steps, noise):
@@ -151,9 +174,23 @@ def draws(seed, images):
 def plain(folder):
     """The weights in float64, and the text features of the prompts of CIFAR10, which are raw cosines' other side."""
     w = {
-        name: tensor.double() for name, tensor in safetensors.torch.load_file(folder / "open_clip_model.safetensors").items()
+        name: tensor.double()
+        for name, tensor in safetensors.torch.load_file(
+            folder / "open_clip_model.safetensors"
+        ).items()
     }
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     with torch.no_grad():
         return w, text_features([f"This is a photo of a {name}" for name in names], w)
 
@@ -189,7 +226,11 @@ def test_losses_and_gradients_of_pmg_aft_code_in_both_its_versions(bench, plain)
     w, texts = plain
     recipe = defenses["pmg_aft_code"].recipe_for(bench.suite)
     assert (recipe.logit_scale, recipe.normalization) == (1, "imagenet")
-    assert (recipe.zoom, recipe.interpolation, recipe.prompts) == (256 / 224, "bilinear", "released")
+    assert (recipe.zoom, recipe.interpolation, recipe.prompts) == (
+        256 / 224,
+        "bilinear",
+        "released",
+    )
     torch.manual_seed(1)
     encoder = bench.workshop.clip.copy().double()
     with torch.no_grad():
@@ -200,11 +241,16 @@ def test_losses_and_gradients_of_pmg_aft_code_in_both_its_versions(bench, plain)
     prompts = datasets["reference_cifar10"].prompts(recipe.prompts)
 
     def classifier(tower):
-        made = bench.workshop.clip.classifier(prompts, tower, recipe.logit_scale, recipe.normalization).double()
+        made = bench.workshop.clip.classifier(
+            prompts, tower, recipe.logit_scale, recipe.normalization
+        ).double()
         made.head = texts  # in float64 from the tokens on
         return made
 
-    student, teacher = classifier(encoder), classifier(bench.workshop.clip.copy().requires_grad_(False))
+    student, teacher = (
+        classifier(encoder),
+        classifier(bench.workshop.clip.copy().requires_grad_(False)),
+    )
 
     def craft(images, wanted):
         return recipe.crafting()(student, images, wanted, draws(5, wanted))
@@ -213,7 +259,9 @@ def test_losses_and_gradients_of_pmg_aft_code_in_both_its_versions(bench, plain)
     tuned = dict(w)
     for name, parameter in encoder.named_parameters():
         tuned[f"visual.{name}"] = parameter.detach().clone().requires_grad_()
-    adversarial = pgd(pixels, labels, lambda x: image_features(x, tuned) @ texts.T, 2, uniform(pixels, 5))
+    adversarial = pgd(
+        pixels, labels, lambda x: image_features(x, tuned) @ texts.T, 2, uniform(pixels, 5)
+    )
     adv = (image_features(adversarial, tuned) @ texts.T).softmax(1)
     ori = (image_features(adversarial, w) @ texts.T).softmax(1)
     clean = (image_features(pixels, tuned) @ texts.T).softmax(1)  # no stop-gradient
@@ -222,12 +270,19 @@ def test_losses_and_gradients_of_pmg_aft_code_in_both_its_versions(bench, plain)
         return (p * (p.log() - q.log())).sum()
 
     names = ["proj", "conv1.weight", "transformer.resblocks.1.mlp.c_fc.weight", "ln_post.bias"]
-    for direction, terms in [("code", kl(ori, adv) + kl(clean, adv)), ("paper", kl(adv, ori) + kl(adv, clean))]:
+    for direction, terms in [
+        ("code", kl(ori, adv) + kl(clean, adv)),
+        ("paper", kl(adv, ori) + kl(adv, clean)),
+    ]:
         step.options = {"direction": direction}
         loss = objectives[recipe.objective](step)
-        ours = torch.autograd.grad(loss, [dict(encoder.named_parameters())[name] for name in names], retain_graph=True)
+        ours = torch.autograd.grad(
+            loss, [dict(encoder.named_parameters())[name] for name in names], retain_graph=True
+        )
         expected = -adv[torch.arange(2), labels].log().mean() + terms
-        theirs = torch.autograd.grad(expected, [tuned[f"visual.{name}"] for name in names], retain_graph=True)
+        theirs = torch.autograd.grad(
+            expected, [tuned[f"visual.{name}"] for name in names], retain_graph=True
+        )
         assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
         for mine, yours in zip(ours, theirs, strict=True):
             assert torch.allclose(mine, yours, rtol=1e-9, atol=1e-12)
@@ -244,7 +299,10 @@ def test_every_twentieth_batch_of_256_is_selected():
 
 def test_everything_is_attacked_and_the_last_prediction_counts():
     classifier, images = toy(3)
-    wrong = Images(pixels=images.pixels, labels=np.where(np.arange(24) < 6, (images.labels + 1) % 3, images.labels))
+    wrong = Images(
+        pixels=images.pixels,
+        labels=np.where(np.arange(24) < 6, (images.labels + 1) % 3, images.labels),
+    )
 
     class TowardsClassZero:
         """Moves every image so that class 0 wins."""
@@ -252,29 +310,43 @@ def test_everything_is_attacked_and_the_last_prediction_counts():
         eps, norm = 1.0 - 1e-6, "linf"
 
         def __call__(self, module, images, labels, draws):
-            return (images + module.classifier.weight[0].reshape(images[0].shape).sign().detach()).clamp(0, 1)
+            return (
+                images + module.classifier.weight[0].reshape(images[0].shape).sign().detach()
+            ).clamp(0, 1)
 
     sound, _ = run_cell({}, classifier, TowardsClassZero(), "x", wrong)
     reference, outcomes = run_cell({}, classifier, TowardsClassZero(), "x", wrong, attacked="all")
     assert reference.clean_correct == sound.clean_correct == 18
     assert (outcomes.adversarial == 0).all()
     assert reference.robust_correct == int((wrong.labels == 0).sum())
-    assert sound.robust_correct == int(((wrong.labels == 0) & (images.labels == 0)).sum()) < reference.robust_correct
+    assert (
+        sound.robust_correct
+        == int(((wrong.labels == 0) & (images.labels == 0)).sum())
+        < reference.robust_correct
+    )
 
 
 def test_final_iterates_are_judged_and_every_switch_is_named(bench):
     assert bench.attack(CELL).early_stop is False
     identity = bench.identify(CELL, {"title": "CLIP"})
     assert set(identity["switches"]) == {
-        "select", "prompts", "normalization", "logit_scale", "zoom", "interpolation", "native", "attacked", "judged",
-    }  # fmt: skip
+        "select",
+        "prompts",
+        "normalization",
+        "logit_scale",
+        "zoom",
+        "interpolation",
+        "native",
+        "attacked",
+        "judged",
+    }
     assert protocols.load("sound").switches == {}
     assert protocols.load("reference:precision=float16").switches["precision"] == "float16"
 
 
 def test_half_precision_flushes_what_the_released_code_flushes():
     """A mean over 256 images divides gradients by 256: in float16 small ones become exact zeros, in float32 none do."""
-    from zsrobust.classifier import HalfPrecision
+    from zsrobust.models.zeroshot import HalfPrecision
 
     torch.manual_seed(0)
     inner = LinearClassifier(torch.randn(10, 12) * 1e-5)

@@ -3,16 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsrobust.attacks import attacks
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.registry import Registry, load_plugin_file
+from zsrobust.core.specs import format_eps, join_spec, parse_eps, split_spec
 from zsrobust.defenses import defenses
-from zsrobust.registry import (
-    Registry,
-    ZSRobustError,
-    format_eps,
-    join_spec,
-    load_plugin_file,
-    parse_eps,
-    split_spec,
-)
 
 words = st.text(st.characters(categories=["Ll", "Nd"], include_characters="_./"), min_size=1)
 
@@ -25,7 +19,9 @@ def test_specs_make_a_round_trip(name, fields):
     assert split_spec(join_spec(name, fields)) == (name, fields)
 
 
-@pytest.mark.parametrize("path", ["weights/tecoa.pt", "runs/eps=1/best.pt", "./a=b.pt", "org/name@main"])
+@pytest.mark.parametrize(
+    "path", ["weights/tecoa.pt", "runs/eps=1/best.pt", "./a=b.pt", "org/name@main"]
+)
 def test_a_path_is_a_positional_field(path):
     assert split_spec(f"weights:{path}") == ("weights", {"": path})
 
@@ -40,7 +36,9 @@ def test_eps_makes_a_round_trip_as_a_number(eps):
     assert parse_eps(format_eps(eps)) == pytest.approx(eps, abs=1e-9)
 
 
-@pytest.mark.parametrize("text", ["0", "1", "8", "-1/255", "8/0", "nan", "eight", "", "inf", "255/255"])
+@pytest.mark.parametrize(
+    "text", ["0", "1", "8", "-1/255", "8/0", "nan", "eight", "", "inf", "255/255"]
+)
 def test_eps_outside_its_range_is_refused(text):
     with pytest.raises(ZSRobustError, match="Write it as 8/255"):
         parse_eps(text)

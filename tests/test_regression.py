@@ -6,17 +6,32 @@ import pytest
 from test_comparison import store
 from test_results import make
 
-from zsrobust import load_results, regression, reported, results, suites
-from zsrobust.registry import ZSRobustError
-from zsrobust.regression import check, check_paper
+from zsrobust import load_results, results
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.reporting import baseline as intervals
+from zsrobust.reporting import reported
+from zsrobust.reporting.baseline import check, check_paper
+from zsrobust.settings import suites
 
 RECIPE = {"objective": "tecoa", "lr": 0.003}
 N = 300
 
 
-def trained(folder, dataset="mini_shapes", robust=range(100), clean=range(200), checkpoint="c1", recipe=RECIPE, **changes):
+def trained(
+    folder,
+    dataset="mini_shapes",
+    robust=range(100),
+    clean=range(200),
+    checkpoint="c1",
+    recipe=RECIPE,
+    **changes,
+):
     """Store a cell of a trained defense on 300 images, of which by default 100 are robust."""
-    about = {"defense__backbone": "b1", "defense__checkpoint": checkpoint, "defense__recipe": recipe}
+    about = {
+        "defense__backbone": "b1",
+        "defense__checkpoint": checkpoint,
+        "defense__recipe": recipe,
+    }
     return store(folder, "tecoa", dataset, robust, clean, N, **{**about, **changes})
 
 
@@ -59,7 +74,11 @@ def test_outcomes_of_the_same_weights_may_change_within_the_tolerance(baseline, 
     trained(ours, robust=range(104))
     verdict = only(check(ours, baseline))
     assert verdict.why == "4 of 300 images have another outcome, of the same weights; 3 may"
-    assert (verdict.ours, verdict.baseline, verdict.difference) == ("66.67 / 34.67", "66.67 / 33.33", "+0.00 / +1.33")
+    assert (verdict.ours, verdict.baseline, verdict.difference) == (
+        "66.67 / 34.67",
+        "66.67 / 33.33",
+        "+0.00 / +1.33",
+    )
     assert check(ours, baseline, tolerance=1.34).ok
     trained(ours, robust=range(101))
     assert only(check(ours, baseline, tolerance=0)).why.startswith("1 of 300")
@@ -76,7 +95,10 @@ def test_opposite_changes_do_not_cancel(baseline, ours):
 def test_a_missing_cell_and_where_else_it_is(baseline, ours):
     trained(ours, "mini_flags")
     verdict = only(check(ours, baseline))
-    assert (verdict.cell, verdict.why) == ("mini/sound/pgd10-eps=6-255/tecoa/mini_shapes", "missing")
+    assert (verdict.cell, verdict.why) == (
+        "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes",
+        "missing",
+    )
     trained(ours, protocol="reference")
     report = check(ours, baseline)
     assert only(report).why == "missing; there under protocol reference"
@@ -120,7 +142,9 @@ def retrained(tmp_path, lost, gained, count):
     """Store a baseline, and its cells trained again: of 100 robust images `lost` go, of the others `gained` come."""
     for name in DATASETS[:count]:
         trained(tmp_path / "baseline", name)
-        trained(tmp_path / "ours", name, [*range(lost, 100), *range(100, 100 + gained)], checkpoint="c2")
+        trained(
+            tmp_path / "ours", name, [*range(lost, 100), *range(100, 100 + gained)], checkpoint="c2"
+        )
     return check(tmp_path / "ours", tmp_path / "baseline")
 
 
@@ -160,13 +184,19 @@ def test_losses_that_no_cell_can_tell_from_chance_show_in_the_mean(tmp_path):
     verdict = only(retrained(tmp_path, lost=8, gained=2, count=15))
     assert verdict.cell == "mini/sound/pgd10-eps=6-255/tecoa"
     assert verdict.why.startswith("retrained: the mean of 15 cells moved, p ")
-    assert (verdict.ours, verdict.baseline, verdict.difference) == ("66.67 / 31.33", "66.67 / 33.33", "+0.00 / -2.00")
+    assert (verdict.ours, verdict.baseline, verdict.difference) == (
+        "66.67 / 31.33",
+        "66.67 / 33.33",
+        "+0.00 / -2.00",
+    )
 
 
 def test_clean_images_count_as_robust_ones_do(tmp_path):
     trained(tmp_path / "baseline")
     trained(tmp_path / "ours", clean=range(170), checkpoint="c2")
-    assert only(check(tmp_path / "ours", tmp_path / "baseline")).why.startswith("retrained: clean -30 of 300 images")
+    assert only(check(tmp_path / "ours", tmp_path / "baseline")).why.startswith(
+        "retrained: clean -30 of 300 images"
+    )
 
 
 @pytest.mark.parametrize("changes", [{"dataset__digest": "d2"}, {"labels": 1}, {"limit": 200}])
@@ -176,7 +206,7 @@ def test_other_images_are_compared_by_interval(baseline, ours, changes, checkpoi
     assert ways(check(ours, baseline)) == ["interval"]
     trained(ours, robust=range(150), checkpoint=checkpoint, **changes)
     verdict = only(check(ours, baseline))
-    low, high = (100 * end for end in regression.newcombe((100, 300), (150, 300)))
+    low, high = (100 * end for end in intervals.newcombe((100, 300), (150, 300)))
     how = "retrained, by interval" if checkpoint == "c2" else "by interval"
     assert verdict.why == f"{how}: robust differs by {low:+.2f} to {high:+.2f}"
     assert low > 1
@@ -232,7 +262,9 @@ def test_outcomes_must_be_those_that_were_counted(baseline, ours):
     with pytest.raises(ZSRobustError, match="is no baseline: its outcomes are another run's"):
         check(baseline, ours, keep=lambda about: about["dataset"] == "mini_shapes")
     result = results.read(other)
-    results.write(result, results.Outcomes.read(trained(ours)), ours)  # a wrong count, and a digest that fits
+    results.write(
+        result, results.Outcomes.read(trained(ours)), ours
+    )  # a wrong count, and a digest that fits
     trained(baseline, "mini_flags")
     assert only(check(ours, baseline)).why == "its counts are not those of its outcomes"
 
@@ -249,18 +281,28 @@ def test_failed_cells(baseline, ours):
     trained(baseline, "mini_flags")
     report = check(baseline, ours)
     assert (report.ok, ways(report), report.extra) == (True, ["identical"], 0)
-    assert report.notes == ["mini/sound/pgd10-eps=6-255/tecoa/mini_shapes failed in the baseline, and is left out."]
+    assert report.notes == [
+        "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes failed in the baseline, and is left out."
+    ]
 
 
 def test_a_filter_sees_what_a_cell_is(baseline, ours):
     shutil.copytree(baseline, ours)
     store(baseline, "clip", "mini_shapes", attack="autoattack", limit=32)
     seen = []
-    assert check(ours, baseline, keep=lambda about: seen.append(about) or about["defense"] == "tecoa").ok
+    assert check(
+        ours, baseline, keep=lambda about: seen.append(about) or about["defense"] == "tecoa"
+    ).ok
     assert {
-        "suite": "mini", "protocol": "sound", "attack": "autoattack", "eps": "6/255", "defense": "clip",
-        "dataset": "mini_shapes", "seed": 0, "limit": 32,
-    } in seen  # fmt: skip
+        "suite": "mini",
+        "protocol": "sound",
+        "attack": "autoattack",
+        "eps": "6/255",
+        "defense": "clip",
+        "dataset": "mini_shapes",
+        "seed": 0,
+        "limit": 32,
+    } in seen
 
 
 def test_nothing_to_compare_is_an_error(baseline, ours):
@@ -275,10 +317,27 @@ def test_nothing_to_compare_is_an_error(baseline, ours):
 PAPER = suites.load("paper")
 
 
-def measured(folder, counts, dataset="cifar10", defense="clip", attack="pgd10", eps="1/255", suite="paper", status="ok"):
+def measured(
+    folder,
+    counts,
+    dataset="cifar10",
+    defense="clip",
+    attack="pgd10",
+    eps="1/255",
+    suite="paper",
+    status="ok",
+):
     """Store counts (images, clean, robust) as a cell of the paper's suite."""
     images, clean, robust = counts
-    result = make(defense, dataset, attack, images=images, clean_correct=clean, robust_correct=robust, status=status)
+    result = make(
+        defense,
+        dataset,
+        attack,
+        images=images,
+        clean_correct=clean,
+        robust_correct=robust,
+        status=status,
+    )
     result.identity["suite"] = suite
     result.identity["attack"]["eps"] = eps
     results.write(result, None, folder)
@@ -293,11 +352,15 @@ def test_the_papers_numbers_are_held_against_our_intervals(tmp_path):
     measured(tmp_path, (10_000, round(clean * 100), round(robust * 100)))
     report = check_paper(load_results(tmp_path), PAPER, tolerance=0)
     assert [each.way for each in cells_of(report)] == ["paper", "paper"]
-    assert report.summary.startswith("2 cells agree (2 within tolerance 0 points of our 95% interval); 0 do not, nor 2 rows")
+    assert report.summary.startswith(
+        "2 cells agree (2 within tolerance 0 points of our 95% interval); 0 do not, nor 2 rows"
+    )
     assert not report.ok  # fifteen datasets are missing
     assert [each.why[:22] for each in report.verdicts if each.row] == ["not measured: cifar100"] * 2
     measured(tmp_path, (10_000, round(clean * 100), 1000))
-    (verdict,) = (each for each in cells_of(check_paper(load_results(tmp_path), PAPER)) if each.way is None)
+    (verdict,) = (
+        each for each in cells_of(check_paper(load_results(tmp_path), PAPER)) if each.way is None
+    )
     assert verdict.cell == "Table 1: sound/pgd10-eps=1-255/clip/cifar10"
     assert (verdict.ours, verdict.baseline) == ("10.00 (9.4–10.6)", str(robust))
     assert verdict.difference == f"{10 - robust:+.2f}"
@@ -306,7 +369,7 @@ def test_the_papers_numbers_are_held_against_our_intervals(tmp_path):
 def test_the_bound_of_agreement_with_the_paper(tmp_path):
     printed = float(reported.cell("1", "clip", "cifar10").percent)
     measured(tmp_path, (10_000, 10_000, 1000))
-    off = printed - 0.005 - 100 * regression.wilson(1000, 10_000)[1]
+    off = printed - 0.005 - 100 * intervals.wilson(1000, 10_000)[1]
     keep = {"keep": lambda about: about["attack"] == "pgd10"}
     for tolerance, way in ((off + 0.001, "paper"), (off - 0.001, None)):
         found = check_paper(load_results(tmp_path), PAPER, tolerance=tolerance, **keep).verdicts
@@ -334,19 +397,29 @@ def test_tables_1_to_3_are_compared_at_one_bound_of_one_suite(tmp_path):
     measured(tmp_path, (10, 5, 5), status="failed", defense="ft_standard")
     failed = check_paper(load_results(tmp_path), PAPER, tolerance=100)
     assert [each.why for each in cells_of(failed) if each.way is None] == ["failed", "failed"]
-    with pytest.raises(ZSRobustError, match="The paper has no numbers on the suite paper, or on these cells"):
+    with pytest.raises(
+        ZSRobustError, match="The paper has no numbers on the suite paper, or on these cells"
+    ):
         check_paper(load_results(tmp_path), PAPER, keep=lambda about: about["defense"] == "tecoa")
     measured(tmp_path, (10, 5, 5), suite="mini")
     with pytest.raises(ZSRobustError, match="The paper has no numbers on the suite mini"):
         check_paper(load_results(tmp_path), suites.load("mini"))
 
 
-def test_a_limit_chooses_among_ours_and_whole_sets_of_the_baseline_are_compared_by_interval(tmp_path):
+def test_a_limit_chooses_among_ours_and_whole_sets_of_the_baseline_are_compared_by_interval(
+    tmp_path,
+):
     ours, baseline = tmp_path / "ours", tmp_path / "baseline"
     for folder in (ours, baseline):
-        results.write(make("clip", "mini_a", images=8, clean_correct=5, robust_correct=2), None, folder)
-    results.write(make("clip", "mini_b", images=100, clean_correct=50, robust_correct=20), None, baseline)
-    results.write(make("clip", "mini_b", limit=20, images=20, clean_correct=10, robust_correct=4), None, ours)
+        results.write(
+            make("clip", "mini_a", images=8, clean_correct=5, robust_correct=2), None, folder
+        )
+    results.write(
+        make("clip", "mini_b", images=100, clean_correct=50, robust_correct=20), None, baseline
+    )
+    results.write(
+        make("clip", "mini_b", limit=20, images=20, clean_correct=10, robust_correct=4), None, ours
+    )
     assert not check(ours, baseline, limit=10).ok
     report = check(ours, baseline, limit=20)
     assert report.ok

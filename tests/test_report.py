@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsrobust import figures, suites
-from zsrobust.registry import ZSRobustError
-from zsrobust.report import build
-from zsrobust.report.flags import _UNKNOWN, explain
-from zsrobust.report.gallery import _png
-from zsrobust.results import Outcomes, Result, Samples, load_results, read, write
-from zsrobust.rows import rows, select
-from zsrobust.tables import DASH, ROWS, percent
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.reporting import figures
+from zsrobust.reporting.report import build
+from zsrobust.reporting.report.flags import _UNKNOWN, explain
+from zsrobust.reporting.report.gallery import _png
+from zsrobust.reporting.rows import rows, select
+from zsrobust.reporting.tables import DASH, ROWS, percent
+from zsrobust.results.cell import Outcomes, Result, Samples
+from zsrobust.results.store import load_results, read, write
+from zsrobust.settings import suites
 
 MINI = suites.load("mini")
 HOSTILE = '</script><img src=x onerror="window.pwned=1">'
@@ -31,10 +33,23 @@ DEFENSES = {"clip": "CLIP", "pmg_aft": "PMG-AFT", "tecoa": "FT-TeCoA", "weights:
 
 
 def cell(
-    folder: Path, defense: str, dataset: str, *, attack: str = "pgd10", eps: str = "6/255", images: int = 40,
-    limit: int | None = None, suite: str = "mini", protocol: str = "sound", failed: bool = False, flags: tuple[str, ...] = (),
-    named: bool = True, samples: bool = False, seed: int = 0, knowledge: str = "",
-) -> tuple[Result, Outcomes]:  # fmt: skip
+    folder: Path,
+    defense: str,
+    dataset: str,
+    *,
+    attack: str = "pgd10",
+    eps: str = "6/255",
+    images: int = 40,
+    limit: int | None = None,
+    suite: str = "mini",
+    protocol: str = "sound",
+    failed: bool = False,
+    flags: tuple[str, ...] = (),
+    named: bool = True,
+    samples: bool = False,
+    seed: int = 0,
+    knowledge: str = "",
+) -> tuple[Result, Outcomes]:
     """Write a cell whose numbers differ from every other's."""
     random = np.random.default_rng(sum(map(ord, f"{defense}{dataset}{attack}{eps}{limit}")))
     labels = np.arange(images) % 4
@@ -43,22 +58,43 @@ def cell(
     names = np.array(["red circle", HOSTILE, "blue star", "<b>ring</b>"]) if named else None
     outcomes = Outcomes(labels, clean, adversarial, np.full(images, 0.02, np.float32), names)
     about = {
-        "name": dataset, "title": dataset.removeprefix("mini_").capitalize(), "images": images, "limit": limit, "classes": 4,
-        "templates": ["a photo of a {}"], "prompts": "0" * 16, "digest": f"digest of {dataset}",
-    }  # fmt: skip
+        "name": dataset,
+        "title": dataset.removeprefix("mini_").capitalize(),
+        "images": images,
+        "limit": limit,
+        "classes": 4,
+        "templates": ["a photo of a {}"],
+        "prompts": "0" * 16,
+        "digest": f"digest of {dataset}",
+    }
     identity = {
-        "suite": suite, "protocol": protocol, "defense": {"spec": defense, "title": DEFENSES[defense]},
-        "attack": {"spec": attack, "eps": eps, "steps": 10}, "dataset": about, "seed": seed,
-    }  # fmt: skip
+        "suite": suite,
+        "protocol": protocol,
+        "defense": {"spec": defense, "title": DEFENSES[defense]},
+        "attack": {"spec": attack, "eps": eps, "steps": 10},
+        "dataset": about,
+        "seed": seed,
+    }
     if knowledge:
         identity["defense"]["knowledge"] = knowledge
     result = Result(
-        identity, images=images, clean_correct=outcomes.clean_correct, robust_correct=outcomes.robust_correct,
-        flags=list(flags), seconds=1.5, forward=100, backward=50, device="cpu", versions={"zsrobust": "0.1.0", "torch": "2.6"},
-    )  # fmt: skip
+        identity,
+        images=images,
+        clean_correct=outcomes.clean_correct,
+        robust_correct=outcomes.robust_correct,
+        flags=list(flags),
+        seconds=1.5,
+        forward=100,
+        backward=50,
+        device="cpu",
+        versions={"zsrobust": "0.1.0", "torch": "2.6"},
+    )
     looks = None
     if samples:
-        pixels, change = random.integers(0, 256, (2, 3, 32, 32)), random.integers(-127, 128, (2, 3, 32, 32))
+        pixels, change = (
+            random.integers(0, 256, (2, 3, 32, 32)),
+            random.integers(-127, 128, (2, 3, 32, 32)),
+        )
         looks = Samples(np.array([0, 1]), pixels.astype(np.uint8), change.astype(np.int8), 6 / 255)
     if failed:
         result.status, result.clean_correct, result.robust_correct = "failed", 0, 0
@@ -73,7 +109,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "results"
     for place, dataset in enumerate(MINI.datasets):
         cell(folder, "tecoa", dataset, samples=place < 2, images=40 + place)
-        cell(folder, "pmg_aft", dataset, samples=place < 2, images=40 + place, flags=(ZERO,) if place == 1 else ())
+        cell(
+            folder,
+            "pmg_aft",
+            dataset,
+            samples=place < 2,
+            images=40 + place,
+            flags=(ZERO,) if place == 1 else (),
+        )
         if dataset != "mini_cells":
             cell(folder, "clip", dataset, images=40 + place, named=False)
         cell(folder, "tecoa", dataset, attack="autoattack", images=32, limit=32)
@@ -143,11 +186,15 @@ def test_the_same_folder_makes_the_same_page(folder, page):
 def test_every_cell_is_in_the_page(folder, page):
     data = stored(page)
     frame = load_results(folder)
-    assert [each["path"] for each in data["cells"]] == [str(Path(path).relative_to(folder)) for path in frame["path"]]
+    assert [each["path"] for each in data["cells"]] == [
+        str(Path(path).relative_to(folder)) for path in frame["path"]
+    ]
     shown = {number for view in data["views"] for row in view["rows"] for number in row["cells"]}
     assert shown - {None} == set(range(len(frame)))
     for each, path in zip(data["cells"], frame["path"], strict=True):
-        assert {name: data["pool"][number] for name, number in each["identity"].items()} == read(Path(path)).identity
+        assert {name: data["pool"][number] for name, number in each["identity"].items()} == read(
+            Path(path)
+        ).identity
 
 
 @pytest.mark.parametrize("metric", ["robust", "clean"])
@@ -156,11 +203,18 @@ def test_numbers_are_those_of_the_tables(folder, page, metric):
     view = data["views"][0]
     printed = {}
     for row in view["rows"]:
-        numbers = [None if number is None else data["cells"][number].get(metric) for number in row["cells"]]
+        numbers = [
+            None if number is None else data["cells"][number].get(metric) for number in row["cells"]
+        ]
         printed[row["title"]] = [each["text"] if each else DASH for each in row["means"][metric]]
         printed[row["title"]] += [each[1] if each else DASH for each in numbers]
     assert printed == expected(folder, metric)
-    assert list(printed) == ["CLIP", "FT-TeCoA", "PMG-AFT", HOSTILE]  # the paper's order, then the others
+    assert list(printed) == [
+        "CLIP",
+        "FT-TeCoA",
+        "PMG-AFT",
+        HOSTILE,
+    ]  # the paper's order, then the others
     assert printed["CLIP"][0] == DASH  # its row misses a cell
     assert printed[HOSTILE][3] == DASH  # a failed cell
 
@@ -173,11 +227,19 @@ def test_the_first_view_stands_in_the_page_without_scripts(folder, page):
 
 def test_views_choose_images(page):
     views = [view["key"] for view in stored(page)["views"]]
-    of = {(key["suite"], key["attack"], key["eps"], key["images"]) for key in views if key["protocol"] == "sound"}
+    of = {
+        (key["suite"], key["attack"], key["eps"], key["images"])
+        for key in views
+        if key["protocol"] == "sound"
+    }
     assert of == {
-        ("mini", "pgd10", "6/255", "suite"), ("mini", "pgd10", "6/255", "16"), ("mini", "pgd10", "3/255", "suite"),
-        ("mini", "autoattack", "6/255", "suite"), ("mini", "autoattack", "6/255", "all"), ("mine", "pgd10", "6/255", "suite"),
-    }  # fmt: skip
+        ("mini", "pgd10", "6/255", "suite"),
+        ("mini", "pgd10", "6/255", "16"),
+        ("mini", "pgd10", "3/255", "suite"),
+        ("mini", "autoattack", "6/255", "suite"),
+        ("mini", "autoattack", "6/255", "all"),
+        ("mine", "pgd10", "6/255", "suite"),
+    }
     assert views[0] == {
         "suite": "mini",
         "protocol": "sound",
@@ -234,7 +296,10 @@ def test_figures_are_described(folder, page):
 
 
 def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
-    right = {spec: cell(tmp_path, spec, "mini_shapes")[0].robust_correct for spec in ("tecoa", "pmg_aft", "clip")}
+    right = {
+        spec: cell(tmp_path, spec, "mini_shapes")[0].robust_correct
+        for spec in ("tecoa", "pmg_aft", "clip")
+    }
     *_, second, best = sorted(right, key=right.__getitem__)
     assert right[second] < right[best]
     cell(tmp_path, best, "mini_shapes", knowledge="oblivious")
@@ -248,7 +313,9 @@ def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
 def test_damaged_outcomes_are_noted(tmp_path):
     cell(tmp_path, "tecoa", "mini_shapes")
     cell(tmp_path, "pmg_aft", "mini_shapes", samples=True)
-    first, second = (next(tmp_path.rglob(f"{name}/mini_shapes.npz")) for name in ("tecoa", "pmg_aft"))
+    first, second = (
+        next(tmp_path.rglob(f"{name}/mini_shapes.npz")) for name in ("tecoa", "pmg_aft")
+    )
     first.unlink()
     second.write_bytes(b"damaged")
     second.with_suffix(".samples.npz").write_bytes(b"damaged")
@@ -257,20 +324,26 @@ def test_damaged_outcomes_are_noted(tmp_path):
     assert all("Run the cell again" in text for text in [*classes.values(), *gallery.values()])
     assert len(classes) == 2
     assert len(gallery) == 1
-    second.write_bytes(Outcomes(np.arange(2), np.arange(2), np.arange(2), np.zeros(2, np.float32)).to_bytes())
+    second.write_bytes(
+        Outcomes(np.arange(2), np.arange(2), np.arange(2), np.zeros(2, np.float32)).to_bytes()
+    )
     assert "is not what this cell was counted from" in build(tmp_path)
 
 
 def test_images_are_those_that_were_attacked(folder, page):
     data, gallery = stored(page), stored(page, "gallery")
     number = next(
-        n for n, each in enumerate(data["cells"]) if each["path"] == "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes.json"
+        n
+        for n, each in enumerate(data["cells"])
+        if each["path"] == "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes.json"
     )
     samples = Samples.read(folder / data["cells"][number]["path"])
     assert samples is not None
     sample = gallery["cells"][str(number)][0]
     clean, _, adversarial = (
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(gallery["images"][each])))).transpose(2, 0, 1).astype(int)
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(gallery["images"][each]))))
+        .transpose(2, 0, 1)
+        .astype(int)
         for each in sample["images"]
     )
     assert np.array_equal(clean, samples.pixels[0])
@@ -311,7 +384,8 @@ class Browser:
 
     def click(self, selector: str) -> None:
         self.run(
-            "arguments[0].scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'})", self.find(selector)
+            "arguments[0].scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'})",
+            self.find(selector),
         )
         self.find(selector).click()
 
@@ -345,7 +419,13 @@ def chromium(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Br
 
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for name in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "force-prefers-reduced-motion"):
+    for name in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "force-prefers-reduced-motion",
+    ):
         options.add_argument(f"--{name}")
     options.add_argument("--window-size=1400,1000")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -362,7 +442,10 @@ def browser(chromium: Browser) -> Iterator[Browser]:
     chromium.open()
     yield chromium
     assert chromium.driver.get_log("browser") == []
-    assert chromium.run("return performance.getEntriesByType('resource').map((each) => each.name)") == []
+    assert (
+        chromium.run("return performance.getEntriesByType('resource').map((each) => each.name)")
+        == []
+    )
     assert chromium.run("return window.pwned") is None
 
 
@@ -377,11 +460,18 @@ def test_browser_sorts(browser, folder):
     assert browser.sorted_by() == [["method", "ascending"]]
     browser.click("[data-sort=average] button")
     assert browser.sorted_by() == [["average", "descending"]]
-    means = {title: float(numbers[0]) for title, numbers in expected(folder).items() if numbers[0] != DASH}
+    means = {
+        title: float(numbers[0])
+        for title, numbers in expected(folder).items()
+        if numbers[0] != DASH
+    }
     best = sorted(means, key=means.__getitem__, reverse=True)
     assert list(browser.board) == [*best, "CLIP", HOSTILE]  # what has no mean stays last
     assert browser.fragment.endswith("sort=average&dir=desc")
-    assert browser.find("#status").get_attribute("textContent") == "Sorted by Average, descending; 4 rows."
+    assert (
+        browser.find("#status").get_attribute("textContent")
+        == "Sorted by Average, descending; 4 rows."
+    )
     browser.click("[data-sort=average] button")
     assert browser.sorted_by() == [["average", "ascending"]]
     assert list(browser.board) == [*best[::-1], "CLIP", HOSTILE]
@@ -419,14 +509,20 @@ def test_browser_filters(browser, folder):
     assert mean == DASH != measured  # nobody knows which datasets the suite has
     browser.driver.back()
     browser.run("return new Promise((done) => setTimeout(done, 50))")
-    assert "protocol=reference" in browser.find("#caption").text.replace("protocol reference", "protocol=reference")
+    assert "protocol=reference" in browser.find("#caption").text.replace(
+        "protocol reference", "protocol=reference"
+    )
 
 
 def test_browser_opens_what_the_address_says(browser, folder):
-    browser.open("#suite=mini&protocol=sound&attack=autoattack&eps=6/255&metric=clean&sort=mini_shapes&dir=asc")
+    browser.open(
+        "#suite=mini&protocol=sound&attack=autoattack&eps=6/255&metric=clean&sort=mini_shapes&dir=asc"
+    )
     assert browser.board == expected(folder, "clean", attack="autoattack")
     assert browser.sorted_by() == [["mini_shapes", "ascending"]]
-    browser.open("#suite=none&attack=%E0&eps&sort=nonsense&dataset=__proto__")  # nonsense is the first view
+    browser.open(
+        "#suite=none&attack=%E0&eps&sort=nonsense&dataset=__proto__"
+    )  # nonsense is the first view
     assert browser.board == expected(folder)
     assert browser.sorted_by() == [["method", "ascending"]]
 
@@ -434,7 +530,11 @@ def test_browser_opens_what_the_address_says(browser, folder):
 def test_browser_tells_where_a_number_comes_from(browser, folder):
     stored_cell = read(folder / "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes.json")
     button = "#board tbody tr:nth-child(2) td:nth-child(4) .number"
-    assert browser.find(button).get_attribute("title").startswith(f"{stored_cell.robust_correct} of 40 images; 95% interval")
+    assert (
+        browser.find(button)
+        .get_attribute("title")
+        .startswith(f"{stored_cell.robust_correct} of 40 images; 95% interval")
+    )
     browser.run("arguments[0].focus()", browser.find(button))
     browser.driver.switch_to.active_element.send_keys("\ue007")
     shown = browser.find("#details").text
@@ -477,7 +577,10 @@ def test_browser_shows_a_dataset_class_by_class(browser, folder):
                 percent(Fraction(int(kept.sum()), int(of_class.sum())))
                 for kept in (right, right & (each.adversarial == label))
             ]
-        assert by_name[name][1:2] + by_name[name][4:8] == [str((outcomes["tecoa"].labels == label).sum()), *numbers]
+        assert by_name[name][1:2] + by_name[name][4:8] == [
+            str((outcomes["tecoa"].labels == label).sum()),
+            *numbers,
+        ]
     assert by_name["class 0"][4:8] == [DASH] * 4  # of a cell that stored no names
     browser.click("#classes [data-sort='robust-1'] button")
     column = [float(row[5]) for row in browser.run(script) if row[5] != DASH]
@@ -521,7 +624,8 @@ def test_browser_goes_to_sections_and_keeps_the_address(browser):
 def test_browser_text_has_contrast(browser, scheme):
     """4.5 to 1, of everything that is text, as WCAG reckons it."""
     browser.driver.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
     )
     browser.open()
     worst = browser.run("""
@@ -547,6 +651,8 @@ def test_browser_is_usable_on_a_narrow_screen(browser):
     try:
         for fragment in ("", "#dataset=mini_shapes"):
             browser.open(fragment)
-            assert browser.run("return document.documentElement.scrollWidth") <= 360  # tables scroll inside their regions
+            assert (
+                browser.run("return document.documentElement.scrollWidth") <= 360
+            )  # tables scroll inside their regions
     finally:
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

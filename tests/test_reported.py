@@ -8,31 +8,66 @@ from itertools import pairwise
 
 import pytest
 
-from zsrobust import reported
-from zsrobust.reported import QUALITIES, average, cell, cells, errata, others, seconds, statements
+from zsrobust.reporting import reported
+from zsrobust.reporting.reported import (
+    QUALITIES,
+    average,
+    cell,
+    cells,
+    errata,
+    others,
+    seconds,
+    statements,
+)
 
 #: The columns, and the images of their full splits.
 IMAGES = {
-    "cifar10": 10000, "cifar100": 10000, "stl10": 8000, "sun397": 108754, "food101": 25250, "oxford_pets": 3669, "flowers102": 6149,
-    "dtd": 1880, "eurosat": 27000, "fgvc_aircraft": 3333, "tiny_imagenet": 10000, "imagenet": 50000, "caltech101": 8677,
-    "caltech256": 30607, "stanford_cars": 8041, "pcam": 32768,
-}  # fmt: skip
+    "cifar10": 10000,
+    "cifar100": 10000,
+    "stl10": 8000,
+    "sun397": 108754,
+    "food101": 25250,
+    "oxford_pets": 3669,
+    "flowers102": 6149,
+    "dtd": 1880,
+    "eurosat": 27000,
+    "fgvc_aircraft": 3333,
+    "tiny_imagenet": 10000,
+    "imagenet": 50000,
+    "caltech101": 8677,
+    "caltech256": 30607,
+    "stanford_cars": 8041,
+    "pcam": 32768,
+}
 SIX = ["clip", "ft_standard", "tecoa", "pmg_aft", "vpt_tecoa", "vpt_pmg_aft"]
 ROWS = {"1": SIX, "2": SIX, "3": ["clip", "tecoa", "pmg_aft"]}
 ABLATIONS = [
-    ("4", "tecoa"), ("4", "pmg_aft:beta=0"), ("4", "pmg_aft"), ("5", "pmg_aft"), ("5", "pmg_aft:distance=l2"),
-    ("5", "pmg_aft:distance=l2,layer=feature"), ("5", "pmg_aft:distance=cosine,layer=feature"),
-]  # fmt: skip
-EVERY = [(table, defense, name) for table, rows in ROWS.items() for defense in rows for name in IMAGES]
+    ("4", "tecoa"),
+    ("4", "pmg_aft:beta=0"),
+    ("4", "pmg_aft"),
+    ("5", "pmg_aft"),
+    ("5", "pmg_aft:distance=l2"),
+    ("5", "pmg_aft:distance=l2,layer=feature"),
+    ("5", "pmg_aft:distance=cosine,layer=feature"),
+]
+EVERY = [
+    (table, defense, name) for table, rows in ROWS.items() for defense in rows for name in IMAGES
+]
 AVERAGES = [(table, defense) for table, rows in ROWS.items() for defense in rows]
 CENT = Decimal("0.01")
 
 #: Robust above clean accuracy, an outlier, AutoAttack on two classes.
 DOUBTFUL = {
-    ("1", "tecoa", "pcam"), ("1", "pmg_aft", "pcam"), ("2", "tecoa", "pcam"), ("2", "pmg_aft", "pcam"),
-    ("1", "vpt_pmg_aft", "dtd"), ("3", "tecoa", "sun397"),
-    ("3", "clip", "pcam"), ("3", "tecoa", "pcam"), ("3", "pmg_aft", "pcam"),
-}  # fmt: skip
+    ("1", "tecoa", "pcam"),
+    ("1", "pmg_aft", "pcam"),
+    ("2", "tecoa", "pcam"),
+    ("2", "pmg_aft", "pcam"),
+    ("1", "vpt_pmg_aft", "dtd"),
+    ("3", "tecoa", "sun397"),
+    ("3", "clip", "pcam"),
+    ("3", "tecoa", "pcam"),
+    ("3", "pmg_aft", "pcam"),
+}
 
 
 #: What the neighbor was copied from: cells above suspicion themselves.
@@ -57,7 +92,12 @@ def file(name):
 
 def named_by(erratum):
     """Return the cells that an erratum names."""
-    return {(table, row, column) for table in erratum.table.split(",") for row in erratum.rows for column in erratum.columns}
+    return {
+        (table, row, column)
+        for table in erratum.table.split(",")
+        for row in erratum.rows
+        for column in erratum.columns
+    }
 
 
 def test_every_cell_is_there_once_in_the_papers_order():
@@ -65,7 +105,11 @@ def test_every_cell_is_there_once_in_the_papers_order():
     assert list(zip(frame["table"], frame["defense"], frame["dataset"], strict=True)) == EVERY
     assert len(frame) == 6 * 16 * 2 + 3 * 16
     kinds = {(row.table, row.metric, row.attack, row.eps) for row in frame.itertuples()}
-    assert kinds == {("1", "robust", "pgd10", "1/255"), ("2", "clean", "", ""), ("3", "robust", "autoattack", "1/255")}
+    assert kinds == {
+        ("1", "robust", "pgd10", "1/255"),
+        ("2", "clean", "", ""),
+        ("3", "robust", "autoattack", "1/255"),
+    }
 
 
 def test_cells_are_as_printed():
@@ -98,7 +142,10 @@ def test_an_average_is_doubted_where_it_does_not_follow(table, defense):
         assert table == errata()[name].table
         assert defense in errata()[name].rows
     row = cells_of_averages()[table, defense]
-    assert (row["follows"], row["metric"]) == ("yes" if follows else "no", "clean" if table == "2" else "robust")
+    assert (row["follows"], row["metric"]) == (
+        "yes" if follows else "no",
+        "clean" if table == "2" else "robust",
+    )
     assert abs(Decimal(row["mean_of_cells"]) - own) <= Decimal("0.00005")
 
 
@@ -109,12 +156,18 @@ def cells_of_averages():
 def test_six_of_fifteen_averages_do_not_follow():
     assert list(cells_of_averages()) == AVERAGES
     doubted = {
-        (table, defense): average(table, defense).doubt for table, defense in AVERAGES if average(table, defense).doubt
+        (table, defense): average(table, defense).doubt
+        for table, defense in AVERAGES
+        if average(table, defense).doubt
     }
     assert doubted == {
-        ("1", "pmg_aft"): ("E4",), ("1", "vpt_pmg_aft"): ("E5",), ("2", "tecoa"): ("E1",), ("2", "pmg_aft"): ("E2",),
-        ("2", "vpt_pmg_aft"): ("E3",), ("3", "clip"): ("E6",),
-    }  # fmt: skip
+        ("1", "pmg_aft"): ("E4",),
+        ("1", "vpt_pmg_aft"): ("E5",),
+        ("2", "tecoa"): ("E1",),
+        ("2", "pmg_aft"): ("E2",),
+        ("2", "vpt_pmg_aft"): ("E3",),
+        ("3", "clip"): ("E6",),
+    }
 
 
 def possible(value, images):
@@ -144,19 +197,27 @@ def qualities():
 
 def test_the_quality_of_every_cell_follows_from_the_printed_numbers():
     for where, words in qualities().items():
-        assert cell(*where).quality == tuple(word for word in QUALITIES if word in (words or {"ok"})), where
+        assert cell(*where).quality == tuple(
+            word for word in QUALITIES if word in (words or {"ok"})
+        ), where
 
 
 def test_robust_above_clean_accuracy_is_doubtful_on_both_sides():
     above = {
-        (defense, name) for defense in SIX for name in IMAGES if percent("1", defense, name) > percent("2", defense, name)
+        (defense, name)
+        for defense in SIX
+        for name in IMAGES
+        if percent("1", defense, name) > percent("2", defense, name)
     }
     assert above == {("tecoa", "pcam"), ("pmg_aft", "pcam")}
     assert {(table, *where) for table in "12" for where in above} <= DOUBTFUL
 
 
 def test_errata_and_cells_name_each_other():
-    extra = {("1", "tecoa", "pcam"): "E1", ("1", "pmg_aft", "pcam"): "E2"}  # the other side of the comparison
+    extra = {
+        ("1", "tecoa", "pcam"): "E1",
+        ("1", "pmg_aft", "pcam"): "E2",
+    }  # the other side of the comparison
     for where in EVERY:
         named = {erratum.id for erratum in errata().values() if where in named_by(erratum)}
         doubt = cell(*where).doubt
@@ -194,7 +255,10 @@ def test_what_the_errata_work_out():
     assert alone("2", "vpt_pmg_aft", "dtd", "36.03") == Decimal("10.06")
     assert alone("1", "pmg_aft", "caltech101", "31.95") == Decimal("21.72")
     assert alone("1", "vpt_pmg_aft", "dtd", "22.74") == Decimal("3.75")
-    assert (16 * mean("3", "clip"), 16 * stated("3", "clip")) == (Decimal("28.40"), Decimal("27.84"))
+    assert (16 * mean("3", "clip"), 16 * stated("3", "clip")) == (
+        Decimal("28.40"),
+        Decimal("27.84"),
+    )
 
 
 @pytest.mark.parametrize("erratum", errata().values(), ids=lambda erratum: erratum.id)
@@ -219,23 +283,41 @@ def test_what_a_table_says_under_a_claim():
     assert reported.doubts(cell("1", "clip", "dtd")) == [
         "Impossible: no share of the full split's images is this number, rounded or truncated."
     ]
-    assert reported.doubts(average("s1", "tecoa")) == ["Derived: not printed, but follows from two printed numbers."]
+    assert reported.doubts(average("s1", "tecoa")) == [
+        "Derived: not printed, but follows from two printed numbers."
+    ]
     assert len(reported.doubts(cell("2", "clip", "dtd"))) == 2
 
 
 def test_ablations_and_what_contradicts_them():
     assert [(row["table"], row["defense"]) for row in reported._rows("ablations.csv")] == ABLATIONS
     assert [(str(stated(*row, "clean")), str(stated(*row, "robust"))) for row in ABLATIONS] == [
-        ("46.99", "26.96"), ("58.28", "28.44"), ("55.72", "32.04"), ("55.71", "31.95"), ("48.21", "27.23"), ("38.32", "22.90"), ("52.98", "24.53"),
-    ]  # fmt: skip
-    doubted = {row for row in ABLATIONS for metric in ("clean", "robust") if average(*row, metric).doubt}
+        ("46.99", "26.96"),
+        ("58.28", "28.44"),
+        ("55.72", "32.04"),
+        ("55.71", "31.95"),
+        ("48.21", "27.23"),
+        ("38.32", "22.90"),
+        ("52.98", "24.53"),
+    ]
+    doubted = {
+        row for row in ABLATIONS for metric in ("clean", "robust") if average(*row, metric).doubt
+    }
     assert doubted == {("4", "pmg_aft"), ("5", "pmg_aft")}
-    assert stated("4", "pmg_aft", "robust") != stated("5", "pmg_aft", "robust") == stated("1", "pmg_aft")
+    assert (
+        stated("4", "pmg_aft", "robust")
+        != stated("5", "pmg_aft", "robust")
+        == stated("1", "pmg_aft")
+    )
     assert average("5", "pmg_aft", "clean").quality == ("doubtful",)
 
 
 def test_the_second_suite_has_one_stated_and_one_derived_average():
-    assert average("s1", "pmg_aft", "robust") == average("s1", "pmg_aft") == reported.Claim(Decimal("26.06"), ("ok",), ())
+    assert (
+        average("s1", "pmg_aft", "robust")
+        == average("s1", "pmg_aft")
+        == reported.Claim(Decimal("26.06"), ("ok",), ())
+    )
     assert average("s1", "tecoa", "robust") == reported.Claim(Decimal("21.35"), ("derived",), ())
 
 
@@ -257,8 +339,15 @@ def test_the_arithmetic_of_the_text():
         "tecoa_clean_drop": ("2", "clip", "tecoa"),
     }
     for name, (table, above, below) in gains.items():
-        assert Decimal(rows[name].value) == Decimal(rows[name].from_averages) == stated(table, above) - stated(table, below)
-        assert abs(Decimal(rows[name].from_cells) - mean(table, above) + mean(table, below)) <= CENT / 2
+        assert (
+            Decimal(rows[name].value)
+            == Decimal(rows[name].from_averages)
+            == stated(table, above) - stated(table, below)
+        )
+        assert (
+            abs(Decimal(rows[name].from_cells) - mean(table, above) + mean(table, below))
+            <= CENT / 2
+        )
     for metric in ("robust", "clean"):
         gain = stated("4", "pmg_aft:beta=0", metric) - stated("4", "tecoa", metric)
         assert Decimal(rows[f"general_{metric}_gain"].value) == gain
@@ -270,12 +359,20 @@ def test_the_arithmetic_of_the_text():
     assert stated("s1", "pmg_aft") - stated("s1", "tecoa") == gain == Decimal("4.71")
     for row in rows.values():
         if row.id.startswith("figure5") and row.value:
-            assert (row.kind, Decimal(row.value)) == ("derived", stated("2" if row.metric == "clean" else "1", row.defense))
+            assert (row.kind, Decimal(row.value)) == (
+                "derived",
+                stated("2" if row.metric == "clean" else "1", row.defense),
+            )
 
 
 def test_the_gain_over_the_zero_shot_sets_alone():
     gain = (
-        sum(percent("1", "pmg_aft", name) - percent("1", "tecoa", name) for name in IMAGES if name != "tiny_imagenet") / 15
+        sum(
+            percent("1", "pmg_aft", name) - percent("1", "tecoa", name)
+            for name in IMAGES
+            if name != "tiny_imagenet"
+        )
+        / 15
     )
     assert round(gain, 2) == Decimal("5.78")
 
@@ -290,8 +387,18 @@ def test_statements_are_stated_derived_or_unavailable():
 def test_other_papers_are_of_known_origin_and_grade():
     frame = others()
     assert len(frame) == 1044
-    assert Counter(frame["grade"]) == {"full text": 927, "third-party note": 66, "readme": 37, "third-hand": 14}
-    assert Counter(frame["origin"]) == {"measured": 760, "printed": 241, "self-reported": 38, "copied": 5}
+    assert Counter(frame["grade"]) == {
+        "full text": 927,
+        "third-party note": 66,
+        "readme": 37,
+        "third-hand": 14,
+    }
+    assert Counter(frame["origin"]) == {
+        "measured": 760,
+        "printed": 241,
+        "self-reported": 38,
+        "copied": 5,
+    }
     assert Counter(frame["defense"]) == {"clip": 131, "tecoa": 180, "pmg_aft": 180, "": 553}
     assert set(IMAGES) < set(frame["dataset"])
     assert set(frame["dataset"]) - set(IMAGES) == {
@@ -310,7 +417,9 @@ def test_other_papers_are_of_known_origin_and_grade():
 def test_what_is_copied_is_the_mean_of_what_it_was_copied_from():
     frame = others()
     source = frame[
-        (frame["paper"] == "TGA-ZSR") & (frame["table"] == "Table 3") & ~frame["dataset"].isin(["average", "imagenet"])
+        (frame["paper"] == "TGA-ZSR")
+        & (frame["table"] == "Table 3")
+        & ~frame["dataset"].isin(["average", "imagenet"])
     ]
     means = source.groupby("method")["robust"].mean().round(2)
     copied = frame[frame["origin"] == "copied"]
@@ -321,7 +430,9 @@ def test_what_is_copied_is_the_mean_of_what_it_was_copied_from():
 
 def test_what_the_errata_quote_of_other_papers():
     frame = others()
-    plain = frame[(frame["defense"] == "clip") & frame["clean"].notna()].set_index(["paper", "dataset"])["clean"]
+    plain = frame[(frame["defense"] == "clip") & frame["clean"].notna()].set_index(
+        ["paper", "dataset"]
+    )["clean"]
     assert [plain[paper, "caltech101"].item() for paper in ("TGA-ZSR", "DOC")] == [85.34, 85.69]
     assert [plain[paper, "fgvc_aircraft"].item() for paper in ("TGA-ZSR", "DOC")] == [20.25, 20.07]
 
@@ -335,17 +446,29 @@ def test_a_caller_cannot_change_what_others_get():
 
 
 def test_the_files_speak_of_the_paper_alone():
-    files = [path for path in resources.files(reported).iterdir() if path.name.endswith((".csv", ".json", ".md"))]
+    files = [
+        path
+        for path in resources.files(reported).iterdir()
+        if path.name.endswith((".csv", ".json", ".md"))
+    ]
     assert len(files) == 8
     for path in files:
         text = path.read_text(encoding="utf-8").lower()
-        assert not [word for word in ("audit", "/work", "session", "not captured", "[inference]") if word in text], path.name
+        assert not [
+            word
+            for word in ("audit", "/work", "session", "not captured", "[inference]")
+            if word in text
+        ], path.name
         if path.name.endswith(".csv"):
             assert "()" not in text
 
 
 def test_the_readme_explains_every_file_and_word():
     text = file("README.md")
-    words = [path.name for path in resources.files(reported).iterdir() if path.name.endswith((".csv", ".json"))]
+    words = [
+        path.name
+        for path in resources.files(reported).iterdir()
+        if path.name.endswith((".csv", ".json"))
+    ]
     for word in [*words, *QUALITIES, *others()["origin"].unique(), *others()["grade"].unique()]:
         assert f"`{word}`" in text

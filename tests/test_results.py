@@ -7,8 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsrobust import load_results, results
-from zsrobust.registry import ZSRobustError
-from zsrobust.results import Outcomes, Result, Samples, differences, slug, write_atomically
+from zsrobust.core import files
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import slug, write_atomically
+from zsrobust.results import store
+from zsrobust.results.cell import Outcomes, Result, Samples
+from zsrobust.results.identity import differences
 
 
 def make(defense="clip", dataset="mini_shapes", attack="pgd10", limit=None, **changes):
@@ -17,7 +21,11 @@ def make(defense="clip", dataset="mini_shapes", attack="pgd10", limit=None, **ch
         "protocol": "sound",
         "defense": {"spec": defense, "title": defense.upper()},
         "attack": {"spec": attack, "eps": "6/255"},
-        "dataset": {"name": dataset, "title": dataset.removeprefix("mini_").title(), "limit": limit},
+        "dataset": {
+            "name": dataset,
+            "title": dataset.removeprefix("mini_").title(),
+            "limit": limit,
+        },
         "seed": 0,
     }
     counts = {"images": 8, "clean_correct": 5, "robust_correct": 2}
@@ -43,9 +51,14 @@ def test_a_result_and_its_outcomes_make_a_round_trip(tmp_path):
     assert path == tmp_path / "mini/sound/pgd10-eps=6-255/clip/mini_shapes.json"
     assert results.read(path) == result
     again = Outcomes.read(path)
-    assert all(np.array_equal(getattr(again, name), array) for name, array in vars(outcomes()).items())
+    assert all(
+        np.array_equal(getattr(again, name), array) for name, array in vars(outcomes()).items()
+    )
     assert outcomes().to_bytes() == path.with_suffix(".npz").read_bytes()
-    assert sorted(each.name for each in path.parent.iterdir()) == ["mini_shapes.json", "mini_shapes.npz"]
+    assert sorted(each.name for each in path.parent.iterdir()) == [
+        "mini_shapes.json",
+        "mini_shapes.npz",
+    ]
 
 
 def test_subsets_and_seeds_are_stored_apart():
@@ -75,7 +88,19 @@ def test_the_frame_has_a_row_a_cell(tmp_path):
     ]
     assert set(first) <= set(frame.columns)
     row = frame[frame["defense"] == "clip"].iloc[0]
-    assert [row[name] for name in first] == ["mini", "sound", "clip", "pgd10", "6/255", "mini_shapes", 0, 8, 5, 2, "ok"]
+    assert [row[name] for name in first] == [
+        "mini",
+        "sound",
+        "clip",
+        "pgd10",
+        "6/255",
+        "mini_shapes",
+        0,
+        8,
+        5,
+        2,
+        "ok",
+    ]
     assert set(frame["status"]) == {"ok", "failed"}
     assert load_results(tmp_path / "absent").empty
 
@@ -102,7 +127,7 @@ def test_a_file_that_is_not_ours_or_not_whole_is_refused_in_one_line(tmp_path, d
     if "digest" in text:  # or it alone would give every damage away
         stored = json.loads(text)
         del stored["digest"]
-        text = json.dumps({**stored, "digest": results._digest(stored)})
+        text = json.dumps({**stored, "digest": store._digest(stored)})
     path.write_text(text)
     with pytest.raises(ZSRobustError, match="is not a result of zsrobust") as caught:
         load_results(tmp_path)
@@ -128,7 +153,7 @@ def test_differences_name_the_fields():
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "a" / "b", b"content")
     assert not list((tmp_path / "a").iterdir())
@@ -154,11 +179,16 @@ def test_ensembles_of_other_parts_lie_in_other_folders():
 
 
 def test_samples_make_a_round_trip_and_go_with_their_cell(tmp_path):
-    kept = Samples(np.array([3]), np.zeros((1, 3, 2, 2), np.uint8), np.full((1, 3, 2, 2), -127, np.int8), 0.25)
+    kept = Samples(
+        np.array([3]), np.zeros((1, 3, 2, 2), np.uint8), np.full((1, 3, 2, 2), -127, np.int8), 0.25
+    )
     path = results.write(make(), outcomes(), tmp_path, kept)
     again = Samples.read(path)
     assert again.scale == 0.25
-    assert all(np.array_equal(getattr(again, name), getattr(kept, name)) for name in ("positions", "pixels", "change"))
+    assert all(
+        np.array_equal(getattr(again, name), getattr(kept, name))
+        for name in ("positions", "pixels", "change")
+    )
     results.write(make(), outcomes(), tmp_path)
     assert Samples.read(path) is None
 
@@ -183,4 +213,6 @@ def test_a_suites_folder_is_as_good_as_the_results_folder(tmp_path, monkeypatch)
 
 def test_json_holds_counts_and_never_percentages(tmp_path):
     stored = json.loads(results.write(make(), outcomes(), tmp_path).read_text())
-    assert all(isinstance(stored[name], int) for name in ("images", "clean_correct", "robust_correct"))
+    assert all(
+        isinstance(stored[name], int) for name in ("images", "clean_correct", "robust_correct")
+    )

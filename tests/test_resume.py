@@ -14,26 +14,43 @@ from tiny import make_clip
 from torch import Tensor, nn
 
 from zsrobust.attacks.pgd import PGD
-from zsrobust.classifier import Clip, ZeroShotClassifier, load_clip
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images
-from zsrobust.defenses import Workshop, defenses
+from zsrobust.defenses import defenses
 from zsrobust.defenses.pmg_aft import OPTIONS
-from zsrobust.registry import ZSRobustError
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import Clip, load_clip
+from zsrobust.models.zeroshot import ZeroShotClassifier
+from zsrobust.results.digests import read_weights, seal
 from zsrobust.training import Checkpoint, Recipe, Step, loop, objectives, train
 from zsrobust.training.learner import BFloat16, Learner
 from zsrobust.training.loop import Tally
 from zsrobust.training.partial import Partial
-from zsrobust.verification import read_weights, seal
 
 generator = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (12, 3, 16, 16), generator=generator, dtype=torch.uint8).numpy()
 IMAGES = Images(pixels=PIXELS, labels=torch.arange(12).remainder(3).numpy())
 DATASET = Dataset(
-    title="tiny", group="general", about="", classes=("cat", "dog", "cow"), templates=("a {}",), size=12, side=16,
+    title="tiny",
+    group="general",
+    about="",
+    classes=("cat", "dog", "cow"),
+    templates=("a {}",),
+    size=12,
+    side=16,
     load=lambda split: IMAGES,
-)  # fmt: skip
+)
 #: 12 images in batches of 5: 6 steps, the third and the last of which end an epoch, on 2 images.
-TECOA = Recipe(objective="tecoa", attack="pgd2", eps=0.02, step_size=0.01, epochs=2, batch_size=5, lr=0.01, warmup=2)
+TECOA = Recipe(
+    objective="tecoa",
+    attack="pgd2",
+    eps=0.02,
+    step_size=0.01,
+    epochs=2,
+    batch_size=5,
+    lr=0.01,
+    warmup=2,
+)
 PMG_AFT = replace(TECOA, objective="pmg_aft", options=OPTIONS)
 ADAMW = replace(TECOA, optimizer="adamw", lr=1e-3, weight_decay=0.1)
 PROMPTS = replace(PMG_AFT, trainable="prompts", lr=1.0, options={**OPTIONS, "tokens": 2})
@@ -97,10 +114,19 @@ def alike(one: Checkpoint, other: Checkpoint) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "recipe"),
-    [("vit", TECOA), ("vit", PMG_AFT), ("vit", ADAMW), ("vit", PROMPTS), ("vit", BF16), ("resnet", TECOA)],
+    [
+        ("vit", TECOA),
+        ("vit", PMG_AFT),
+        ("vit", ADAMW),
+        ("vit", PROMPTS),
+        ("vit", BF16),
+        ("resnet", TECOA),
+    ],
     ids=["tecoa", "pmg_aft", "adamw", "prompts", "bfloat16", "resnet"],
 )
-def test_a_training_stopped_after_every_step_ends_as_one_that_was_not(clips, undisturbed, kind, recipe, tmp_path):
+def test_a_training_stopped_after_every_step_ends_as_one_that_was_not(
+    clips, undisturbed, kind, recipe, tmp_path
+):
     path = tmp_path / "stopped.safetensors"
     for step in range(1, STEPS + 1):
         heard = Stop(step)
@@ -154,16 +180,30 @@ def test_half_a_move_is_not_saved(clip, undisturbed, tmp_path, monkeypatch):
         train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", save_every=0)
     monkeypatch.undo()
     heard = Stop()
-    alike(train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard), undisturbed(TECOA))
+    alike(
+        train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard), undisturbed(TECOA)
+    )
     assert heard.calls[0][0] == 2
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_what_was_saved_on_the_way_is_enough_when_a_training_dies(clip, undisturbed, step, tmp_path):
+def test_what_was_saved_on_the_way_is_enough_when_a_training_dies(
+    clip, undisturbed, step, tmp_path
+):
     with pytest.raises(RuntimeError):
-        train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", Stop(step, RuntimeError), save_every=0)
+        train(
+            TECOA,
+            clip,
+            DATASET,
+            IMAGES,
+            tmp_path / "a.safetensors",
+            Stop(step, RuntimeError),
+            save_every=0,
+        )
     heard = Stop()
-    alike(train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard), undisturbed(TECOA))
+    alike(
+        train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard), undisturbed(TECOA)
+    )
     assert heard.calls[0][0] == (step - 1 or 1)
 
 
@@ -207,7 +247,9 @@ def test_a_damaged_partial_is_set_aside(clip, undisturbed, damage, tmp_path):
         train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", Stop(2))
     damage(tmp_path / "a.partial")
     heard = Stop()
-    alike(train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard), undisturbed(TECOA))
+    alike(
+        train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard), undisturbed(TECOA)
+    )
     assert heard.notes[0].startswith("begun anew: a.partial is damaged (")
     assert (tmp_path / "a.partial.aside").exists()
     assert not (tmp_path / "a.partial").exists()
@@ -238,7 +280,9 @@ def test_weights_that_do_not_fit_are_set_aside(clip, tmp_path, monkeypatch):
         {**read.tensors, "momentum_buffer/another": torch.zeros(2)},
     ):
         (tmp_path / "a.partial").touch()
-        monkeypatch.setattr(Partial, "read", lambda path, made_from, wrong=wrong: replace(read, tensors=wrong))
+        monkeypatch.setattr(
+            Partial, "read", lambda path, made_from, wrong=wrong: replace(read, tensors=wrong)
+        )
         heard = Stop()
         train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard)
         assert heard.notes[0] == "begun anew: its weights do not fit"
@@ -250,7 +294,10 @@ def test_a_partial_that_cannot_be_written_stops_nothing(clip, undisturbed, tmp_p
 
     monkeypatch.setattr(Partial, "write", full)
     heard = Stop()
-    alike(train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard, save_every=0), undisturbed(TECOA))
+    alike(
+        train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard, save_every=0),
+        undisturbed(TECOA),
+    )
     assert heard.notes[-1].endswith("%; Cannot write a.partial: the disk is full.")
 
 
@@ -292,7 +339,9 @@ def given():
 SHIPPED = [defenses[name] for name in defenses if getattr(defenses[name], "recipe", None)]
 
 
-@pytest.mark.parametrize("recipe", [defense.recipe for defense in SHIPPED], ids=[defense.title for defense in SHIPPED])
+@pytest.mark.parametrize(
+    "recipe", [defense.recipe for defense in SHIPPED], ids=[defense.title for defense in SHIPPED]
+)
 def test_the_parts_of_a_batch_have_its_gradient(given, recipe):
     images, labels, student, teacher = given
 
@@ -301,7 +350,15 @@ def test_the_parts_of_a_batch_have_its_gradient(given, recipe):
         total = 0.0
         for some, wanted in zip(images.split(size), labels.split(size), strict=True):
             share = len(some) / len(images)
-            step = Step(some, wanted, student, teacher, lambda x, y: (x + 0.05).clamp(0, 1), recipe.options, share)
+            step = Step(
+                some,
+                wanted,
+                student,
+                teacher,
+                lambda x, y: (x + 0.05).clamp(0, 1),
+                recipe.options,
+                share,
+            )
             loss = objectives[recipe.objective](step) * share
             loss.backward()
             total += loss.item()
@@ -325,7 +382,9 @@ def close(one: Checkpoint, other: Checkpoint, start: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_micro_batches_change_what_is_learned_in_the_last_bits_at_most(clip, undisturbed, size, tmp_path):
+def test_micro_batches_change_what_is_learned_in_the_last_bits_at_most(
+    clip, undisturbed, size, tmp_path
+):
     whole = undisturbed(PMG_AFT)
     parts = train(PMG_AFT, clip, DATASET, IMAGES, tmp_path / "parts.safetensors", micro_batch=size)
     assert parts.recipe == whole.recipe
@@ -359,7 +418,9 @@ def test_what_does_not_fit_into_memory_is_tried_in_halves(clip, clips, tmp_path,
     assert heard.notes[-1].endswith("; 2 images at a time")
     alike(found, expected)
     monkeypatch.setattr("zsrobust.training.learner.objectives", objective(fits=0))
-    with pytest.raises(ZSRobustError, match="One image at a time is too much for the memory of cpu"):
+    with pytest.raises(
+        ZSRobustError, match="One image at a time is too much for the memory of cpu"
+    ):
         train(TECOA, clip, DATASET, IMAGES, tmp_path / "b.safetensors")
     with pytest.raises(ZSRobustError, match="normalizes over the batch"):
         train(TECOA, clips["resnet"], DATASET, IMAGES, tmp_path / "c.safetensors")
@@ -403,7 +464,9 @@ def test_bfloat16_is_for_the_passes_and_for_nothing_else(clip, undisturbed, tmp_
 def test_activations_computed_twice_are_the_same(clip, undisturbed, recipe, tmp_path):
     kept = undisturbed(recipe)
     state = torch.random.get_rng_state()
-    twice = train(recipe, clip, DATASET, IMAGES, tmp_path / "twice.safetensors", checkpoint_activations=True)
+    twice = train(
+        recipe, clip, DATASET, IMAGES, tmp_path / "twice.safetensors", checkpoint_activations=True
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     assert not clip.encoder.transformer.grad_checkpointing
     for name, weight in kept.weights.items():
@@ -413,9 +476,13 @@ def test_activations_computed_twice_are_the_same(clip, undisturbed, recipe, tmp_
 def test_activation_checkpoints_pass_the_blocks_twice(clip):
     passes = {}
     for again in (False, True):
-        learner = Learner(replace(TECOA, attack=None, objective="ft_standard"), clip, DATASET, IMAGES, None, again)
+        learner = Learner(
+            replace(TECOA, attack=None, objective="ft_standard"), clip, DATASET, IMAGES, None, again
+        )
         seen = []
-        learner.student.encoder.transformer.resblocks[0].ln_1.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        learner.student.encoder.transformer.resblocks[0].ln_1.register_forward_hook(
+            lambda *_, seen=seen: seen.append(1)
+        )
         learner.gradients(0, torch.arange(5))
         passes[again] = len(seen)
     assert passes == {False: 1, True: 2}
@@ -497,7 +564,11 @@ def test_what_is_not_finite_stops_with_its_step_its_images_and_the_last_good_sta
         train(TECOA, clip, DATASET, images, path, save_every=0)
     epoch, positions = list(loop.batches(TECOA, len(images)))[at]
     told = ", ".join(str(place) for place in chosen[positions.numpy()])
-    kept = f"The last good state is {path.with_suffix('.partial')}, of step {at}." if at else "No state was saved before it."
+    kept = (
+        f"The last good state is {path.with_suffix('.partial')}, of step {at}."
+        if at
+        else "No state was saved before it."
+    )
     assert str(caught.value) == (
         f"Training tecoa: {what} at step {at}. Lower lr. "
         f"It is in epoch {epoch + 1}, on the images {told} of {TECOA.train_on}. {kept}"
@@ -509,7 +580,9 @@ def test_what_is_not_finite_stops_with_its_step_its_images_and_the_last_good_sta
     assert heard.notes[0].startswith(f"resumed at step {at} of 6") == (at > 0)
 
 
-def test_weights_that_are_not_finite_are_neither_saved_nor_a_checkpoint(clip, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_neither_saved_nor_a_checkpoint(
+    clip, tmp_path, monkeypatch
+):
     move, moves = Learner.move, 0
 
     def overflow(learner, done):
@@ -521,7 +594,9 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_a_checkpoint(clip, tm
 
     monkeypatch.setattr(Learner, "move", overflow)
     path, heard = tmp_path / "a.safetensors", Stop()
-    with pytest.raises(ZSRobustError, match=r"Training tecoa: weights are not finite after step 5\. Lower lr\."):
+    with pytest.raises(
+        ZSRobustError, match=r"Training tecoa: weights are not finite after step 5\. Lower lr\."
+    ):
         train(TECOA, clip, DATASET, IMAGES, path, heard, save_every=0)
     assert not path.exists()
     assert Partial.read(path.with_suffix(".partial"), {}).done == STEPS - 1
@@ -538,10 +613,19 @@ def test_a_checkpoint_carries_its_digest(clip, undisturbed, tmp_path):
 
 def test_what_a_killed_process_left_of_its_writing_is_removed(clip, tmp_path):
     path = tmp_path / "a.safetensors"
-    for name in (".a.safetensors.abcd_123", ".a.partial.abcd_123", ".b.partial.abcd_123", ".a.safetensors.claim"):
+    for name in (
+        ".a.safetensors.abcd_123",
+        ".a.partial.abcd_123",
+        ".b.partial.abcd_123",
+        ".a.safetensors.claim",
+    ):
         (tmp_path / name).touch()
     train(TECOA, clip, DATASET, IMAGES, path)
-    assert {each.name for each in tmp_path.iterdir()} == {path.name, ".b.partial.abcd_123", ".a.safetensors.claim"}
+    assert {each.name for each in tmp_path.iterdir()} == {
+        path.name,
+        ".b.partial.abcd_123",
+        ".a.safetensors.claim",
+    }
 
 
 def test_where_looking_is_waiting_it_is_done_now_and_then(clip, undisturbed, tmp_path, monkeypatch):
@@ -551,13 +635,17 @@ def test_where_looking_is_waiting_it_is_done_now_and_then(clip, undisturbed, tmp
     monkeypatch.setattr(Tally, "look", lambda tally: looks.append(1) or look(tally))
     heard = Stop()
     seldom = train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard)
-    assert len(looks) == 6  # at steps 0, 2 and 4, at the ends of both epochs, where the history looks too
+    assert (
+        len(looks) == 6
+    )  # at steps 0, 2 and 4, at the ends of both epochs, where the history looks too
     assert heard.notes[0] == heard.notes[1] != heard.notes[2]
     monkeypatch.undo()
     alike(seldom, undisturbed(TECOA))
     monkeypatch.setattr(loop, "LOOK_EVERY", {"cpu": 2})
     with pytest.raises(ZSRobustError, match=r"the loss is nan at step 1\. Lower lr"):
-        train(replace(TECOA, lr=1e30), clip, DATASET, IMAGES, tmp_path / "c.safetensors", save_every=0)
+        train(
+            replace(TECOA, lr=1e30), clip, DATASET, IMAGES, tmp_path / "c.safetensors", save_every=0
+        )
 
 
 #: 12 images in batches of 11: of the second and of the last, there is one image for two processes.
@@ -567,7 +655,9 @@ SHARED = {"pmg_aft": replace(PMG_AFT, batch_size=11), "resumed": replace(TECOA, 
 def share_the_work(rank: int, folder: Path) -> None:
     """Train as one of two processes; the second recipe is stopped in both, and resumed."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=rank, world_size=2
+    )
     clip = load_clip(f"local-dir:{folder}/clip")
     for name, recipe in SHARED.items():
         path = folder / f"shared_{name}.safetensors"
@@ -587,7 +677,10 @@ def share_the_work(rank: int, folder: Path) -> None:
 
 def test_processes_share_every_batch_and_learn_what_one_would(tmp_path):
     make_clip(tmp_path / "clip")
-    processes = [fresh.Process(share_the_work, rank, tmp_path, folder=tmp_path, environment=os.environ) for rank in range(2)]
+    processes = [
+        fresh.Process(share_the_work, rank, tmp_path, folder=tmp_path, environment=os.environ)
+        for rank in range(2)
+    ]
     clip = load_clip(f"local-dir:{tmp_path}/clip")
     for process in processes:
         done = process.end()

@@ -16,15 +16,16 @@ from pathlib import Path
 import fresh
 import pytest
 
-from zsrobust import ZSRobustError, sharing
+from zsrobust import ZSRobustError
 from zsrobust.attacks import attacks
-from zsrobust.sharing import BusyError, claimed, sole
+from zsrobust.core import claims
+from zsrobust.core.claims import BusyError, claimed, sole
 
 MINI = ("run", "--suite", "mini", "--defense", "clip", "--dataset", "mini_cells", "--limit", "8")
 DIES = """
 import os, pathlib, sys
-from zsrobust import sharing
-held = sharing.claimed(pathlib.Path(sys.argv[1]))
+from zsrobust.core import claims
+held = claims.claimed(pathlib.Path(sys.argv[1]))
 held.__enter__()
 os.kill(os.getpid(), 9)
 """
@@ -60,28 +61,37 @@ defenses.register("slow")(Defense(title="Slow", paper="none", recipe=Recipe(obje
 """
 
 
-def claims(folder: Path) -> list[Path]:
+def claims_in(folder: Path) -> list[Path]:
     return list(folder.rglob("*.claim*"))
 
 
 def die_holding(path: Path) -> None:
     """Leave the claim of a process that was killed."""
-    assert subprocess.run([sys.executable, "-c", DIES, path], check=False).returncode == -signal.SIGKILL
-    assert claims(path.parent)
+    assert (
+        subprocess.run([sys.executable, "-c", DIES, path], check=False).returncode
+        == -signal.SIGKILL
+    )
+    assert claims_in(path.parent)
 
 
 def test_a_claim_is_one_process_s_and_is_given_back_however_it_ends(tmp_path):
     path = tmp_path / "new" / "cell.json"
     with claimed(path):
-        with pytest.raises(BusyError, match=f"cell.json is made by process {os.getpid()} on "), claimed(path):
+        with (
+            pytest.raises(BusyError, match=f"cell.json is made by process {os.getpid()} on "),
+            claimed(path),
+        ):
             pass
-        (claim,) = claims(tmp_path)
+        (claim,) = claims_in(tmp_path)
         assert claim.name == ".cell.json.claim"
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
     with pytest.raises(KeyboardInterrupt), claimed(path):
         raise KeyboardInterrupt
-    assert not claims(tmp_path)
-    with pytest.raises(ZSRobustError, match="Cannot write /dev/null/.x.claim"), claimed(Path("/dev/null/x")):
+    assert not claims_in(tmp_path)
+    with (
+        pytest.raises(ZSRobustError, match="Cannot write /dev/null/.x.claim"),
+        claimed(Path("/dev/null/x")),
+    ):
         pass
 
 
@@ -106,18 +116,25 @@ def test_of_many_that_find_a_dead_process_s_claim_one_takes_it_over(tmp_path):
     for thread in threads:
         thread.join()
     assert taken == [True]
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
 
 
-@pytest.mark.parametrize("content", ['{"host": "far", "process": 1, "machine": "far", "born": "1"}', ""])
-def test_a_claim_from_elsewhere_lasts_as_long_as_it_is_touched_whatever_the_clocks_say(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(sharing, "STALE", 0.3)
+@pytest.mark.parametrize(
+    "content", ['{"host": "far", "process": 1, "machine": "far", "born": "1"}', ""]
+)
+def test_a_claim_from_elsewhere_lasts_as_long_as_it_is_touched_whatever_the_clocks_say(
+    tmp_path, monkeypatch, content
+):
+    monkeypatch.setattr(claims, "STALE", 0.3)
     path, claim = tmp_path / "cell.json", tmp_path / ".cell.json.claim"
     claim.write_text(content)
     os.utime(claim, (1, 1))  # a clock far behind
     for second in (5, 3, 9**9):  # one that is set back, one far ahead
         time.sleep(0.2)
-        with pytest.raises(BusyError, match="process 1 on far" if content else "another process"), claimed(path):
+        with (
+            pytest.raises(BusyError, match="process 1 on far" if content else "another process"),
+            claimed(path),
+        ):
             pass
         os.utime(claim, (second, second))
     with pytest.raises(BusyError), claimed(path):
@@ -131,7 +148,7 @@ def test_a_claim_from_elsewhere_lasts_as_long_as_it_is_touched_whatever_the_cloc
 def test_what_a_killed_process_left_when_its_thing_was_made_is_cleared(tmp_path, left):
     path = tmp_path / "cell.json"
     die_holding(path)
-    (claim,) = claims(tmp_path)
+    (claim,) = claims_in(tmp_path)
     content = claim.read_text()
     marks = {
         "its mark": (f".{hashlib.sha256(content.encode()).hexdigest()[:16]}", content),
@@ -142,20 +159,20 @@ def test_what_a_killed_process_left_when_its_thing_was_made_is_cleared(tmp_path,
     if left:
         name, held = marks[left]
         claim.with_name(claim.name + name).write_text(held)
-    assert sharing.abandoned(claim)
-    sharing.clear(path)
-    assert not claims(tmp_path)
+    assert claims.abandoned(claim)
+    claims.clear(path)
+    assert not claims_in(tmp_path)
     with claimed(path):
-        assert not sharing.abandoned(claim)
-        sharing.clear(path)
-        assert claims(tmp_path) == [claim]
+        assert not claims.abandoned(claim)
+        claims.clear(path)
+        assert claims_in(tmp_path) == [claim]
 
 
 def test_a_process_that_dies_while_it_takes_a_claim_over_keeps_nobody_waiting(tmp_path):
     """The mark of who removes a claim says whose it is, so that it is seen at once that he is dead."""
     path, mark = tmp_path / "cell.json", None
     die_holding(path)
-    (claim,) = claims(tmp_path)
+    (claim,) = claims_in(tmp_path)
     dead = claim.read_text()
     mark = claim.with_name(f"{claim.name}.{hashlib.sha256(dead.encode()).hexdigest()[:16]}")
     mark.write_text(dead)
@@ -164,7 +181,7 @@ def test_a_process_that_dies_while_it_takes_a_claim_over_keeps_nobody_waiting(tm
             break
     else:
         raise AssertionError("the claim stays")
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -172,20 +189,20 @@ def test_a_claim_is_never_seen_empty_where_files_can_be_linked(tmp_path, monkeyp
     path, seen, write = tmp_path / "cell.json", [], os.write
 
     def look(file: int, content: bytes) -> int:
-        seen.append(sharing.claim_of(path).exists())
+        seen.append(claims.claim_of(path).exists())
         return write(file, content)
 
     def no_links(*_: object) -> None:
         raise PermissionError(errno.EPERM, "no links on this disk")
 
-    monkeypatch.setattr(sharing.os, "write", look)
+    monkeypatch.setattr(claims.os, "write", look)
     if not links:
-        monkeypatch.setattr(sharing.os, "link", no_links)
+        monkeypatch.setattr(claims.os, "link", no_links)
     with claimed(path):
         assert seen[-1] != links
         with pytest.raises(BusyError, match=f"process {os.getpid()}"), claimed(path):
             pass
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
 
 
 def test_a_disk_that_is_full_leaves_no_claim(tmp_path, monkeypatch):
@@ -193,16 +210,19 @@ def test_a_disk_that_is_full_leaves_no_claim(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as at_first:
-        at_first.setattr(sharing.os, "write", full)
-        with pytest.raises(ZSRobustError, match="No space left on device"), claimed(tmp_path / "cell.json"):
+        at_first.setattr(claims.os, "write", full)
+        with (
+            pytest.raises(ZSRobustError, match="No space left on device"),
+            claimed(tmp_path / "cell.json"),
+        ):
             pass
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
     with claimed(tmp_path / "cell.json"), monkeypatch.context() as later:
-        later.setattr(sharing.os, "write", full)
-        held = sharing.claimed(tmp_path / "other.json")
+        later.setattr(claims.os, "write", full)
+        held = claims.claimed(tmp_path / "other.json")
         with pytest.raises(ZSRobustError):
             held.__enter__()
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
 
 
 def test_a_claim_that_was_lost_is_not_taken_back(tmp_path):
@@ -213,16 +233,16 @@ def test_a_claim_that_was_lost_is_not_taken_back(tmp_path):
 
 
 def test_claims_are_touched(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "BEAT", 0.05)
+    monkeypatch.setattr(claims, "BEAT", 0.05)
     with claimed(tmp_path / "cell.json"):
-        (claim,) = claims(tmp_path)
+        (claim,) = claims_in(tmp_path)
         os.utime(claim, (1, 1))
         time.sleep(0.3)
         assert claim.stat().st_mtime > 1
 
 
 def test_who_wants_what_another_makes_waits_for_it_or_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "PAUSE", 0.02)
+    monkeypatch.setattr(claims, "PAUSE", 0.02)
     path, told, made = tmp_path / "weights", [], threading.Event()
     with claimed(path):
         with pytest.raises(BusyError), sole(path):
@@ -251,15 +271,17 @@ def test_a_run_that_is_stopped_leaves_no_claim(zsrobust, tmp_path, monkeypatch, 
         norm: str = "linf"
 
         def __call__(self, classifier, images, labels, draws):
-            assert claims(tmp_path)
+            assert claims_in(tmp_path)
             signal.raise_signal(signal_)
 
     monkeypatch.setitem(attacks._entries, "stop", Stop())
     before = signal.getsignal(signal.SIGTERM)
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    ignored = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background jobs ignore it
     assert "Interrupted. What is stored stays" in zsrobust(*MINI, "--attack", "stop", ok=130).stderr
     signal.signal(signal.SIGINT, ignored)
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
     assert not list(tmp_path.rglob("*.json"))
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -269,11 +291,13 @@ def test_the_cell_of_a_killed_process_is_computed(zsrobust, tmp_path):
     place.parent.mkdir(parents=True)
     die_holding(place)
     assert "8 images attacked" in zsrobust(*MINI, "--attack", "pgd2").stdout
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
 
 
-def test_what_another_run_does_meanwhile_is_waited_for_and_not_done_again(zsrobust, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "PAUSE", 0.1)
+def test_what_another_run_does_meanwhile_is_waited_for_and_not_done_again(
+    zsrobust, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(claims, "PAUSE", 0.1)
     zsrobust(*MINI, "--attack", "pgd2")
     (place,) = tmp_path.rglob("*.json")
     content = place.read_bytes()
@@ -300,25 +324,55 @@ def test_what_another_run_does_meanwhile_is_waited_for_and_not_done_again(zsrobu
 def test_two_runs_at_once_train_once_and_attack_every_cell_once(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     names = ("mini_cells", "mini_train", "mini_shapes")
-    command = ("--plugin", "slow.py", "run", "--suite", "mini", "--attack", "slow", "--defense", "clip",
-               "--defense", "slow:epochs=1,limit=64", "--limit", "8", *(f"--dataset={name}" for name in names))  # fmt: skip
-    runs = [fresh.Process(fresh.command, command, False, folder=tmp_path, environment=os.environ) for _ in range(2)]
+    command = (
+        "--plugin",
+        "slow.py",
+        "run",
+        "--suite",
+        "mini",
+        "--attack",
+        "slow",
+        "--defense",
+        "clip",
+        "--defense",
+        "slow:epochs=1,limit=64",
+        "--limit",
+        "8",
+        *(f"--dataset={name}" for name in names),
+    )
+    runs = [
+        fresh.Process(fresh.command, command, False, folder=tmp_path, environment=os.environ)
+        for _ in range(2)
+    ]
     said = [run.end() for run in runs]
     assert [done.returncode for done in said] == [0, 0], said
     lines = [line.rsplit(" ", 1) for line in (tmp_path / "log").read_text().splitlines()]
     assert sum(what == "train" for what, _ in lines) == 1
     assert sum(what.startswith("attack") for what, _ in lines) == 6
-    attacked = [sum(int(run.pid) == int(process) and what != "train" for what, process in lines) for run in runs]
+    attacked = [
+        sum(int(run.pid) == int(process) and what != "train" for what, process in lines)
+        for run in runs
+    ]
     for done, count in zip(said, attacked, strict=True):
         assert "6 cells in results" in done.stdout
         assert f"{8 * count} images attacked" in done.stdout
-    assert not claims(tmp_path)
+    assert not claims_in(tmp_path)
 
 
 def test_jobs_compute_what_is_missing_and_say_what_fails(zsrobust, tmp_path, checkpoints):
     pytest.importorskip("submitit")
     zsrobust(*MINI, "--attack", "pgd2")
-    command = (*MINI, "--attack", "pgd2", "--dataset", "mini_train", "--executor", "local", "--slurm", "time=5")
+    command = (
+        *MINI,
+        "--attack",
+        "pgd2",
+        "--dataset",
+        "mini_train",
+        "--executor",
+        "local",
+        "--slurm",
+        "time=5",
+    )
     done = zsrobust(*command)
     assert "clip, 1 cell; log" in done.stderr
     assert "2 cells in results; 8 images attacked" in done.stdout
@@ -328,7 +382,10 @@ def test_jobs_compute_what_is_missing_and_say_what_fails(zsrobust, tmp_path, che
     (log,) = (tmp_path / "results").rglob("*_log.out")
     assert "Job completed successfully" in log.read_text()
     assert len(list((tmp_path / "results").rglob("mini_*.json"))) == 2
-    assert json.loads(next((tmp_path / "results").rglob("mini_train*.json")).read_text())["images"] == 8
+    assert (
+        json.loads(next((tmp_path / "results").rglob("mini_train*.json")).read_text())["images"]
+        == 8
+    )
 
 
 def test_what_jobs_cannot_do_is_one_line(zsrobust, monkeypatch):
@@ -346,6 +403,9 @@ def test_what_jobs_cannot_do_is_one_line(zsrobust, monkeypatch):
         (line,) = zsrobust(*slurm, *settings, ok=2).stderr.splitlines()
         assert message in line
     local = (*MINI, "--attack", "pgd2", "--executor", "local")
-    for setting, message in (("colour=red", "Unknown argument 'colour'"), ("time=soon", "expected type")):
+    for setting, message in (
+        ("colour=red", "Unknown argument 'colour'"),
+        ("time=soon", "expected type"),
+    ):
         (line,) = zsrobust(*local, "--slurm", setting, ok=2).stderr.splitlines()
         assert message in line

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsrobust import statistics
-from zsrobust.statistics import holm, mcnemar, mean_interval, newcombe, wilson
+from zsrobust.reporting import statistics
+from zsrobust.reporting.statistics import holm, mcnemar, mean_interval, newcombe, wilson
 
 Z = NormalDist().inv_cdf(0.975)
-COUNTS = st.integers(1, 60_000).flatmap(lambda images: st.tuples(st.integers(0, images), st.just(images)))
+COUNTS = st.integers(1, 60_000).flatmap(
+    lambda images: st.tuples(st.integers(0, images), st.just(images))
+)
 P_VALUES = st.lists(st.floats(0, 1), max_size=12)
 
 
@@ -23,13 +25,17 @@ def test_it_imports_numpy_and_the_standard_library_only():
     names = set()
     for node in ast.walk(ast.parse(Path(statistics.__file__).read_text())):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {node.module} if isinstance(node, ast.ImportFrom) else {alias.name for alias in node.names}
+            names |= (
+                {node.module}
+                if isinstance(node, ast.ImportFrom)
+                else {alias.name for alias in node.names}
+            )
     assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy"}
 
 
 def test_it_does_not_hide_the_statistics_of_python():
     assert sys.modules["statistics"] is not statistics
-    assert statistics.__name__ == "zsrobust.statistics"
+    assert statistics.__name__ == "zsrobust.reporting.statistics"
 
 
 @given(COUNTS)
@@ -39,12 +45,22 @@ def test_wilson_contains_the_share_and_solves_its_equation(counts):
     assert 0 <= low <= correct / images <= high <= 1
     for end in (low, high):
         if 0 < end < 1:  # (p̂ - p)² = z² p (1 - p) / n
-            assert (correct / images - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / images, abs=1e-9)
+            assert (correct / images - end) ** 2 == pytest.approx(
+                1.959964**2 * end * (1 - end) / images, abs=1e-9
+            )
 
 
 def test_wilson_is_that_of_scipy():
     stats = pytest.importorskip("scipy.stats")
-    for correct, images in [(0, 1), (1, 1), (0, 500), (500, 500), (81, 263), (1, 10_000), (31_337, 50_000)]:
+    for correct, images in [
+        (0, 1),
+        (1, 1),
+        (0, 500),
+        (500, 500),
+        (81, 263),
+        (1, 10_000),
+        (31_337, 50_000),
+    ]:
         expected = stats.binomtest(correct, images).proportion_ci(method="wilson")
         assert wilson(correct, images, Z) == pytest.approx(tuple(expected), abs=1e-12)
         assert wilson(correct, images) == pytest.approx(tuple(expected), abs=1e-7)
@@ -72,7 +88,9 @@ def test_wilson_of_no_images_knows_nothing():
     ],
 )
 def test_newcombe_of_the_published_examples(second, first, expected):
-    assert newcombe(first, second) == pytest.approx(expected, abs=5e-5)  # Newcombe (1998), table II, method 10
+    assert newcombe(first, second) == pytest.approx(
+        expected, abs=5e-5
+    )  # Newcombe (1998), table II, method 10
 
 
 @settings(max_examples=50)
@@ -98,7 +116,11 @@ def test_newcombe_without_images_knows_nothing():
 def test_mcnemar_is_the_exact_binomial_test(only_first, only_second):
     pairs, fewer = only_first + only_second, min(only_first, only_second)
     tail = sum(Fraction(math.comb(pairs, i), 2**pairs) for i in range(fewer + 1))
-    assert mcnemar(only_first, only_second) == mcnemar(only_second, only_first) == float(min(Fraction(1), 2 * tail))
+    assert (
+        mcnemar(only_first, only_second)
+        == mcnemar(only_second, only_first)
+        == float(min(Fraction(1), 2 * tail))
+    )
 
 
 @settings(max_examples=50)
@@ -132,8 +154,12 @@ def test_mcnemar_of_all_of_imagenet(only_first):
     stats = pytest.importorskip("scipy.stats")
     start = time.process_time()
     found = mcnemar(only_first, 50_000 - only_first)
-    assert time.process_time() - start < 2  # a quarter of a second at worst; the rest is for a slow machine
-    assert found == pytest.approx(stats.binomtest(only_first, 50_000, 0.5).pvalue, rel=1e-9, abs=1e-300)
+    assert (
+        time.process_time() - start < 2
+    )  # a quarter of a second at worst; the rest is for a slow machine
+    assert found == pytest.approx(
+        stats.binomtest(only_first, 50_000, 0.5).pvalue, rel=1e-9, abs=1e-300
+    )
 
 
 def test_holm_by_hand():
@@ -187,13 +213,17 @@ def test_without_datasets_or_images_nothing_is_known():
     assert mean_interval([]) == mean_interval([(3, 4), (0, 0)]) == (0, 1)
 
 
-@pytest.mark.parametrize(("correct", "images"), [(1, 20), (700, 1000), (4_321, 10_000), (49_900, 50_000)])
+@pytest.mark.parametrize(
+    ("correct", "images"), [(1, 20), (700, 1000), (4_321, 10_000), (49_900, 50_000)]
+)
 @pytest.mark.parametrize("level", [0.95, 0.8])
 def test_of_one_dataset_the_interval_is_the_binomials_quantiles(correct, images, level):
     stats = pytest.importorskip("scipy.stats")
     tail, draws = (1 - level) / 2, 2000
     error = 4 * math.sqrt(tail * (1 - tail) / draws)  # of the share of draws below a quantile
-    for end, share in zip(mean_interval([(correct, images)], draws, level=level), (tail, 1 - tail), strict=True):
+    for end, share in zip(
+        mean_interval([(correct, images)], draws, level=level), (tail, 1 - tail), strict=True
+    ):
         below, above = stats.binom.ppf([share - error, share + error], images, correct / images)
         assert below <= end * images <= above
 
@@ -205,7 +235,9 @@ def test_the_interval_is_that_of_resampling_the_images_themselves():
     for correct, images in counts:
         right = np.arange(images) < correct
         means += right[random.randint(images, size=(draws, images))].mean(axis=1) / len(counts)
-    assert mean_interval(counts, draws) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.004)
+    assert mean_interval(counts, draws) == pytest.approx(
+        tuple(np.quantile(means, [0.025, 0.975])), abs=0.004
+    )
 
 
 @settings(max_examples=25)
@@ -219,4 +251,6 @@ def test_the_interval_narrows_with_more_images(tenths, images, seed):
 def test_a_seed_gives_the_same_interval_for_good():
     counts = [(812, 1000), (40, 100), (7_003, 10_000)]
     assert mean_interval(counts) == mean_interval(counts, seed=0) != mean_interval(counts, seed=1)
-    assert mean_interval(counts) == pytest.approx((0.6046991666666667, 0.6722008333333334), abs=1e-12)
+    assert mean_interval(counts) == pytest.approx(
+        (0.6046991666666667, 0.6722008333333334), abs=1e-12
+    )

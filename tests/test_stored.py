@@ -5,7 +5,9 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from zsrobust import figures, load_results, regression, results, suites, tables
+from zsrobust import load_results, results
+from zsrobust.reporting import baseline, figures, tables
+from zsrobust.settings import suites
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "results"
@@ -24,17 +26,30 @@ def page(frame, number):
 
 def test_every_cell_is_there_whole_and_of_todays_format(frame):
     suite = suites.load("mini")
-    needs = [(tables.suite_name(number, suite), need) for number in NUMBERS for need in tables.needs(number)]
-    needs += [(suite.name, need) for number in figures.FIGURES for need in figures.needs(number, suite)]
+    needs = [
+        (tables.suite_name(number, suite), need)
+        for number in NUMBERS
+        for need in tables.needs(number)
+    ]
+    needs += [
+        (suite.name, need) for number in figures.FIGURES for need in figures.needs(number, suite)
+    ]
     for name, need in needs:
-        row = frame[(frame["suite"] == name) & (frame["defense"] == need.defense) & (frame["attack"] == need.attack)]
+        row = frame[
+            (frame["suite"] == name)
+            & (frame["defense"] == need.defense)
+            & (frame["attack"] == need.attack)
+        ]
         assert set(suites.load(name).datasets) <= set(row["dataset"]), (name, need)
     assert set(frame["status"]) == {"ok"}
     for path in results.paths(STORED):
         result = results.read(path)
         outcomes = results.Outcomes.read(path)
         assert results.outcomes_match(result, path)
-        assert (outcomes.clean_correct, outcomes.robust_correct) == (result.clean_correct, result.robust_correct)
+        assert (outcomes.clean_correct, outcomes.robust_correct) == (
+            result.clean_correct,
+            result.robust_correct,
+        )
         assert len(outcomes.classes) == result.identity["dataset"]["classes"]
         assert results.Samples.read(path) is not None or not result.clean_correct
         assert result.checks
@@ -51,7 +66,9 @@ def test_the_tables_are_those_of_the_cells(frame, number):
 
 def test_the_readme_shows_that_table(frame):
     shown = tables.render(page(frame, "1"), ".md").split("\n\n")[1]
-    assert f"<!-- zsrobust table 1 --suite mini -->\n{shown}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- zsrobust table 1 --suite mini -->\n{shown}\n" in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("number", list(figures.FIGURES))
@@ -62,4 +79,4 @@ def test_the_figures_are_those_of_the_cells(frame, number):
 
 
 def test_they_agree_with_themselves():
-    assert regression.check(STORED, STORED, tolerance=0).ok
+    assert baseline.check(STORED, STORED, tolerance=0).ok

@@ -6,31 +6,50 @@ from fractions import Fraction
 import pytest
 from test_results import make, outcomes
 
-from zsrobust import load_results, reported, results, statistics, suites, tables
-from zsrobust.registry import ZSRobustError
-from zsrobust.tables import build, render
+from zsrobust import load_results, results
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.reporting import reported, statistics, tables
+from zsrobust.reporting.tables import build, render
+from zsrobust.settings import suites
 
 SUITE = suites.Suite(
-    name="mini", title="two sets", backbone="none", train_on="mini_a", datasets=("mini_a", "mini_b"),
-    attack={"eps": 6 / 255}, limits={"autoattack": 4},
-)  # fmt: skip
+    name="mini",
+    title="two sets",
+    backbone="none",
+    train_on="mini_a",
+    datasets=("mini_a", "mini_b"),
+    attack={"eps": 6 / 255},
+    limits={"autoattack": 4},
+)
 
 
 @pytest.fixture
 def stored(tmp_path):
     free = {"training": {"epoch_seconds": 0.0}}
-    results.write(make("clip", "mini_a", clean_correct=8, robust_correct=1, **free), outcomes(), tmp_path)
     results.write(
-        make("clip", "mini_b", clean_correct=7, robust_correct=0, flags=["odd & 5%"], **free), outcomes(), tmp_path
+        make("clip", "mini_a", clean_correct=8, robust_correct=1, **free), outcomes(), tmp_path
+    )
+    results.write(
+        make("clip", "mini_b", clean_correct=7, robust_correct=0, flags=["odd & 5%"], **free),
+        outcomes(),
+        tmp_path,
     )
     timed = {"training": {"epoch_seconds": 1.25}}
     results.write(make("tecoa", "mini_a", robust_correct=3, **timed), outcomes(), tmp_path)
     results.write(make("tecoa", "mini_b", robust_correct=2, **timed), outcomes(), tmp_path)
     results.write(make("pmg_aft", "mini_a", robust_correct=3, **timed), outcomes(), tmp_path)
     results.write(make("pmg_aft", "mini_b", status="failed", **timed), None, tmp_path)
-    results.write(make("clip", "mini_a", limit=4, images=4, clean_correct=4, robust_correct=4), outcomes(), tmp_path)
     results.write(
-        make("clip", "mini_a", "autoattack", 4, images=4, clean_correct=4, robust_correct=0, **free), outcomes(), tmp_path
+        make("clip", "mini_a", limit=4, images=4, clean_correct=4, robust_correct=4),
+        outcomes(),
+        tmp_path,
+    )
+    results.write(
+        make(
+            "clip", "mini_a", "autoattack", 4, images=4, clean_correct=4, robust_correct=0, **free
+        ),
+        outcomes(),
+        tmp_path,
     )
     return load_results(tmp_path)
 
@@ -89,14 +108,22 @@ VPT-PMG-AFT,,,,,
 """
 
 
-@pytest.mark.parametrize(("number", "suffix", "golden"), [("1", ".md", MARKDOWN), ("3", ".tex", LATEX), ("1", ".csv", CSV)])
+@pytest.mark.parametrize(
+    ("number", "suffix", "golden"),
+    [("1", ".md", MARKDOWN), ("3", ".tex", LATEX), ("1", ".csv", CSV)],
+)
 def test_the_golden_files(stored, number, suffix, golden):
     assert render(build(number, stored, SUITE, eps="6/255"), suffix) == golden
 
 
 def test_the_latex_has_rules_escapes_and_balanced_braces(stored):
     text = render(build("1", stored, SUITE, eps="6/255"), ".tex")
-    assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "hline")] == [1, 1, 1, 0]
+    assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "hline")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
     assert r"CLIP & 12.50 & 0.00\textsuperscript{1} & 6.25 & 0.00 & 0.0" in re.sub(" +", " ", text)
     assert r"\textbf{37.50}" in text
     assert r"odd \& 5\%" in text
@@ -128,10 +155,19 @@ def test_a_row_of_different_checkpoints_has_no_mean_and_says_why(stored, tmp_pat
 
 
 def test_other_eps_and_other_tables(stored):
-    for nothing in ({"eps": "8/255"}, {"eps": "6/255", "seed": 3}, {"eps": "6/255", "protocol": "reference"}):
-        with pytest.raises(ZSRobustError, match=r"Nothing for Table 1: .* Next: zsrobust run --suite mini --table 1"):
+    for nothing in (
+        {"eps": "8/255"},
+        {"eps": "6/255", "seed": 3},
+        {"eps": "6/255", "protocol": "reference"},
+    ):
+        with pytest.raises(
+            ZSRobustError,
+            match=r"Nothing for Table 1: .* Next: zsrobust run --suite mini --table 1",
+        ):
             build("1", stored, SUITE, **nothing)
-    with pytest.raises(ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"):
+    with pytest.raises(
+        ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"
+    ):
         build("9", stored, SUITE, eps="6/255")
     with pytest.raises(ZSRobustError, match=r"Write to a file that ends in .md, .tex, .csv, .html"):
         render(build("1", stored, SUITE, eps="6/255"), ".docx")
@@ -139,7 +175,14 @@ def test_other_eps_and_other_tables(stored):
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [((1, 3), "33.33"), ((2, 3), "66.67"), ((1, 800), "0.12"), ((3, 800), "0.38"), ((1, 1), "100.00"), ((0, 5), "0.00")],
+    [
+        ((1, 3), "33.33"),
+        ((2, 3), "66.67"),
+        ((1, 800), "0.12"),
+        ((3, 800), "0.38"),
+        ((1, 1), "100.00"),
+        ((0, 5), "0.00"),
+    ],
 )
 def test_percent_is_rounded_half_to_even_once(share, text):
     assert tables.percent(Fraction(*share)) == text
@@ -160,23 +203,34 @@ def test_intervals_stand_beside_the_numbers_and_in_columns_of_the_csv(stored):
     low, high = statistics.wilson(1, 8)
     assert (rows[0]["A low"], rows[0]["A high"]) == (f"{100 * low:.2f}", f"{100 * high:.2f}")
     low, high = statistics.mean_interval([(3, 8), (2, 8)])
-    assert (rows[2]["Average low"], rows[2]["Average high"]) == (f"{100 * low:.2f}", f"{100 * high:.2f}")
+    assert (rows[2]["Average low"], rows[2]["Average high"]) == (
+        f"{100 * low:.2f}",
+        f"{100 * high:.2f}",
+    )
     assert rows[3]["Average low"] == rows[1]["A low"] == ""
 
 
 def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
     for spec, correct in (("tecoa", 1), ("pmg_aft:beta=0", 2), ("pmg_aft", 4)):
         for name in SUITE.datasets:
-            results.write(make(spec, name, clean_correct=5, robust_correct=correct), outcomes(), tmp_path)
+            results.write(
+                make(spec, name, clean_correct=5, robust_correct=correct), outcomes(), tmp_path
+            )
     flagged = make("tecoa", "mini_b", clean_correct=5, robust_correct=1, flags=["odd"])
     results.write(flagged, outcomes(), tmp_path)
     page = build("4", load_results(tmp_path), SUITE, eps="6/255")
     assert page.header == ["Method", "Clean", "Clean, zero-shot", "Robust", "Robust, zero-shot"]
     assert ([entry.notes for entry in page.rows[0][1]], page.notes) == ([[], [], [1], []], ["odd"])
     assert [[entry.text for entry in entries][1:3] for _, entries in page.rows] == [
-        ["62.50", "12.50"], ["62.50", "25.00"], ["62.50", "50.00"],
-    ]  # fmt: skip
-    assert tables.needs("4") == [("tecoa", "pgd10", None), ("pmg_aft:beta=0", "pgd10", None), ("pmg_aft", "pgd10", None)]
+        ["62.50", "12.50"],
+        ["62.50", "25.00"],
+        ["62.50", "50.00"],
+    ]
+    assert tables.needs("4") == [
+        ("tecoa", "pgd10", None),
+        ("pmg_aft:beta=0", "pgd10", None),
+        ("pmg_aft", "pgd10", None),
+    ]
     fifth = build("5", load_results(tmp_path), SUITE, eps="6/255")
     assert [entries[0].text for _, entries in fifth.rows] == ["62.50", "—", "—", "—"]
 
@@ -187,15 +241,24 @@ def test_a_defense_of_ones_own_is_a_row_more_and_told_from_others_of_its_title(s
         cell.identity["defense"]["title"] = title
         results.write(cell, outcomes(), tmp_path)
     page = build("1", load_results(tmp_path), SUITE, eps="6/255", more=["mine", "tecoa:lr=1"])
-    assert [title for title, _ in page.rows][-3:] == ["VPT-PMG-AFT", "Mine", "FT-TeCoA (tecoa:lr=1)"]
-    with pytest.raises(ZSRobustError, match="Unknown defense among these results: 'mines'. Did you mean mine?"):
+    assert [title for title, _ in page.rows][-3:] == [
+        "VPT-PMG-AFT",
+        "Mine",
+        "FT-TeCoA (tecoa:lr=1)",
+    ]
+    with pytest.raises(
+        ZSRobustError, match="Unknown defense among these results: 'mines'. Did you mean mine?"
+    ):
         build("1", load_results(tmp_path), SUITE, eps="6/255", more=["mines"])
 
 
 def test_what_an_oblivious_attack_left_is_shown_and_never_the_best(stored, tmp_path):
     spec = "tte:knowledge=oblivious,of=tecoa"
     cell = make(spec, "mini_a", clean_correct=8, robust_correct=8)
-    cell.identity["defense"] |= {"title": "TTE (FT-TeCoA), oblivious attack", "knowledge": "oblivious"}
+    cell.identity["defense"] |= {
+        "title": "TTE (FT-TeCoA), oblivious attack",
+        "knowledge": "oblivious",
+    }
     results.write(cell, outcomes(), tmp_path)
     page = dict(build("1", load_results(tmp_path), SUITE, eps="6/255", more=[spec]).rows)
     shown = {title: (entries[0].text, entries[0].best) for title, entries in page.items()}
@@ -228,9 +291,13 @@ def test_beside_the_papers_numbers_stand_the_difference_and_what_is_doubtful(tmp
     page = build("2", paper(tmp_path, suite), suite, eps="1/255", compare=True)
     shown = [(title, entries[-4]) for title, entries in page.rows]  # PCAM, the last dataset
     assert [(title, entry.text) for title, entry in shown[:3]] == [
-        ("CLIP", "50.00"), ("· paper", "53.40"), ("· difference", "-3.40"),
-    ]  # fmt: skip
-    pmg = dict(list(zip([title for title, _ in shown], [entry for _, entry in shown], strict=True))[-9:-6])
+        ("CLIP", "50.00"),
+        ("· paper", "53.40"),
+        ("· difference", "-3.40"),
+    ]
+    pmg = dict(
+        list(zip([title for title, _ in shown], [entry for _, entry in shown], strict=True))[-9:-6]
+    )
     assert pmg["· paper"].text == "48.24"
     notes = [page.notes[mark - 1] for mark in pmg["· paper"].notes]
     assert reported.errata()["E2"].line in notes
@@ -242,11 +309,16 @@ def test_beside_the_papers_numbers_stand_the_difference_and_what_is_doubtful(tmp
 
 
 def test_where_the_paper_prints_nothing_there_is_nothing_to_compare(stored, tmp_path):
-    with pytest.raises(ZSRobustError, match="The paper prints nothing to compare Table 1 of the suite mini"):
+    with pytest.raises(
+        ZSRobustError, match="The paper prints nothing to compare Table 1 of the suite mini"
+    ):
         build("1", stored, SUITE, eps="6/255", compare=True)
     second = suites.load("paper_cifar100")
     page = build("s1", paper(tmp_path / "second", second), second, eps="1/255", compare=True)
-    assert [entries[-3].text for title, entries in page.rows if title == "· paper"] == ["21.35", "26.06"]
+    assert [entries[-3].text for title, entries in page.rows if title == "· paper"] == [
+        "21.35",
+        "26.06",
+    ]
     with pytest.raises(ZSRobustError, match="nothing to compare"):
         build("s2", paper(tmp_path / "second", second), second, eps="1/255", compare=True)
 
@@ -255,11 +327,15 @@ def test_the_second_series_is_of_the_suites_second():
     assert tables.suite_name("s1", suites.load("mini")) == "mini_second"
     assert tables.suite_name("1", suites.load("mini")) == "mini"
     assert tables.suite_name("s2", suites.load("mini_second")) == "mini_second"
-    with pytest.raises(ZSRobustError, match="The suite mini has no second target dataset for Table s1"):
+    with pytest.raises(
+        ZSRobustError, match="The suite mini has no second target dataset for Table s1"
+    ):
         tables.suite_name("s1", SUITE)
 
 
 def test_numbers_of_another_target_dataset_are_not_compared_with(tmp_path):
     second = suites.load("paper_cifar100")
-    with pytest.raises(ZSRobustError, match="nothing to compare Table 1 of the suite paper_cifar100"):
+    with pytest.raises(
+        ZSRobustError, match="nothing to compare Table 1 of the suite paper_cifar100"
+    ):
         build("1", paper(tmp_path, second), second, eps="1/255", compare=True)

@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zsrobust import suites
 from zsrobust.attacks.pgd import PGD
-from zsrobust.classifier import Clip, ZeroShotClassifier, load_clip
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images
-from zsrobust.defenses import Workshop, defenses
+from zsrobust.defenses import defenses
 from zsrobust.defenses.pmg_aft import OPTIONS, kl
-from zsrobust.prompts import PromptedEncoder
-from zsrobust.registry import ZSRobustError
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import Clip, load_clip
+from zsrobust.models.visual_prompts import PromptedEncoder
+from zsrobust.models.zeroshot import ZeroShotClassifier
+from zsrobust.settings import suites
 from zsrobust.testing import check_defense
 from zsrobust.training import Checkpoint, Recipe, Step, objectives, train, trained_encoder
 
@@ -38,7 +40,14 @@ def step():
     head = F.normalize(randn(4, 5), dim=-1) * 10
     images = torch.rand(6, 3, 2, 2, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    return Step(images, labels, classifier(), classifier(), lambda x, y: (x + 0.05).clamp(0, 1), dict(OPTIONS))
+    return Step(
+        images,
+        labels,
+        classifier(),
+        classifier(),
+        lambda x, y: (x + 0.05).clamp(0, 1),
+        dict(OPTIONS),
+    )
 
 
 def by_hand(step):
@@ -51,23 +60,42 @@ def by_hand(step):
     robust = -sum(math.log(p_adv[i][y]) for i, y in enumerate(step.labels.tolist())) / n
 
     def divergence(p, q):
-        return sum(a * math.log(a / b) for row, other in zip(p, q, strict=True) for a, b in zip(row, other, strict=True)) / n
+        return (
+            sum(
+                a * math.log(a / b)
+                for row, other in zip(p, q, strict=True)
+                for a, b in zip(row, other, strict=True)
+            )
+            / n
+        )
 
-    return robust, divergence(p_adv, p_ori), divergence(p_adv, p_clean), divergence(p_ori, p_adv), divergence(p_clean, p_adv)
+    return (
+        robust,
+        divergence(p_adv, p_ori),
+        divergence(p_adv, p_clean),
+        divergence(p_ori, p_adv),
+        divergence(p_clean, p_adv),
+    )
 
 
 def test_pmg_aft_is_the_papers_equation_direction_and_mean_included(step):
     robust, general, clean, *_ = by_hand(step)
     step.options.update(alpha=0.7, beta=0.3)
-    assert objectives["pmg_aft"](step).item() == pytest.approx(robust + 0.7 * general + 0.3 * clean, rel=1e-12)
+    assert objectives["pmg_aft"](step).item() == pytest.approx(
+        robust + 0.7 * general + 0.3 * clean, rel=1e-12
+    )
 
 
 def test_the_released_code_sums_and_turns_the_divergences_around(step):
     robust, general, clean, general_code, clean_code = by_hand(step)
     step.options = {"direction": "code"}
-    assert objectives["pmg_aft_code"](step).item() == pytest.approx(robust + 6 * (general_code + clean_code), rel=1e-12)
+    assert objectives["pmg_aft_code"](step).item() == pytest.approx(
+        robust + 6 * (general_code + clean_code), rel=1e-12
+    )
     step.options = {"direction": "paper"}
-    assert objectives["pmg_aft_code"](step).item() == pytest.approx(robust + 6 * (general + clean), rel=1e-12)
+    assert objectives["pmg_aft_code"](step).item() == pytest.approx(
+        robust + 6 * (general + clean), rel=1e-12
+    )
 
 
 def test_pmg_aft_with_alpha_and_beta_zero_is_tecoa_and_asks_for_nothing_else(step):
@@ -76,13 +104,19 @@ def test_pmg_aft_with_alpha_and_beta_zero_is_tecoa_and_asks_for_nothing_else(ste
     assert "teacher_features" not in step.__dict__
     assert "clean_features" not in step.__dict__
     again = Step(step.images, step.labels, step.student, step.teacher, step.craft, {})
-    assert loss.item() == objectives["tecoa"](again).item() == pytest.approx(by_hand(step)[0], rel=1e-12)
+    assert (
+        loss.item()
+        == objectives["tecoa"](again).item()
+        == pytest.approx(by_hand(step)[0], rel=1e-12)
+    )
 
 
 def test_ft_standard_never_crafts(step):
     loss = objectives["ft_standard"](step)
     assert "adversarial" not in step.__dict__
-    assert loss.item() == pytest.approx(F.cross_entropy(step.student(step.images), step.labels).item(), rel=1e-12)
+    assert loss.item() == pytest.approx(
+        F.cross_entropy(step.student(step.images), step.labels).item(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +145,14 @@ def test_kl_on_features_is_refused(step):
 def test_the_teacher_takes_no_gradient_and_the_clean_target_does_unless_stopped(step):
     gradients = {}
     for stop in (False, True):
-        fresh = Step(step.images, step.labels, step.student, step.teacher, step.craft, {**OPTIONS, "stop_gradient": stop})
+        fresh = Step(
+            step.images,
+            step.labels,
+            step.student,
+            step.teacher,
+            step.craft,
+            {**OPTIONS, "stop_gradient": stop},
+        )
         step.student.zero_grad()
         objectives["pmg_aft"](fresh).backward()
         gradients[stop] = step.student.encoder[1].weight.grad.clone()
@@ -128,16 +169,38 @@ def test_the_paper_recipes_and_their_digests_are_pinned():
     digests = {name: defenses[name].recipe.digest for name in TRAINED}
     assert digests == PINNED
     recipe = defenses["pmg_aft"].recipe
-    assert (recipe.lr, recipe.epochs, recipe.batch_size, recipe.momentum, recipe.warmup) == (5e-5, 10, 256, 0.9, 1000)
+    assert (recipe.lr, recipe.epochs, recipe.batch_size, recipe.momentum, recipe.warmup) == (
+        5e-5,
+        10,
+        256,
+        0.9,
+        1000,
+    )
 
 
 def test_the_mini_recipes_of_adversarial_methods_differ_in_their_losses_alone():
-    recipes = [defenses[name].recipe_for(MINI).to_dict() for name in ("tecoa", "pmg_aft", "pmg_aft_code")]
-    code = ("logit_scale", "normalization", "zoom", "interpolation", "prompts")  # of the released code's classifier
-    shared = [{k: v for k, v in recipe.items() if k not in ("objective", "options", *code)} for recipe in recipes]
+    recipes = [
+        defenses[name].recipe_for(MINI).to_dict() for name in ("tecoa", "pmg_aft", "pmg_aft_code")
+    ]
+    code = (
+        "logit_scale",
+        "normalization",
+        "zoom",
+        "interpolation",
+        "prompts",
+    )  # of the released code's classifier
+    shared = [
+        {k: v for k, v in recipe.items() if k not in ("objective", "options", *code)}
+        for recipe in recipes
+    ]
     assert shared[0] == shared[1] == shared[2]
-    assert defenses.create("tecoa:lr=1,epochs=2").recipe_for(MINI).digest != defenses["tecoa"].recipe_for(MINI).digest
-    assert defenses.create("pmg_aft:alpha=1").recipe_for(MINI) == defenses["pmg_aft"].recipe_for(MINI)
+    assert (
+        defenses.create("tecoa:lr=1,epochs=2").recipe_for(MINI).digest
+        != defenses["tecoa"].recipe_for(MINI).digest
+    )
+    assert defenses.create("pmg_aft:alpha=1").recipe_for(MINI) == defenses["pmg_aft"].recipe_for(
+        MINI
+    )
 
 
 def test_unset_fields_stay_out_of_the_digest():
@@ -157,10 +220,25 @@ def tiny():
     pixels = torch.randint(0, 256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8).numpy()
     images = Images(pixels=pixels, labels=torch.arange(12).remainder(2).numpy())
     dataset = Dataset(
-        title="tiny", group="general", about="", classes=("cat", "dog"), templates=("a {}",), size=12, side=32,
+        title="tiny",
+        group="general",
+        about="",
+        classes=("cat", "dog"),
+        templates=("a {}",),
+        size=12,
+        side=32,
         load=lambda split: images,
-    )  # fmt: skip
-    recipe = Recipe(objective="tecoa", attack="pgd2", eps=0.01, step_size=0.01, epochs=2, batch_size=5, lr=0.01, warmup=2)
+    )
+    recipe = Recipe(
+        objective="tecoa",
+        attack="pgd2",
+        eps=0.01,
+        step_size=0.01,
+        epochs=2,
+        batch_size=5,
+        lr=0.01,
+        warmup=2,
+    )
     return dataset, images, recipe
 
 
@@ -168,16 +246,24 @@ def test_training_writes_a_checkpoint_that_gives_back_the_same_tower(clip, tiny,
     dataset, images, recipe = tiny
     calls = []
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-    written = train(recipe, clip, dataset, images, tmp_path / "a.safetensors", lambda *call: calls.append(call))
+    written = train(
+        recipe, clip, dataset, images, tmp_path / "a.safetensors", lambda *call: calls.append(call)
+    )
     assert [call[:2] for call in calls] == [(done, 6) for done in range(1, 7)]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in clip.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in clip.model.state_dict().items()
+    )
     read = Checkpoint.read(tmp_path / "a.safetensors")
     assert read.recipe == recipe.to_dict()
     assert len(read.history) == 2
     assert read.weights.keys() == dict(clip.encoder.named_parameters()).keys()
     tower = trained_encoder(clip, recipe, read)
-    assert all(torch.equal(tensor, written.weights[name]) for name, tensor in tower.named_parameters())
-    moved = sum((read.weights[n] - p).double().square().sum() for n, p in clip.encoder.named_parameters())
+    assert all(
+        torch.equal(tensor, written.weights[name]) for name, tensor in tower.named_parameters()
+    )
+    moved = sum(
+        (read.weights[n] - p).double().square().sum() for n, p in clip.encoder.named_parameters()
+    )
     size = sum(p.double().square().sum() for p in clip.encoder.parameters())
     assert read.history[-1]["distance"] == pytest.approx(float((moved / size).sqrt()), rel=1e-9)
     again = train(recipe, clip, dataset, images, tmp_path / "b.safetensors")
@@ -194,7 +280,13 @@ def test_training_images_take_every_step_of_the_attack(tiny):
 def test_a_loss_that_is_not_finite_stops_the_training(clip, tiny, tmp_path):
     dataset, images, recipe = tiny
     with pytest.raises(ZSRobustError, match=r"the loss is nan at step \d+. Lower lr"):
-        train(Recipe(**{**vars(recipe), "lr": 1e30}), clip, dataset, images, tmp_path / "a.safetensors")
+        train(
+            Recipe(**{**vars(recipe), "lr": 1e30}),
+            clip,
+            dataset,
+            images,
+            tmp_path / "a.safetensors",
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -214,7 +306,9 @@ def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
     workshop = Workshop(MINI, checkpoints)
     workshop.tower("tecoa:epochs=1,limit=128")
     workshop.clip.digest = "another"
-    with pytest.raises(ZSRobustError, match="was made from another backbone than there is now. Move it away"):
+    with pytest.raises(
+        ZSRobustError, match="was made from another backbone than there is now. Move it away"
+    ):
         workshop.tower("tecoa:epochs=1,limit=128")
 
 
@@ -237,7 +331,9 @@ def test_a_recipe_that_cannot_be_is_refused(spec, message, tmp_path):
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
 def test_interpolation_lies_on_the_line_and_ends_at_its_ends(weight, checkpoints):
     workshop = Workshop(MINI, checkpoints)
-    mixed = workshop.tower(f"interpolation:of=tecoa,epochs=1,limit=128,weight={weight}").encoder.state_dict()
+    mixed = workshop.tower(
+        f"interpolation:of=tecoa,epochs=1,limit=128,weight={weight}"
+    ).encoder.state_dict()
     tuned = workshop.tower("tecoa:epochs=1,limit=128").encoder.state_dict()
     for name, original in workshop.clip.encoder.state_dict().items():
         if weight in (0.0, 1.0):
@@ -263,7 +359,9 @@ def test_tokens_stand_beside_the_patches_and_both_prompts_matter(clip):
     images = torch.randn(3, 3, 32, 32)
     seen = []
     prompted = PromptedEncoder(clip.encoder, 32, torch.randn(7, 128))
-    prompted.tower.transformer.register_forward_hook(lambda module, given, out: seen.append(out.shape))
+    prompted.tower.transformer.register_forward_hook(
+        lambda module, given, out: seen.append(out.shape)
+    )
     assert not torch.allclose(prompted(images), clip.encoder(images))
     assert seen[0] == (3, 1 + 16 + 7, 128)
     prompted(images).sum().backward()
@@ -279,9 +377,14 @@ def test_visual_prompts_say_that_they_need_a_vision_transformer():
 
 @pytest.mark.parametrize(
     "spec",
-    ["clip", *(f"{name}:epochs=1,limit=128" for name in TRAINED if "vpt" not in name), "interpolation:epochs=1,limit=128",
-     "vpt_tecoa:epochs=1,limit=128,tokens=2", "vpt_pmg_aft:epochs=1,limit=128,tokens=2"],
-)  # fmt: skip
+    [
+        "clip",
+        *(f"{name}:epochs=1,limit=128" for name in TRAINED if "vpt" not in name),
+        "interpolation:epochs=1,limit=128",
+        "vpt_tecoa:epochs=1,limit=128,tokens=2",
+        "vpt_pmg_aft:epochs=1,limit=128,tokens=2",
+    ],
+)
 def test_every_defense_holds_the_contract(spec, checkpoints):
     check_defense(spec, checkpoints=checkpoints)
 

@@ -17,17 +17,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsrobust import results, suites, verification
-from zsrobust.classifier import weights_digest
-from zsrobust.datasets import Cut, prepared
-from zsrobust.datasets.records import Opened, Record
-from zsrobust.defenses import Workshop, defenses
-from zsrobust.registry import ZSRobustError
-from zsrobust.results import Outcomes, Samples
-from zsrobust.sharing import claimed
+from zsrobust import results
+from zsrobust.core.claims import claimed
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets import Cut, cache
+from zsrobust.datasets.sources.records import Opened, Record
+from zsrobust.defenses import defenses
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import weights_digest
+from zsrobust.results import verification
+from zsrobust.results.cell import Outcomes, Samples
+from zsrobust.results.digests import checkpoint_place, read_weights, seal
+from zsrobust.results.verification import verify
+from zsrobust.settings import suites
 from zsrobust.training import Checkpoint
 from zsrobust.training.partial import Partial
-from zsrobust.verification import checkpoint_place, read_weights, seal, verify
 
 STORED = Path(__file__).parents[1] / "results"
 CELLS = [("clip", "mini_cells"), ("tecoa", "mini_cells"), ("tecoa", "mini_shapes")]
@@ -101,9 +105,14 @@ def test_the_results_of_the_repository_are_as_they_were_stored():
 def test_every_bit_that_flips_is_found(whole, data):
     path = data.draw(st.sampled_from(files(whole)), "file")
     content = path.read_bytes()
-    place, bit = data.draw(st.integers(0, len(content) - 1), "byte"), data.draw(st.integers(0, 7), "bit")
+    place, bit = (
+        data.draw(st.integers(0, len(content) - 1), "byte"),
+        data.draw(st.integers(0, 7), "bit"),
+    )
     try:
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        )
         assert path in {finding.path for finding in findings(whole)}
     finally:
         path.write_bytes(content)
@@ -114,7 +123,9 @@ def test_every_bit_of_the_first_and_last_bytes(stored, kind):
     path = next(path for path in files(stored) if path.name.endswith(kind))
     content = path.read_bytes()
     for place in [*range(40), *range(len(content) - 40, len(content))]:
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+        )
         assert path in {finding.path for finding in findings(stored)}, place
 
 
@@ -133,11 +144,23 @@ def test_what_is_cut_short_is_found(stored, kind, kept):
 @pytest.mark.parametrize(
     ("gone", "wrong", "remedy"),
     [
-        ("clip/mini_cells.npz", "the outcomes are gone", "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force"),
-        ("clip/mini_cells.samples.npz", "the samples are gone", "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force"),
-        (".safetensors", "2 cells, ", "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255"),
+        (
+            "clip/mini_cells.npz",
+            "the outcomes are gone",
+            "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force",
+        ),
+        (
+            "clip/mini_cells.samples.npz",
+            "the samples are gone",
+            "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force",
+        ),
+        (
+            ".safetensors",
+            "2 cells, ",
+            "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_gone_is_found(stored, gone, wrong, remedy):
     path = the(stored, gone)
     path.unlink()
@@ -199,7 +222,8 @@ def test_a_damaged_result_is_told_by_its_place(stored):
     path.write_bytes(b"{")
     (finding,) = findings(stored)
     assert (
-        finding.remedy == "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255 --dataset mini_cells --force"
+        finding.remedy
+        == "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255 --dataset mini_cells --force"
     )
 
 
@@ -236,7 +260,7 @@ def test_the_command_says_all_that_the_cell_is(stored, identity, command, damage
 
 def test_what_a_killed_run_left_is_told_and_what_a_living_one_makes_is_not(stored, tmp_path):
     path = the(stored, "clip/mini_cells.json")
-    dies = "import os, sys, pathlib; from zsrobust import sharing; held = sharing.claimed(pathlib.Path(sys.argv[1])); held.__enter__(); os._exit(9)"
+    dies = "import os, sys, pathlib; from zsrobust.core import claims; held = claims.claimed(pathlib.Path(sys.argv[1])); held.__enter__(); os._exit(9)"
     subprocess.run([sys.executable, "-c", dies, path], check=False)
     half = path.with_name(".mini_cells.npz.abcd_123")
     half.touch()
@@ -288,15 +312,21 @@ def test_a_damaged_checkpoint_is_not_read_by_a_run_either(stored):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ZSRobustError, match="its digest does not fit.* Delete it, and it is trained again"):
+    with pytest.raises(
+        ZSRobustError, match="its digest does not fit.* Delete it, and it is trained again"
+    ):
         Checkpoint.read(path)
 
 
 def test_weights_are_read_as_torch_reads_them(tmp_path):
     tensors = {
-        "a": torch.randn(3, 4), "b": torch.zeros(0, 2), "c": torch.tensor(5), "d": torch.randn(2).bfloat16(),
-        "e": torch.randn(2, 1, 2).half(), "f": torch.randn(2).double(),
-    }  # fmt: skip
+        "a": torch.randn(3, 4),
+        "b": torch.zeros(0, 2),
+        "c": torch.tensor(5),
+        "d": torch.randn(2).bfloat16(),
+        "e": torch.randn(2, 1, 2).half(),
+        "f": torch.randn(2).double(),
+    }
     safetensors.torch.save_file(tensors, tmp_path / "x", {"some": "é \\ \n"})
     assert read_weights(tmp_path / "x") == ({"some": "é \\ \n"}, weights_digest(tensors))
 
@@ -306,15 +336,27 @@ def test_a_checkpoint_is_where_the_workshop_has_it():
     for spec in ("tecoa", "pmg_aft:beta=0", "vpt_tecoa"):
         slugged = spec.replace(":", "-")
         result = results.read(STORED / f"mini/sound/pgd10-eps=6-255/{slugged}/mini_cells.json")
-        expected = Workshop(suite, Path("x")).checkpoint_path(defenses.create(spec).recipe_for(suite))
+        expected = Workshop(suite, Path("x")).checkpoint_path(
+            defenses.create(spec).recipe_for(suite)
+        )
         assert Path("x", checkpoint_place("mini", result.identity["defense"]["recipe"])) == expected
 
 
 def test_what_a_finding_says_to_run_puts_it_right(zsrobust, tmp_path):
     names = ("mini_cells", "mini_train", "mini_shapes", "mini_flags")
-    run = partial(zsrobust, ZSROBUST_CHECKPOINTS="checkpoints")  # its own: other tests' may be there
+    run = partial(
+        zsrobust, ZSROBUST_CHECKPOINTS="checkpoints"
+    )  # its own: other tests' may be there
     cut = ("--suite", "mini", "--limit", "8")
-    run("run", *cut, "--defense", "clip", "--attack", "pgd2", *(f"--dataset={name}" for name in names))
+    run(
+        "run",
+        *cut,
+        "--defense",
+        "clip",
+        "--attack",
+        "pgd2",
+        *(f"--dataset={name}" for name in names),
+    )
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.npz")}
     cells = dict(zip(names, (the(tmp_path, f"{name}.limit=8.json") for name in names), strict=True))
     assert run("verify").stdout == "4 cells: all as they were stored\n"
@@ -335,7 +377,10 @@ def test_what_a_finding_says_to_run_puts_it_right(zsrobust, tmp_path):
 
 
 def test_no_folder_is_one_line(zsrobust):
-    assert "No folder of results nowhere. Next: zsrobust run" in zsrobust("verify", "nowhere", ok=2).stderr
+    assert (
+        "No folder of results nowhere. Next: zsrobust run"
+        in zsrobust("verify", "nowhere", ok=2).stderr
+    )
 
 
 def test_prepared_images_are_read_where_that_is_asked_for(stored, tmp_path, monkeypatch):
@@ -343,16 +388,25 @@ def test_prepared_images_are_read_where_that_is_asked_for(stored, tmp_path, monk
     pictures = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3)).astype(np.uint8)
     records = (Record(str(index), picture, index % 2) for index, picture in enumerate(pictures))
     folder = tmp_path / "cache/prepared/x-test-0"
-    prepared.write(
-        folder, Opened(None, records), lambda record: int(record.label), size=4, side=8, cut=Cut(8),
-        about={"dataset": "x", "split": "test", "source": "here"}, progress=lambda done, total: None,
-    )  # fmt: skip
-    found = verify(stored / "results", stored / "checkpoints", data=True)
+    cache.write(
+        folder,
+        Opened(None, records),
+        lambda record: int(record.label),
+        size=4,
+        side=8,
+        cut=Cut(8),
+        about={"dataset": "x", "split": "test", "source": "here"},
+        progress=lambda done, total: None,
+    )
+    found = verify(stored / "results", stored / "checkpoints")
+    cache.verify_prepared(found)
     assert (found.prepared, found.findings) == (1, [])
     for name in ("pixels.npy", "labels.npy", "about.json"):
         content = bytearray((folder / name).read_bytes())
         (folder / name).write_bytes(bytes([*content[:-10], content[-10] ^ 1, *content[-9:]]))
         assert not findings(stored)
-        (finding,) = verify(stored / "results", data=True).findings
+        found = verify(stored / "results")
+        cache.verify_prepared(found)
+        (finding,) = found.findings
         assert finding.path == folder
         (folder / name).write_bytes(content)

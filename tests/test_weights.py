@@ -11,11 +11,13 @@ import torch
 from hubserver import HubServer
 from tiny import make_clip, moved
 
-from zsrobust import suites
-from zsrobust.classifier import load_clip
-from zsrobust.defenses import Workshop, defenses
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import join_spec, split_spec
+from zsrobust.defenses import defenses
 from zsrobust.defenses.weights import Weights, load_tower, register_weights
-from zsrobust.registry import ZSRobustError, join_spec, split_spec
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import load_clip
+from zsrobust.settings import suites
 from zsrobust.testing import check_defense
 from zsrobust.training import Recipe
 
@@ -44,11 +46,16 @@ def state(clip):
 
 
 def whole(clip):
-    return clip.model.state_dict() | {f"visual.{name}": tensor for name, tensor in state(clip).items()}
+    return clip.model.state_dict() | {
+        f"visual.{name}": tensor for name, tensor in state(clip).items()
+    }
 
 
 def half(weights):
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    return {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def module(weights, prefix="module."):
@@ -59,20 +66,37 @@ def folder(path, clip, weights, name="open_clip_model.safetensors", **changes):
     path.mkdir()
     config = {**clip.config, "model_cfg": {**clip.config["model_cfg"], **changes}}
     (path / "open_clip_config.json").write_text(json.dumps(config))
-    (safetensors.torch.save_file if name.endswith("safetensors") else torch.save)(weights, path / name)
+    (safetensors.torch.save_file if name.endswith("safetensors") else torch.save)(
+        weights, path / name
+    )
     return path
 
 
 def own(path, clip, **sources):
     weights = {name: state(clip)[name] for name, _ in clip.encoder.named_parameters()}
     recipe = Recipe(objective="tecoa", attack="pgd2", eps=1 / 255, step_size=0.001)
-    metadata = {"recipe": recipe.to_dict(), "sources": {"backbone": clip.digest, **sources}, "history": []}
-    safetensors.torch.save_file(weights, path, {name: json.dumps(value) for name, value in metadata.items()})
+    metadata = {
+        "recipe": recipe.to_dict(),
+        "sources": {"backbone": clip.digest, **sources},
+        "history": [],
+    }
+    safetensors.torch.save_file(
+        weights, path, {name: json.dumps(value) for name, value in metadata.items()}
+    )
     return path
 
 
-NUMBERS = {"input_resolution": torch.tensor(16), "context_length": torch.tensor(16), "vocab_size": torch.tensor(49408)}
-BESIDE = {"epoch": 9, "best_acc1": np.float64(0.5), "state_dict": {}, "add_prompter": {"prompt": torch.zeros(1, 0, 768)}}
+NUMBERS = {
+    "input_resolution": torch.tensor(16),
+    "context_length": torch.tensor(16),
+    "vocab_size": torch.tensor(49408),
+}
+BESIDE = {
+    "epoch": 9,
+    "best_acc1": np.float64(0.5),
+    "state_dict": {},
+    "add_prompter": {"prompt": torch.zeros(1, 0, 768)},
+}
 FILES = {
     "visual": lambda clip: state(clip),
     "whole": lambda clip: whole(clip),
@@ -81,7 +105,9 @@ FILES = {
     "tecoa": lambda clip: {**BESIDE, "vision_encoder_state_dict": state(clip)},
     "parallel": lambda clip: {**BESIDE, "vision_encoder_state_dict": module(state(clip))},
     "wrapped": lambda clip: {"state_dict": module(whole(clip))},
-    "uncounted": lambda clip: {name: each for name, each in state(clip).items() if "num_batches" not in name},
+    "uncounted": lambda clip: {
+        name: each for name, each in state(clip).items() if "num_batches" not in name
+    },
 }
 
 
@@ -114,7 +140,10 @@ def test_every_format_gives_the_same_tower(clips, kind, tmp_path):
         if name != "uncounted":
             digests.add(identity["weights"])
     assert len(digests) == 1
-    assert set(told.values()) - {"its backbone"} == {"its config", "the backbone; the file does not say"}
+    assert set(told.values()) - {"its backbone"} == {
+        "its config",
+        "the backbone; the file does not say",
+    }
     assert told["folder"] == told["bin"] == "its config"
     assert not torch.equal(clip.encoder(images), expected(images))
 
@@ -134,21 +163,30 @@ def test_the_spec_names_a_place_which_may_have_an_equals_sign(clip, tmp_path):
 
 def check_defense_on(clip, spec, tmp_path):
     tower = workshop(clip, tmp_path).tower(spec)
-    assert tower.identity["architecture"] == ("embed_dim=16, layers=2, width=32, head_width=16, patch_size=8, image_size=16")
+    assert tower.identity["architecture"] == (
+        "embed_dim=16, layers=2, width=32, head_width=16, patch_size=8, image_size=16"
+    )
     assert tower.training == {}
 
 
 def workshop(clip, tmp_path, backbone=None):
     suite = suites.load("mini")
-    return Workshop(type(suite)(**{**vars(suite), "name": "tiny", "backbone": backbone or clip.name}), tmp_path)
+    return Workshop(
+        type(suite)(**{**vars(suite), "name": "tiny", "backbone": backbone or clip.name}), tmp_path
+    )
 
 
 def test_weights_hold_the_contract_of_defenses_and_interpolate(tmp_path):
     clip = load_clip(suites.load("mini").backbone)
     torch.save(state(clip), tmp_path / "a.pt")
     check_defense(f"weights:{tmp_path}/a.pt", checkpoints=tmp_path)
-    mixed = Workshop(suites.load("mini"), tmp_path).tower(f"interpolation:of=weights:{tmp_path}/a.pt,weight=1")
-    assert all(torch.equal(tensor, state(clip)[name]) for name, tensor in mixed.encoder.state_dict().items())
+    mixed = Workshop(suites.load("mini"), tmp_path).tower(
+        f"interpolation:of=weights:{tmp_path}/a.pt,weight=1"
+    )
+    assert all(
+        torch.equal(tensor, state(clip)[name])
+        for name, tensor in mixed.encoder.state_dict().items()
+    )
 
 
 class Evil:
@@ -156,15 +194,24 @@ class Evil:
         self.path = path
 
     def __reduce__(self):
-        return (Path.touch, (self.path,)) if self.path.suffix else (os.system, (f"touch {self.path}",))
+        return (
+            (Path.touch, (self.path,)) if self.path.suffix else (os.system, (f"touch {self.path}",))
+        )
 
 
 @pytest.mark.parametrize("ran", ["ran", "ran.txt"])
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_file_that_would_run_code_is_refused_and_does_not(clip, tmp_path, ran, protocol):
     path = tmp_path / "evil.pt"
-    torch.save({"vision_encoder_state_dict": state(clip), "extra": Evil(tmp_path / ran)}, path, pickle_protocol=protocol)
-    for write in (lambda: None, lambda: path.write_bytes(pickle.dumps(Evil(tmp_path / ran), protocol))):
+    torch.save(
+        {"vision_encoder_state_dict": state(clip), "extra": Evil(tmp_path / ran)},
+        path,
+        pickle_protocol=protocol,
+    )
+    for write in (
+        lambda: None,
+        lambda: path.write_bytes(pickle.dumps(Evil(tmp_path / ran), protocol)),
+    ):
         write()
         with pytest.raises(ZSRobustError, match=r"evil.pt is (refused|damaged)") as caught:
             load_tower(str(path), clip)
@@ -191,7 +238,9 @@ def test_keys_that_do_not_fit_are_listed_together(clip, tmp_path):
     ):
         load_tower(str(tmp_path / "a.pt"), clip)
     torch.save(module(weights, "model."), tmp_path / "a.pt")
-    with pytest.raises(ZSRobustError, match=r"model.class_embedding is unexpected, .*, and \d+ more"):
+    with pytest.raises(
+        ZSRobustError, match=r"model.class_embedding is unexpected, .*, and \d+ more"
+    ):
         load_tower(str(tmp_path / "a.pt"), clip)
 
 
@@ -201,7 +250,10 @@ def test_keys_that_do_not_fit_are_listed_together(clip, tmp_path):
         ({}, "holds no state dict"),
         ([torch.zeros(1)], "holds no state dict"),
         ({"epoch": 3}, "holds no state dict"),
-        ({"vision_encoder_state_dict": {}, "add_prompter": {"prompt": torch.zeros(1, 2, 768)}}, "holds visual prompts"),
+        (
+            {"vision_encoder_state_dict": {}, "add_prompter": {"prompt": torch.zeros(1, 2, 768)}},
+            "holds visual prompts",
+        ),
     ],
 )
 def test_a_file_without_a_tower_is_one_line(clip, tmp_path, content, message):
@@ -225,18 +277,29 @@ def test_another_text_tower_is_refused(clip, tmp_path):
     weights = whole(clip)
     weights["token_embedding.weight"] = weights["token_embedding.weight"] + 1
     torch.save(weights, tmp_path / "a.pt")
-    with pytest.raises(ZSRobustError, match=r"text tower in .*a.pt is not that of local-dir:.*: token_embedding.weight"):
+    with pytest.raises(
+        ZSRobustError,
+        match=r"text tower in .*a.pt is not that of local-dir:.*: token_embedding.weight",
+    ):
         load_tower(str(tmp_path / "a.pt"), clip)
 
 
 def test_a_folder_of_another_activation_architecture_or_normalization_is_refused(clip, tmp_path):
-    with pytest.raises(ZSRobustError, match="another activation than the backbone local-dir:.*: GELU, not QuickGELU"):
+    with pytest.raises(
+        ZSRobustError,
+        match="another activation than the backbone local-dir:.*: GELU, not QuickGELU",
+    ):
         load_tower(str(folder(tmp_path / "gelu", clip, whole(clip), quick_gelu=False)), clip)
     vision = {**clip.config["model_cfg"]["vision_cfg"], "head_width": 8}  # no weight would tell
-    with pytest.raises(ZSRobustError, match="another architecture .* head_width=8, .*, not embed_dim=16, .* head_width=16"):
+    with pytest.raises(
+        ZSRobustError,
+        match="another architecture .* head_width=8, .*, not embed_dim=16, .* head_width=16",
+    ):
         load_tower(str(folder(tmp_path / "heads", clip, whole(clip), vision_cfg=vision)), clip)
     path = folder(tmp_path / "mean", clip, whole(clip))
-    (path / "open_clip_config.json").write_text(json.dumps({**clip.config, "preprocess_cfg": {"mean": [0, 0, 0]}}))
+    (path / "open_clip_config.json").write_text(
+        json.dumps({**clip.config, "preprocess_cfg": {"mean": [0, 0, 0]}})
+    )
     with pytest.raises(ZSRobustError, match="another mean than the backbone"):
         load_tower(str(path), clip)
     (path / "open_clip_config.json").write_text("{}")
@@ -255,7 +318,9 @@ def test_our_own_checkpoint_knows_its_backbone_and_recipe(clip, tmp_path):
         load_tower(str(own(tmp_path / "b.safetensors", clip, backbone="another")), clip)
 
 
-@pytest.mark.parametrize("spec", ["weights", "weights:eps=1", "weights:a.pt,eps=1", "fare2_vit_l14:a.pt"])
+@pytest.mark.parametrize(
+    "spec", ["weights", "weights:eps=1", "weights:a.pt,eps=1", "fare2_vit_l14:a.pt"]
+)
 def test_what_the_spec_cannot_say(spec):
     with pytest.raises(ZSRobustError, match=r"takes a file, a folder or a hub id|has no field"):
         defenses.create(spec)
@@ -274,8 +339,12 @@ def test_an_entry_names_its_backbone_and_where_to_get_it_before_anything_is_load
     entry = defenses[name]
     architecture, _, tag = entry.backbone.partition("/")
     trained = open_clip.get_pretrained_cfg(architecture, tag)
-    assert bool(trained.get("quick_gelu")) == bool(open_clip.get_model_config(architecture).get("quick_gelu"))
-    with pytest.raises(ZSRobustError, match=f"needs the backbone {entry.backbone}; the suite mini has package:"):
+    assert bool(trained.get("quick_gelu")) == bool(
+        open_clip.get_model_config(architecture).get("quick_gelu")
+    )
+    with pytest.raises(
+        ZSRobustError, match=f"needs the backbone {entry.backbone}; the suite mini has package:"
+    ):
         Workshop(suites.load("mini"), tmp_path).tower(name)
     if entry.where.startswith("https://"):
         with pytest.raises(ZSRobustError, match="is fetched by hand: https://"):
@@ -283,7 +352,9 @@ def test_an_entry_names_its_backbone_and_where_to_get_it_before_anything_is_load
 
 
 def test_a_users_entry_is_checked_and_its_file_must_have_the_hash(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(defenses, "_entries", dict(defenses._entries))  # what is registered here is gone after
+    monkeypatch.setattr(
+        defenses, "_entries", dict(defenses._entries)
+    )  # what is registered here is gone after
     torch.save(state(clip), tmp_path / "mine.pt")
     fields = {"title": "Mine", "paper": "none", "where": "mine.pt"}
     for wrong, message in [
@@ -311,7 +382,7 @@ def test_a_users_entry_is_checked_and_its_file_must_have_the_hash(clip, tmp_path
 SCRIPT = """
 import json, sys
 import huggingface_hub
-from zsrobust.classifier import load_clip
+from zsrobust.models.clip import load_clip
 from zsrobust.defenses.weights import load_tower
 from zsrobust.registry import ZSRobustError
 clip = load_clip(sys.argv[1])
@@ -335,21 +406,41 @@ def test_a_hub_id_is_downloaded_once_and_read_offline_thereafter(clip, tmp_path)
 
     def run(*places):
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        environment = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
         everything = {**inherited, **environment}
-        done = fresh.Process(fresh.script, SCRIPT, clip.name, *places, folder=tmp_path, environment=everything).end()
+        done = fresh.Process(
+            fresh.script, SCRIPT, clip.name, *places, folder=tmp_path, environment=everything
+        ).end()
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     with HubServer() as hub:
         revision = hub.add("org/robust", files, kind="model")
-        hub.add("org/binary", {file.name: file.read_bytes() for file in binary.iterdir()}, kind="model")
+        hub.add(
+            "org/binary", {file.name: file.read_bytes() for file in binary.iterdir()}, kind="model"
+        )
         hub.add("org/empty", {"README.md": b"nothing"}, kind="model")
         hub.add("org/gated", files, kind="model", gated=True)
         places = ["org/robust", "hf-hub:org/robust", f"org/robust@{revision}", "org/binary"]
-        found = run(*places, "org/empty", "org/nobody", "org/robust@other", "org/gated", "OFFLINE", *places, "org/nobody")
+        found = run(
+            *places,
+            "org/empty",
+            "org/nobody",
+            "org/robust@other",
+            "org/gated",
+            "OFFLINE",
+            *places,
+            "org/nobody",
+        )
         assert found[:4] == [expected] * 4
-        assert [len(hub.asked(name, "GET")) for name in ("open_clip_model.safetensors", "pytorch_model.bin")] == [1, 1]
+        assert [
+            len(hub.asked(name, "GET"))
+            for name in ("open_clip_model.safetensors", "pytorch_model.bin")
+        ] == [1, 1]
         assert "Cannot download org/empty: " in found[4]
         assert "there is no such repository" in found[5]
         assert "it has no such revision" in found[6]

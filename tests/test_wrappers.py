@@ -7,29 +7,44 @@ import pytest
 import torch
 from torch import nn
 
-from zsrobust import protocols, suites
 from zsrobust.attacks import attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
-from zsrobust.classifier import HalfPrecision, ZeroShotClassifier
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import format_eps
 from zsrobust.datasets import Images
-from zsrobust.defenses import Defense, Tower, Workshop, defenses
+from zsrobust.defenses import Defense, Tower, defenses
 from zsrobust.defenses.ttc import Counterattack
 from zsrobust.defenses.tte import Ensemble
-from zsrobust.evaluation import Meter, describe_attack, judge, run_cell
-from zsrobust.registry import ZSRobustError, format_eps
-from zsrobust.results import Result, frame_of
-from zsrobust.runner import Bench, Cell, about, evaluate, plan
-from zsrobust.tables import build
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.evaluation.identity import describe_attack
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge, run_cell
+from zsrobust.models.wrappers import Purified, Wrapper, bpda, unchanged
+from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
+from zsrobust.reporting.tables import build
+from zsrobust.results.cell import Result
+from zsrobust.results.store import frame_of
+from zsrobust.running.bench import Bench, about
+from zsrobust.running.plan import Cell, plan
+from zsrobust.running.single import evaluate
+from zsrobust.settings import protocols, suites
 from zsrobust.testing import LinearClassifier, check_defense, toy
-from zsrobust.wrappers import Purified, Wrapper, bpda, unchanged
 
 WEAK = PGD(eps=8 / 255, steps=3, step_size=8 / 255, random_start=False)
 CELL = Cell("clip", "pgd10", 1 / 255, "mini_shapes", 8, 0)
 
 
 def judged(classifier, images, attack=WEAK, target=None, **more):
-    return judge(Meter(classifier), attack, "pgd", images, seed=0, target=None if target is None else Meter(target), **more)
+    return judge(
+        Meter(classifier),
+        attack,
+        "pgd",
+        images,
+        seed=0,
+        target=None if target is None else Meter(target),
+        **more,
+    )
 
 
 # The referee
@@ -85,7 +100,11 @@ def test_verdicts_are_of_what_is_deployed_and_both_are_counted():
     assert (oblivious.clean_correct, oblivious.robust_correct) == (24, 24)
     assert plain.robust_correct == 0
     assert outcomes.perturbation.min() > 0
-    assert (oblivious.forward, oblivious.backward) == (plain.forward, plain.backward) == (24 + 4 * 24 + 24, 4 * 24)
+    assert (
+        (oblivious.forward, oblivious.backward)
+        == (plain.forward, plain.backward)
+        == (24 + 4 * 24 + 24, 4 * 24)
+    )
 
 
 def test_an_image_that_the_attacked_classifier_has_wrong_from_the_start_is_no_cheat():
@@ -195,7 +214,9 @@ def test_a_step_with_eot_follows_the_mean_gradient():
     images, labels, draws = some()
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 2, 48, generator=generator)
-    attack = PGD(eps=0.1, steps=1, step_size=0.1, loss="margin", random_start=False, early_stop=False, eot=2)
+    attack = PGD(
+        eps=0.1, steps=1, step_size=0.1, loss="margin", random_start=False, early_stop=False, eot=2
+    )
     found = attack(Alternating(first, second), images, labels, draws)
     mean = (first + second) / 2
     expected = images + 0.1 * (mean[1] - mean[0]).sign().view(3, 4, 4)
@@ -223,7 +244,9 @@ def test_eot_of_one_is_plain_pgd_and_passes_are_counted():
     draws = Draws.of(0, "toy", np.arange(24))
     plain = PGD(eps=0.02, step_size=0.005, steps=4, restarts=2)
     once = dataclasses.replace(plain, eot=1)
-    assert torch.equal(plain(classifier, images, labels, draws), once(classifier, images, labels, draws))
+    assert torch.equal(
+        plain(classifier, images, labels, draws), once(classifier, images, labels, draws)
+    )
     assert plain.passes(4) == (9, 8)
     assert dataclasses.replace(plain, eot=5).passes(4) == (45, 40)
     with pytest.raises(ZSRobustError, match="eot must be positive"):
@@ -245,8 +268,16 @@ def test_a_field_that_is_none_stays_out_of_the_identity():
         ("ttc:of=clip", "TTC (CLIP)", "clip"),
         ("ttc:of=tecoa,knowledge=oblivious", "TTC (FT-TeCoA), oblivious attack", "tecoa"),
         ("tte:of=tecoa,epochs=2", "TTE (FT-TeCoA)", "tecoa:epochs=2"),
-        ("tte:of=tecoa:epochs=2,knowledge=oblivious", "TTE (FT-TeCoA), oblivious attack", "tecoa:epochs=2"),
-        ("ttc:of=interpolation,weight=0.25", "TTC (interpolation (0.25, FT-TeCoA))", "interpolation:weight=0.25"),
+        (
+            "tte:of=tecoa:epochs=2,knowledge=oblivious",
+            "TTE (FT-TeCoA), oblivious attack",
+            "tecoa:epochs=2",
+        ),
+        (
+            "ttc:of=interpolation,weight=0.25",
+            "TTC (interpolation (0.25, FT-TeCoA))",
+            "interpolation:weight=0.25",
+        ),
     ],
 )
 def test_a_wrapped_defense_is_another_one_and_says_so(spec, title, of):
@@ -282,23 +313,46 @@ def test_only_a_wrapped_defense_says_what_an_attack_knows(bench):
     """Cells of the same images and weights: three rows, told apart by spec, folder, title, identity and column."""
     specs = ["clip", "ttc:of=clip", "ttc:knowledge=oblivious,of=clip"]
     cells = plan(bench.suite, specs, ["pgd10"], ["mini_shapes"], limit=8)
-    results = [Result(bench.identify(cell, about(cell, bench.workshop.tower(cell.defense))), images=8) for cell in cells]
-    frame = frame_of((bench.path(cell), result) for cell, result in zip(cells, results, strict=True)).set_index("defense")
-    assert frame["knowledge"].to_dict() == dict(zip(specs, ["", "adaptive", "oblivious"], strict=True))
-    assert frame["made"].nunique() == frame["defense_title"].nunique() == frame["path"].nunique() == 3
+    results = [
+        Result(bench.identify(cell, about(cell, bench.workshop.tower(cell.defense))), images=8)
+        for cell in cells
+    ]
+    frame = frame_of(
+        (bench.path(cell), result) for cell, result in zip(cells, results, strict=True)
+    ).set_index("defense")
+    assert frame["knowledge"].to_dict() == dict(
+        zip(specs, ["", "adaptive", "oblivious"], strict=True)
+    )
+    assert (
+        frame["made"].nunique() == frame["defense_title"].nunique() == frame["path"].nunique() == 3
+    )
     assert results[0].identity["defense"].keys() == {"spec", "title", "backbone"}
     assert results[1].identity["defense"]["wrapper"] == {
-        "of": "clip", "eps": 4 / 255, "steps": 2, "step_size": 1 / 255, "tau": 0.2, "beta": 2.0, "seed": 0,
-    }  # fmt: skip
+        "of": "clip",
+        "eps": 4 / 255,
+        "steps": 2,
+        "step_size": 1 / 255,
+        "tau": 0.2,
+        "beta": 2.0,
+        "seed": 0,
+    }
 
 
 def test_both_kinds_of_knowledge_stand_in_a_table_under_their_own_titles(bench):
     specs = [f"ttc:knowledge={knowledge},of=tecoa" for knowledge in ("adaptive", "oblivious")]
     cells = plan(bench.suite, specs, ["pgd10"])
-    results = [Result(bench.identify(cell, {"title": defenses.create(cell.defense).title}), images=8) for cell in cells]
-    frame = frame_of((bench.path(cell), result) for cell, result in zip(cells, results, strict=True))
+    results = [
+        Result(bench.identify(cell, {"title": defenses.create(cell.defense).title}), images=8)
+        for cell in cells
+    ]
+    frame = frame_of(
+        (bench.path(cell), result) for cell, result in zip(cells, results, strict=True)
+    )
     page = build("1", frame, bench.suite, eps=format_eps(cells[0].eps), more=specs)
-    assert [title for title, _ in page.rows[-2:]] == ["TTC (FT-TeCoA)", "TTC (FT-TeCoA), oblivious attack"]
+    assert [title for title, _ in page.rows[-2:]] == [
+        "TTC (FT-TeCoA)",
+        "TTC (FT-TeCoA), oblivious attack",
+    ]
 
 
 def test_a_mixture_of_weights_and_an_export_leave_no_wrapper_behind(bench, zsrobust):
@@ -310,7 +364,11 @@ def test_a_mixture_of_weights_and_an_export_leave_no_wrapper_behind(bench, zsrob
 
 def test_evaluate_takes_the_spec_of_a_wrapped_defense(tmp_path):
     found = evaluate(
-        "ttc:of=clip,knowledge=oblivious", dataset="mini_shapes", attack="pgd:steps=1", limit=4, checkpoints=tmp_path
+        "ttc:of=clip,knowledge=oblivious",
+        dataset="mini_shapes",
+        attack="pgd:steps=1",
+        limit=4,
+        checkpoints=tmp_path,
     )
     assert found.identity["defense"]["knowledge"] == "oblivious"
     assert found.identity["attack"]["early_stop"] is False
@@ -318,12 +376,20 @@ def test_evaluate_takes_the_spec_of_a_wrapped_defense(tmp_path):
 
 
 def test_a_bench_deploys_the_wrapper_and_shows_the_attack_what_it_may_know(bench):
-    for spec, seen in (("clip", None), ("tte:of=clip", None), ("tte:of=clip,knowledge=oblivious", ZeroShotClassifier)):
+    for spec, seen in (
+        ("clip", None),
+        ("tte:of=clip", None),
+        ("tte:of=clip,knowledge=oblivious", ZeroShotClassifier),
+    ):
         tower = bench.workshop.tower(spec)
         cell = dataclasses.replace(CELL, defense=spec)
-        assert isinstance(bench.classifier(cell, tower), ZeroShotClassifier if spec == "clip" else Ensemble)
+        assert isinstance(
+            bench.classifier(cell, tower), ZeroShotClassifier if spec == "clip" else Ensemble
+        )
         assert type(bench.target(cell, tower)) is (type(None) if seen is None else seen)
-    plain, wrapped = (bench.cost(dataclasses.replace(CELL, defense=spec)) for spec in ("clip", "tte:of=clip"))
+    plain, wrapped = (
+        bench.cost(dataclasses.replace(CELL, defense=spec)) for spec in ("clip", "tte:of=clip")
+    )
     assert (wrapped.forward, wrapped.backward) == (plain.forward, plain.backward) == plain.tower
     assert wrapped.tower == (10 * plain.forward, 10 * plain.backward)
 
@@ -352,7 +418,9 @@ def test_the_check_tells_of_a_wrapper_that_needs_a_surrogate(tmp_path, monkeypat
     class Cut(Defense):
         def tower(self, workshop):
             inner = workshop.tower("clip")
-            wrapper = Wrapper(lambda classifier: Purified(classifier, lambda images: rounded(images).detach()))
+            wrapper = Wrapper(
+                lambda classifier: Purified(classifier, lambda images: rounded(images).detach())
+            )
             return Tower(inner.encoder, inner.identity, wrapper=wrapper)
 
     monkeypatch.setitem(defenses._entries, "cut", Cut(title="cut", paper="none"))
@@ -382,14 +450,23 @@ def test_tte_is_the_mean_over_the_image_its_mirror_image_and_their_crops():
     padded = [torch.zeros(2, 3, 40, 40, dtype=torch.float64) for _ in range(2)]
     for canvas, each in zip(padded, (images, mirrored), strict=True):
         canvas[..., 4:36, 4:36] = each
-    views = [images, mirrored, *(canvas[..., top : top + 32, left : left + 32] for canvas in padded)]
+    views = [
+        images,
+        mirrored,
+        *(canvas[..., top : top + 32, left : left + 32] for canvas in padded),
+    ]
     expected = sum(classifier(view) for view in views) / 4
     assert torch.allclose(Ensemble(classifier, about)(images), expected, rtol=1e-12)
-    assert torch.equal(Ensemble(classifier, defenses.create("tte:of=clip,crops=0,flip=false"))(images), classifier(images))
+    assert torch.equal(
+        Ensemble(classifier, defenses.create("tte:of=clip,crops=0,flip=false"))(images),
+        classifier(images),
+    )
 
 
 def test_tte_takes_four_different_crops_of_both_images():
-    assert defenses.create("tte").passes == len(Ensemble(None, defenses.create("tte"))._views(torch.rand(1, 3, 16, 16)))
+    assert defenses.create("tte").passes == len(
+        Ensemble(None, defenses.create("tte"))._views(torch.rand(1, 3, 16, 16))
+    )
     views = Ensemble(None, defenses.create("tte"))._views(torch.rand(1, 3, 32, 32))
     assert all(not torch.equal(one, other) for i, one in enumerate(views) for other in views[:i])
 
@@ -444,7 +521,9 @@ def test_a_counterattack_depends_on_the_image_alone_and_works_without_gradients(
 
 def test_an_adaptive_attack_goes_through_ttc_as_its_author_declares():
     classifier, _ = linear()
-    wrapper = dataclasses.replace(defenses.create("ttc:of=clip"), tau=math.inf).wrapper(_Shop(classifier.encoder))
+    wrapper = dataclasses.replace(defenses.create("ttc:of=clip"), tau=math.inf).wrapper(
+        _Shop(classifier.encoder)
+    )
     images = torch.rand(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     deployed, seen = wrapper.wrap(classifier), wrapper.target(classifier, "adaptive")
     assert torch.equal(deployed(images), seen(images))

@@ -9,8 +9,8 @@ import open_clip
 import safetensors.torch
 import torch
 
-from zsrobust import suites
-from zsrobust.suites import Suite
+from zsrobust.settings import suites
+from zsrobust.settings.suites import Suite
 
 VISIONS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
@@ -24,20 +24,32 @@ def make_clip(folder: Path, kind: str = "vit", quick_gelu: bool = True, seed: in
         "embed_dim": 16,
         "quick_gelu": quick_gelu,
         "vision_cfg": VISIONS[kind],
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     preprocess_cfg = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.25, 0.2]}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
+    )
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    safetensors.torch.save_file(moved(model.state_dict(), seed), folder / "open_clip_model.safetensors")
+    safetensors.torch.save_file(
+        moved(model.state_dict(), seed), folder / "open_clip_model.safetensors"
+    )
     return dataclasses.replace(suites.load("mini"), name="tiny", backbone=f"local-dir:{folder}")
 
 
 def moved(state: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
     """Return weights a random step away, as half precision can hold them; variances stay positive."""
     generator = torch.Generator().manual_seed(seed)
-    step = {name: torch.randn(each.shape, generator=generator) * 0.02 for name, each in state.items()}
+    step = {
+        name: torch.randn(each.shape, generator=generator) * 0.02 for name, each in state.items()
+    }
     return {
         name: (each + step[name].abs()).half().float() if each.is_floating_point() else each + 1
         for name, each in state.items()

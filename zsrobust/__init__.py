@@ -3,19 +3,36 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zsrobust.registry import ZSRobustError
+    from zsrobust import attacks, datasets, defenses
+    from zsrobust.core.errors import ZSRobustError
     from zsrobust.results import load_results
-    from zsrobust.runner import evaluate
+    from zsrobust.running.single import diagnose, evaluate
 
-__all__ = ["ZSRobustError", "evaluate", "load_results"]
+__all__ = [
+    "ZSRobustError",
+    "attacks",
+    "datasets",
+    "defenses",
+    "diagnose",
+    "evaluate",
+    "load_results",
+]
 
-_HOMES = {"ZSRobustError": "registry", "load_results": "results", "evaluate": "runner"}
+#: Where each name of the public surface is defined; the others are folders.
+_HOMES = {
+    "ZSRobustError": "core.errors",
+    "diagnose": "running.single",
+    "evaluate": "running.single",
+    "load_results": "results",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for, so that the command line starts at once."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'zsrobust' has no attribute {name!r}")
     from importlib import import_module
 
+    if name not in _HOMES:
+        return import_module(f"zsrobust.{name}")
     return getattr(import_module(f"zsrobust.{_HOMES[name]}"), name)

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from zsrobust.attacks import Attack, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.datasets import Cut, Images, datasets
-from zsrobust.defenses import Workshop, defenses
-from zsrobust.entries import load_suite
-from zsrobust.evaluation import Meter, judge
-from zsrobust.pixels import cut_for, tensor
+from zsrobust.datasets.pixels import tensor
+from zsrobust.defenses import defenses
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
+from zsrobust.models.clip import cut_for
+from zsrobust.running.entries import load_suite
 
 
 class LinearClassifier(nn.Module):
@@ -23,7 +26,9 @@ class LinearClassifier(nn.Module):
         """Take the weight, (K, 3·S·S), and the bias, (K,)."""
         super().__init__()
         self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(len(weight), dtype=weight.dtype) if bias is None else bias)
+        self.bias = nn.Parameter(
+            torch.zeros(len(weight), dtype=weight.dtype) if bias is None else bias
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
@@ -34,7 +39,9 @@ class LinearClassifier(nn.Module):
         return self(images)  # type: ignore[no-any-return]  # a module's call is not typed
 
 
-def toy(classes: int, images: int = 24, side: int = 8, seed: int = 0) -> tuple[LinearClassifier, Images]:
+def toy(
+    classes: int, images: int = 24, side: int = 8, seed: int = 0
+) -> tuple[LinearClassifier, Images]:
     """Return a linear classifier and images away from the edges of [0, 1] that it classifies correctly."""
     rng = np.random.RandomState(seed)
     weight = torch.from_numpy(rng.randn(classes, 3 * side * side)).float()
@@ -54,7 +61,9 @@ def check_attack(spec: str, classes: tuple[int, ...] = (2, 3, 5)) -> None:
     """Check an attack: it keeps the rules, breaks an easy classifier, repeats itself, and leaves weights alone."""
     attack = attacks.create(spec, {"eps": 16 / 255, "step_size": 8 / 255})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an attack's warnings are flags of a result, no breach
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # an attack's warnings are flags of a result, no breach
         _check_attack(spec, attack, classes)
 
 
@@ -62,20 +71,41 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
     for number in classes:
         classifier, images = toy(number)
         before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-        pixels, labels = torch.from_numpy(images.pixels).float() / 255, torch.from_numpy(images.labels)
+        pixels, labels = (
+            torch.from_numpy(images.pixels).float() / 255,
+            torch.from_numpy(images.labels),
+        )
         state = torch.random.get_rng_state()
         attack(classifier, pixels, labels, Draws.of(0, "toy", np.arange(len(labels))))
         first = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
-        _demand(torch.equal(state, torch.random.get_rng_state()), f"{spec} changed torch's global random state")
+        _demand(
+            torch.equal(state, torch.random.get_rng_state()),
+            f"{spec} changed torch's global random state",
+        )
         again = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
-        _demand(first.clean_correct == len(images), "the toy classifier should be right about all its images")
-        _demand(first.robust_correct < len(images), f"{spec} broke none of {len(images)} easy images of {number} classes")
-        _demand(np.array_equal(first.adversarial, again.adversarial), f"{spec} does not repeat itself from the same seed")
+        _demand(
+            first.clean_correct == len(images),
+            "the toy classifier should be right about all its images",
+        )
+        _demand(
+            first.robust_correct < len(images),
+            f"{spec} broke none of {len(images)} easy images of {number} classes",
+        )
+        _demand(
+            np.array_equal(first.adversarial, again.adversarial),
+            f"{spec} does not repeat itself from the same seed",
+        )
         if getattr(attack, "packs", False):
             packed = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=7)
-            _demand(np.array_equal(first.adversarial, packed.adversarial), f"{spec} depends on how images are packed")
+            _demand(
+                np.array_equal(first.adversarial, packed.adversarial),
+                f"{spec} depends on how images are packed",
+            )
         for name, parameter in classifier.named_parameters():
-            _demand(parameter.requires_grad and parameter.grad is None, f"{spec} left a gradient on {name}, or froze it")
+            _demand(
+                parameter.requires_grad and parameter.grad is None,
+                f"{spec} left a gradient on {name}, or froze it",
+            )
             _demand(torch.equal(parameter, before[name]), f"{spec} changed the weight {name}")
 
 
@@ -85,7 +115,10 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     defense = defenses.create(spec)
     _demand(defense.title and defense.paper, f"{spec} needs a title and a paper")
     recipe = defense.recipe_for(workshop.suite)
-    _demand(recipe is None or recipe == defenses.create(spec).recipe_for(workshop.suite), f"{spec}: the recipe changes")
+    _demand(
+        recipe is None or recipe == defenses.create(spec).recipe_for(workshop.suite),
+        f"{spec}: the recipe changes",
+    )
     tower, again = workshop.tower(spec), workshop.tower(spec)
     _demand(tower.identity == again.identity, f"{spec} has two identities")
     dataset = datasets[workshop.suite.datasets[0]]
@@ -98,20 +131,40 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     seen = deployed if target is None else target.eval()
     points = images.clone().requires_grad_()
     logits = deployed(points)
-    _demand(logits.shape == (4, len(dataset.classes)), f"{spec} returns logits {tuple(logits.shape)}")
     _demand(
-        logits.dtype == torch.float32 and torch.isfinite(logits).all(), f"{spec} returns logits that are not finite float32"
+        logits.shape == (4, len(dataset.classes)), f"{spec} returns logits {tuple(logits.shape)}"
     )
-    _demand(torch.equal(logits, deployed(points)), f"{spec} returns other logits for the same images")
+    _demand(
+        logits.dtype == torch.float32 and torch.isfinite(logits).all(),
+        f"{spec} returns logits that are not finite float32",
+    )
+    _demand(
+        torch.equal(logits, deployed(points)), f"{spec} returns other logits for the same images"
+    )
     with torch.no_grad():
-        _demand(torch.allclose(logits, deployed(images), atol=1e-3), f"{spec} returns other logits without gradients")
-    _demand(not any(parameter.requires_grad for parameter in tower.encoder.parameters()), f"{spec}: the tower is not frozen")
+        _demand(
+            torch.allclose(logits, deployed(images), atol=1e-3),
+            f"{spec} returns other logits without gradients",
+        )
+    _demand(
+        not any(parameter.requires_grad for parameter in tower.encoder.parameters()),
+        f"{spec}: the tower is not frozen",
+    )
     attacked = seen(points)
     if tower.knowledge == "adaptive":
-        _demand(torch.allclose(logits, attacked, atol=1e-3), f"{spec}: its surrogate returns other logits than it does")
-    _demand(attacked.requires_grad, f"{spec} has no gradient for the images; a wrapper declares a surrogate then")
+        _demand(
+            torch.allclose(logits, attacked, atol=1e-3),
+            f"{spec}: its surrogate returns other logits than it does",
+        )
+    _demand(
+        attacked.requires_grad,
+        f"{spec} has no gradient for the images; a wrapper declares a surrogate then",
+    )
     (gradient,) = torch.autograd.grad(attacked.sum(), points)
-    _demand(torch.isfinite(gradient).all() and gradient.abs().sum() > 0, f"{spec} has no gradient for the images")
+    _demand(
+        torch.isfinite(gradient).all() and gradient.abs().sum() > 0,
+        f"{spec} has no gradient for the images",
+    )
 
 
 def check_dataset(name: str, cut: Cut | None = None) -> None:
@@ -124,10 +177,16 @@ def check_dataset(name: str, cut: Cut | None = None) -> None:
     images = dataset.open("test", cut)
     side = dataset.side or cut.side
     _demand(images.pixels.dtype == np.uint8, f"{name}: pixels are {images.pixels.dtype}, not uint8")
-    _demand(images.pixels.shape == (dataset.size, 3, side, side), f"{name}: shape {images.pixels.shape}")
-    _demand(images.labels.dtype == np.int64 and len(images.labels) == dataset.size, f"{name}: labels are not int64 (N,)")
     _demand(
-        set(images.labels.tolist()) == set(range(len(dataset.classes))), f"{name}: labels are not 0 to K - 1, all of them"
+        images.pixels.shape == (dataset.size, 3, side, side), f"{name}: shape {images.pixels.shape}"
+    )
+    _demand(
+        images.labels.dtype == np.int64 and len(images.labels) == dataset.size,
+        f"{name}: labels are not int64 (N,)",
+    )
+    _demand(
+        set(images.labels.tolist()) == set(range(len(dataset.classes))),
+        f"{name}: labels are not 0 to K - 1, all of them",
     )
     _demand(images.digest == dataset.open("test", cut).digest, f"{name} opens differently twice")
 
@@ -135,12 +194,29 @@ def check_dataset(name: str, cut: Cut | None = None) -> None:
 def check_entry(name: str) -> None:
     """Check what a dataset says of itself, without opening it: sizes, classes, templates, and where it comes from."""
     dataset = datasets[name]
-    _demand(dataset.title and dataset.group and dataset.about, f"{name} needs a title, a group and a line about it")
-    _demand(dataset.size > 0 and (dataset.train_size is None or dataset.train_size > 0), f"{name}: sizes are not positive")
-    _demand(dataset.load or dataset.origin, f"{name} has neither a function to load it nor an origin")
+    _demand(
+        dataset.title and dataset.group and dataset.about,
+        f"{name} needs a title, a group and a line about it",
+    )
+    _demand(
+        dataset.size > 0 and (dataset.train_size is None or dataset.train_size > 0),
+        f"{name}: sizes are not positive",
+    )
+    _demand(
+        dataset.load or dataset.origin, f"{name} has neither a function to load it nor an origin"
+    )
     for wording in ("plain", *dataset.wordings):
         classes, templates = dataset.wordings.get(wording, (dataset.classes, dataset.templates))
-        _demand(len(classes) == len(dataset.classes) > 1, f"{name}: {len(classes)} classes in its {wording} wording")
-        _demand(templates and all(template.count("{}") == 1 for template in templates), f"{name}: templates")
+        _demand(
+            len(classes) == len(dataset.classes) > 1,
+            f"{name}: {len(classes)} classes in its {wording} wording",
+        )
+        _demand(
+            templates and all(template.count("{}") == 1 for template in templates),
+            f"{name}: templates",
+        )
     groups = dataset.look_alikes()
-    _demand(len(dataset.classes) - sum(map(len, groups)) + len(groups) > 1, f"{name}: all classes share their prompts")
+    _demand(
+        len(dataset.classes) - sum(map(len, groups)) + len(groups) > 1,
+        f"{name}: all classes share their prompts",
+    )

@@ -9,17 +9,21 @@ from typing import Any
 
 from measure import device, ratio, store
 
-from zsrobust import protocols
 from zsrobust.attacks import attacks
-from zsrobust.defenses import Workshop
-from zsrobust.entries import load_suite
-from zsrobust.evaluation import Meter, judge
-from zsrobust.runner import Bench, Cell
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
+from zsrobust.running.bench import Bench
+from zsrobust.running.entries import load_suite
+from zsrobust.running.plan import Cell
+from zsrobust.settings import protocols
 
 
 def main() -> None:
     """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--dataset", default="mini_shapes")
     parser.add_argument("--defenses", nargs="+", default=["clip", "tecoa"])
@@ -30,22 +34,43 @@ def main() -> None:
     rows = []
     for defense in chosen.defenses:
         cell = Cell(defense, "autoattack", suite.attack["eps"], chosen.dataset, chosen.images, 0)
-        classifier, images = bench.classifier(cell, bench.workshop.tower(defense)), bench.images(cell)
+        classifier, images = (
+            bench.classifier(cell, bench.workshop.tower(defense)),
+            bench.images(cell),
+        )
         outcomes: dict[str, Any] = {}
 
-        def run(engine: str, classifier: Any = classifier, images: Any = images, outcomes: Any = outcomes) -> None:
+        def run(
+            engine: str,
+            classifier: Any = classifier,
+            images: Any = images,
+            outcomes: Any = outcomes,
+        ) -> None:
             attack = attacks.create(f"autoattack:engine={engine}", suite.attack)
-            outcomes[engine] = judge(Meter(classifier), attack, "autoattack", images, seed=0, batch_size=len(images))
+            outcomes[engine] = judge(
+                Meter(classifier), attack, "autoattack", images, seed=0, batch_size=len(images)
+            )
 
         found = ratio(lambda run=run: run("ours"), lambda run=run: run("library"), chosen.repeat)
-        right = {name: (each.clean == each.labels) & (each.adversarial == each.labels) for name, each in outcomes.items()}
+        right = {
+            name: (each.clean == each.labels) & (each.adversarial == each.labels)
+            for name, each in outcomes.items()
+        }
         verdicts = {
             "robust ours": int(right["ours"].sum()),
             "robust library": int(right["library"].sum()),
             "broken by ours alone": int((right["library"] & ~right["ours"]).sum()),
             "broken by the library alone": int((right["ours"] & ~right["library"]).sum()),
         }
-        rows.append({"defense": defense, "dataset": chosen.dataset, "images": len(images), **verdicts, **found})
+        rows.append(
+            {
+                "defense": defense,
+                "dataset": chosen.dataset,
+                "images": len(images),
+                **verdicts,
+                **found,
+            }
+        )
     store("autoattack", "Standard AutoAttack, mini model, against pyautoattack", rows)
 
 

@@ -13,7 +13,8 @@ from measure import device, half_right, pictures, seconds_of, store, vit
 
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
-from zsrobust.evaluation import Meter, judge
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
 
 FLOP = 17.6e9
 
@@ -31,7 +32,9 @@ def product_rate(kind: torch.dtype, size: int, seconds: float = 2.0) -> float:
 
 def main() -> None:
     """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=4096 if device() == "cuda" else 16)
     parser.add_argument("--batch", type=int, default=1024 if device() == "cuda" else 16)
     chosen = parser.parse_args()
@@ -52,7 +55,9 @@ def main() -> None:
         steps = run()
         taken = seconds_of(run)
         row = {"search": search, "images": chosen.images, "image-steps a second": steps / taken}
-        rows.append({**row, "TFLOP/s of products": rate / 1e12, "fraction": FLOP * steps / taken / rate})
+        rows.append(
+            {**row, "TFLOP/s of products": rate / 1e12, "fraction": FLOP * steps / taken / rate}
+        )
     store("device", "PGD-10 on ViT-B/32, against the rate of matrix products", rows)
 
 

@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from zsrobust.classifier import Clip, ZeroShotClassifier, load_clip
+from zsrobust.models.clip import Clip, load_clip
+from zsrobust.models.zeroshot import ZeroShotClassifier
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,7 +27,9 @@ def ratio(ours: Callable[[], Any], peer: Callable[[], Any], repeat: int = 3) -> 
     return ratios({"ours": ours}, peer, repeat)["ours"]
 
 
-def ratios(ours: dict[str, Callable[[], Any]], peer: Callable[[], Any], repeat: int = 3) -> dict[str, dict[str, Any]]:
+def ratios(
+    ours: dict[str, Callable[[], Any]], peer: Callable[[], Any], repeat: int = 3
+) -> dict[str, dict[str, Any]]:
     """Return, for each of ours, the median seconds of it and of the peer, all run in turn, and the ratio.
 
     One turn more warms everything up, but where there is one only: for what takes minutes.
@@ -42,7 +45,11 @@ def ratios(ours: dict[str, Callable[[], Any]], peer: Callable[[], Any], repeat: 
     for name in ours:
         taken = statistics.median(seconds[name])
         every = {"ours": seconds[name], "peer": seconds["the peer"]}
-        found[name] = {"seconds": {"ours": taken, "peer": theirs}, "all": every, "ratio": theirs / taken}
+        found[name] = {
+            "seconds": {"ours": taken, "peer": theirs},
+            "all": every,
+            "ratio": theirs / taken,
+        }
     return found
 
 
@@ -62,7 +69,10 @@ def machine() -> dict[str, Any]:
     return {
         "device": device,
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in names},
+        },
         "date": date.today().isoformat(),
     }
 
@@ -81,7 +91,9 @@ def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
     stored = json.loads(path.read_bytes()) if path.exists() else {}
     kept = stored["rows"] if stored.get("machine") == content["machine"] else []
     kept = [row for row in kept if _setting(row) not in [_setting(each) for each in rows]]
-    path.write_text(json.dumps({**content, "rows": [*kept, *rows]}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({**content, "rows": [*kept, *rows]}, indent=1) + "\n", encoding="utf-8"
+    )
     table = Table(title=about)
     for key in dict.fromkeys(key for row in rows for key in row):
         if key != "all":
@@ -93,7 +105,11 @@ def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
 
 def _setting(row: dict[str, Any]) -> dict[str, Any]:
     """Return what a row was measured with, without what was found."""
-    return {key: value for key, value in row.items() if isinstance(value, str) or key in ("classes", "batch", "images")}
+    return {
+        key: value
+        for key, value in row.items()
+        if isinstance(value, str) or key in ("classes", "batch", "images")
+    }
 
 
 def shown(value: Any) -> str:
@@ -113,13 +129,21 @@ def vit(classes: int) -> tuple[Clip, ZeroShotClassifier, list[str]]:
     torch.manual_seed(0)
     clip = load_clip("ViT-B-32-quickgelu/openai", device(), weights=False)
     prompts = [f"This is a photo of a thing of kind {number}" for number in range(classes)]
-    return clip, clip.classifier([[prompt] for prompt in prompts]).eval().requires_grad_(False), prompts
+    return (
+        clip,
+        clip.classifier([[prompt] for prompt in prompts]).eval().requires_grad_(False),
+        prompts,
+    )
 
 
 def pictures(number: int, side: int = 224) -> torch.Tensor:
     """Return random pictures, (N, 3, S, S) in [0, 1], with some structure in them."""
     coarse = torch.from_numpy(np.random.RandomState(0).rand(number, 3, 7, 7)).float()
-    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1).to(device())
+    return (
+        torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
+        .clamp(0, 1)
+        .to(device())
+    )
 
 
 def half_right(classifier: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,8 @@ from measure import store
 
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
-from zsrobust.evaluation import Meter, judge
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
 from zsrobust.testing import LinearClassifier
 
 SIDE = 64
@@ -35,12 +36,18 @@ def own_memory() -> int:
 def grown(number: int, folder: str) -> int:
     """Return by how many bytes an evaluation of so many images makes the process grow, at its peak."""
     rng = np.random.RandomState(0)
-    pixels = np.lib.format.open_memmap(Path(folder) / "pixels.npy", mode="w+", dtype=np.uint8, shape=(number, 3, SIDE, SIDE))
+    pixels = np.lib.format.open_memmap(
+        Path(folder) / "pixels.npy", mode="w+", dtype=np.uint8, shape=(number, 3, SIDE, SIDE)
+    )
     for start in range(0, number, 1000):
-        pixels[start : start + 1000] = rng.randint(0, 256, (min(1000, number - start), 3, SIDE, SIDE))
+        pixels[start : start + 1000] = rng.randint(
+            0, 256, (min(1000, number - start), 3, SIDE, SIDE)
+        )
     pixels.flush()
     images = Images(
-        pixels=np.load(Path(folder) / "pixels.npy", mmap_mode="r"), labels=np.arange(number) % 10, known_digest="none"
+        pixels=np.load(Path(folder) / "pixels.npy", mmap_mode="r"),
+        labels=np.arange(number) % 10,
+        known_digest="none",
     )
     torch.manual_seed(0)
     classifier = LinearClassifier(torch.randn(10, 3 * SIDE * SIDE))
@@ -53,7 +60,15 @@ def grown(number: int, folder: str) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    judge(Meter(classifier), attacks.create("pgd2"), "pgd2", images, seed=0, batch_size=128, attacked="all")
+    judge(
+        Meter(classifier),
+        attacks.create("pgd2"),
+        "pgd2",
+        images,
+        seed=0,
+        batch_size=128,
+        attacked="all",
+    )
     ended.set()
     watcher.join()
     return peak - before
@@ -61,7 +76,9 @@ def grown(number: int, folder: str) -> int:
 
 def main() -> None:
     """Measure, each size in a process of its own, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000, 40000])
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -74,7 +91,9 @@ def main() -> None:
         command = [sys.executable, __file__, "--one", str(number)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # this very script
         size = number * 3 * SIDE**2 / 1e6
-        rows.append({"images": number, "MB of pixels": size, "MB of memory": int(done.stdout) / 1e6})
+        rows.append(
+            {"images": number, "MB of pixels": size, "MB of memory": int(done.stdout) / 1e6}
+        )
     store("memory", "Peak memory of an evaluation, by the size of the dataset", rows)
 
 

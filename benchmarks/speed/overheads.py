@@ -37,30 +37,60 @@ def many(folder: Path, number: int) -> None:
 
 def main() -> None:
     """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--cells", type=int, default=5000)
     chosen = parser.parse_args()
     rows = []
 
     def add(what: str, command: list[str], peer: str, other: Callable[[], object]) -> None:
-        rows.append({"what": what, "peer": peer, **ratio(lambda: run(*command), other, chosen.repeat)})
+        rows.append(
+            {"what": what, "peer": peer, **ratio(lambda: run(*command), other, chosen.repeat)}
+        )
 
     def python(code: str) -> Callable[[], object]:
         return lambda: run(sys.executable, "-c", code)
 
-    add("zsrobust --help", [*ZSROBUST, "--help"], "python -c 'import click'", python("import click"))
+    add(
+        "zsrobust --help", [*ZSROBUST, "--help"], "python -c 'import click'", python("import click")
+    )
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "results"
         shutil.copytree(ROOT / "results", stored)
-        again = [*ZSROBUST, "run", "--suite", "mini", "--defense", "clip", "--attack", "pgd10", "--results", str(stored)]
+        again = [
+            *ZSROBUST,
+            "run",
+            "--suite",
+            "mini",
+            "--defense",
+            "clip",
+            "--attack",
+            "pgd10",
+            "--results",
+            str(stored),
+        ]
         libraries = "import torch, open_clip"
         add("a run of 16 cells, all stored", again, f"python -c '{libraries}'", python(libraries))
         many(Path(folder) / "many", chosen.cells)
         paths = results.paths(Path(folder) / "many")
-        table = [*ZSROBUST, "table", "1", "--suite", "mini", "--results", str(Path(folder) / "many")]
+        table = [
+            *ZSROBUST,
+            "table",
+            "1",
+            "--suite",
+            "mini",
+            "--results",
+            str(Path(folder) / "many"),
+        ]
         plain = "json.loads of their files"
-        add(f"a table over {len(paths)} cells", table, plain, lambda: [json.loads(path.read_bytes()) for path in paths])
+        add(
+            f"a table over {len(paths)} cells",
+            table,
+            plain,
+            lambda: [json.loads(path.read_bytes()) for path in paths],
+        )
     store("overheads", "What is no attack", rows)
 
 

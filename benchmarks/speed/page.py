@@ -16,7 +16,11 @@ ORDER = ("pgd", "autoattack", "training", "preparation", "overheads", "memory", 
 
 def load() -> dict[str, dict[str, Any]]:
     """Return what was stored, by benchmark."""
-    return {name: json.loads(path.read_bytes()) for name in ORDER if (path := RESULTS / f"{name}.json").exists()}
+    return {
+        name: json.loads(path.read_bytes())
+        for name in ORDER
+        if (path := RESULTS / f"{name}.json").exists()
+    }
 
 
 def one(stored: dict[str, Any], name: str, key: str, **wanted: object) -> str:
@@ -29,26 +33,63 @@ def one(stored: dict[str, Any], name: str, key: str, **wanted: object) -> str:
 
 def goals(stored: dict[str, Any]) -> str:
     """Return the goals beside what was measured, as Markdown."""
-    loop, library = {"peer": "the released loop", "classes": 100}, {"peer": "torchattacks.PGD", "classes": 100}
+    loop, library = (
+        {"peer": "the released loop", "classes": 100},
+        {"peer": "torchattacks.PGD", "classes": 100},
+    )
     falls, stays = {"ours": "broken images leave"}, {"ours": "none leaves"}
     asked: list[tuple[str, str, str, str, dict[str, object]]] = [
-        ("PGD-10, ViT-B/32, 100 classes, half right, against the released loop", "≥ 5×", "pgd", "ratio", loop | falls),
+        (
+            "PGD-10, ViT-B/32, 100 classes, half right, against the released loop",
+            "≥ 5×",
+            "pgd",
+            "ratio",
+            loop | falls,
+        ),
         ("… if no image were broken before the last step", "", "pgd", "ratio", loop | stays),
-        ("the same against `torchattacks.PGD` on our classifier", "≥ 1.8×", "pgd", "ratio", library | falls),
+        (
+            "the same against `torchattacks.PGD` on our classifier",
+            "≥ 1.8×",
+            "pgd",
+            "ratio",
+            library | falls,
+        ),
         ("… if no image were broken before the last step", "", "pgd", "ratio", library | stays),
-        ("AutoAttack against `pyautoattack`, mini model, TeCoA", "≥ 2×", "autoattack", "ratio", {"defense": "tecoa"}),
+        (
+            "AutoAttack against `pyautoattack`, mini model, TeCoA",
+            "≥ 2×",
+            "autoattack",
+            "ratio",
+            {"defense": "tecoa"},
+        ),
         ("… undefended", "≥ 3×", "autoattack", "ratio", {"defense": "clip"}),
         ("a training step of PMG-AFT against the released step", "≥ 2.5×", "training", "ratio", {}),
-        ("the mini suite's Tables 1–3 from nothing, minutes", "≤ 15", "suite", "minutes", {"part": "both"}),
-        ("image-steps a second on an H200, bf16 search", "≥ 20,000", "device", "image-steps a second", {"search": "bf16"}),
+        (
+            "the mini suite's Tables 1–3 from nothing, minutes",
+            "≤ 15",
+            "suite",
+            "minutes",
+            {"part": "both"},
+        ),
+        (
+            "image-steps a second on an H200, bf16 search",
+            "≥ 20,000",
+            "device",
+            "image-steps a second",
+            {"search": "bf16"},
+        ),
     ]
-    rows = [(what, goal, one(stored, name, key, **wanted)) for what, goal, name, key, wanted in asked]
+    rows = [
+        (what, goal, one(stored, name, key, **wanted)) for what, goal, name, key, wanted in asked
+    ]
     return tabulate(rows, ("", "goal", "measured"), tablefmt="pipe", disable_numparse=True)
 
 
 def section(name: str, content: dict[str, Any]) -> str:
     """Return a benchmark's rows, and the machine they are from, as Markdown."""
-    rows = [{key: shown(value) for key, value in row.items() if key != "all"} for row in content["rows"]]
+    rows = [
+        {key: shown(value) for key, value in row.items() if key != "all"} for row in content["rows"]
+    ]
     machine = content["machine"]
     versions = ", ".join(f"{library} {number}" for library, number in machine["versions"].items())
     where = f"{machine['device']}, {machine['threads']} threads; {versions}; {machine['date']}"
@@ -59,7 +100,10 @@ def section(name: str, content: dict[str, Any]) -> str:
 def main() -> None:
     """Fill the page."""
     stored = load()
-    parts = {"goals": goals(stored), "results": "\n\n".join(section(*each) for each in stored.items())}
+    parts = {
+        "goals": goals(stored),
+        "results": "\n\n".join(section(*each) for each in stored.items()),
+    }
     text = PAGE.read_text(encoding="utf-8")
     for name, part in parts.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")

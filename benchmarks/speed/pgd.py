@@ -21,13 +21,16 @@ from measure import half_right, pictures, ratios, store, vit
 
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
-from zsrobust.evaluation import Meter, judge
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.referee import judge
 
 EPS = 1 / 255
 Runs = dict[str, Callable[[], object]]
 
 
-def reference(model: Any, tokens: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> Callable[..., torch.Tensor]:
+def reference(
+    model: Any, tokens: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
+) -> Callable[..., torch.Tensor]:
     """Return the released evaluation loop: raw cosines, everything differentiated, everything encoded at every step."""
 
     def logits(images: torch.Tensor) -> torch.Tensor:
@@ -48,18 +51,27 @@ def reference(model: Any, tokens: torch.Tensor, mean: torch.Tensor, std: torch.T
     return run
 
 
-def compared(peer: str, classes: int, chosen: argparse.Namespace, runs: Runs, loop: Callable[[], object]) -> list[Any]:
+def compared(
+    peer: str, classes: int, chosen: argparse.Namespace, runs: Runs, loop: Callable[[], object]
+) -> list[Any]:
     """Return a row for each of our runs beside the peer, all in turn."""
     about = {"peer": peer, "classes": classes, "batch": chosen.batch}
-    return [{**about, "ours": name, **found} for name, found in ratios(runs, loop, chosen.repeat).items()]
+    return [
+        {**about, "ours": name, **found}
+        for name, found in ratios(runs, loop, chosen.repeat).items()
+    ]
 
 
 def main() -> None:
     """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--peers", nargs="+", choices=["loop", "torchattacks"], default=["loop", "torchattacks"])
+    parser.add_argument(
+        "--peers", nargs="+", choices=["loop", "torchattacks"], default=["loop", "torchattacks"]
+    )
     parser.add_argument("--repeat", type=int, default=3)
     chosen = parser.parse_args()
     rows = []
@@ -67,21 +79,38 @@ def main() -> None:
         clip, classifier, prompts = vit(classes)
         images = pictures(chosen.batch)
         labels = half_right(classifier, images)
-        data = Images(pixels=(images * 255).round().byte().cpu().numpy(), labels=labels.cpu().numpy())
+        data = Images(
+            pixels=(images * 255).round().byte().cpu().numpy(), labels=labels.cpu().numpy()
+        )
         runs = {
-            name: partial(judge, Meter(classifier), attacks.create(spec), "pgd", data, seed=0, batch_size=chosen.batch)
-            for name, spec in (("broken images leave", "pgd10"), ("none leaves", "pgd10:early_stop=false"))
+            name: partial(
+                judge,
+                Meter(classifier),
+                attacks.create(spec),
+                "pgd",
+                data,
+                seed=0,
+                batch_size=chosen.batch,
+            )
+            for name, spec in (
+                ("broken images leave", "pgd10"),
+                ("none leaves", "pgd10:early_stop=false"),
+            )
         }
         if "loop" in chosen.peers:
             tokens = open_clip.get_tokenizer("ViT-B-32")(prompts).to(images.device)
             model = clip.model.train(False).requires_grad_(True)
-            loop = partial(reference(model, tokens, classifier.mean, classifier.std), images, labels, 10)
+            loop = partial(
+                reference(model, tokens, classifier.mean, classifier.std), images, labels, 10
+            )
             rows += compared("the released loop", classes, chosen, runs, loop)
             model.requires_grad_(False)
         if "torchattacks" in chosen.peers and find_spec("torchattacks"):
             import torchattacks
 
-            peer = partial(torchattacks.PGD(classifier, eps=EPS, alpha=EPS, steps=10), images, labels)
+            peer = partial(
+                torchattacks.PGD(classifier, eps=EPS, alpha=EPS, steps=10), images, labels
+            )
             rows += compared("torchattacks.PGD", classes, chosen, runs, peer)
     store("pgd", "PGD-10, ViT-B/32 with random weights, half the images misclassified clean", rows)
 

@@ -21,7 +21,9 @@ from zsrobust.datasets.catalogue import register_dataset
 
 def main() -> None:
     """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--repeat", type=int, default=3)
     chosen = parser.parse_args()
@@ -32,7 +34,9 @@ def main() -> None:
         for number in range(chosen.images):
             coarse = Image.fromarray(rng.randint(0, 256, (24, 32, 3)).astype(np.uint8))
             (place / f"class{number % 4}").mkdir(parents=True, exist_ok=True)
-            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(place / f"class{number % 4}" / f"{number:05}.jpg")
+            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(
+                place / f"class{number % 4}" / f"{number:05}.jpg"
+            )
         register_dataset("speed_photos", {"folder": "photos"}, Path(folder))
         origin = datasets["speed_photos"].origin
         assert origin is not None
@@ -53,7 +57,12 @@ def main() -> None:
 
         found = ratio(ours, peer, chosen.repeat)
     rate = chosen.images / found["seconds"]["ours"]
-    row = {"peer": "torchvision.ImageFolder, nothing stored", "images": chosen.images, "images a second": rate, **found}
+    row = {
+        "peer": "torchvision.ImageFolder, nothing stored",
+        "images": chosen.images,
+        "images a second": rate,
+        **found,
+    }
     store("preparation", "Preparing JPEGs of 500 by 375 pixels for 224, one core", [row])
 
 

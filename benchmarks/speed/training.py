@@ -24,7 +24,9 @@ EPS = 1 / 255
 
 def main() -> None:
     """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--classes", type=int, default=200)
     parser.add_argument("--repeat", type=int, default=3)
@@ -66,14 +68,23 @@ def main() -> None:
             delta.data = (delta + EPS * delta.grad.sign()).clamp(-EPS, EPS)
             delta.grad.zero_()
         adversarial = (images + delta.detach()).clamp(0, 1)
-        found, clean, theirs = logits(model, adversarial), logits(model, images), logits(original, adversarial)
+        found, clean, theirs = (
+            logits(model, adversarial),
+            logits(model, images),
+            logits(original, adversarial),
+        )
         loss = F.cross_entropy(found, labels)
         for target in (theirs, clean):
             loss = loss + F.kl_div(found.log_softmax(1), target.softmax(1), reduction="sum")
         loss.backward()
         reference_optimizer.step()
 
-    row = {"peer": "the released step", "batch": chosen.batch, "classes": chosen.classes, **ratio(ours, peer, chosen.repeat)}
+    row = {
+        "peer": "the released step",
+        "batch": chosen.batch,
+        "classes": chosen.classes,
+        **ratio(ours, peer, chosen.repeat),
+    }
     store("training", "One step of PMG-AFT, ViT-B/32 with random weights", [row])
 
 

@@ -25,6 +25,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if CALLS:
         terminalreporter.section("inputs")
         for name, count in CALLS.items() if SHARE > 0.05 else ():
-            refused = ", ".join(f"{number} {kind}" for kind, number in sorted(Counter(TAKEN[name]).items()))
+            refused = ", ".join(
+                f"{number} {kind}" for kind, number in sorted(Counter(TAKEN[name]).items())
+            )
             terminalreporter.write_line(f"{count:8d} {name}: {refused}")
         terminalreporter.write_line(f"{sum(CALLS.values()):8d} in all")

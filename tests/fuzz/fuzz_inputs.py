@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from zsrobust.registry import UNPRINTABLE, ZSRobustError
+from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 
 SHARE = float(os.environ.get("ZSROBUST_FUZZ", "0.005"))
 CALLS: Counter[str] = Counter()
@@ -47,11 +47,53 @@ def judge(target: str, call: Callable[[], Any]) -> Any:
 
 
 TEXTS = [
-    "", " ", "none", "true", "nan", "inf", "-1", "0", "1e400", "1/0", "8/255", "9" * 5000 + "/1", "../../etc/passwd", "/etc/passwd",
-    "~nobody-here/x", "a\0b", "a" * 300, "a/" * 200, "<script>alert(1)</script>", "</script>", "&amp;", "$x^2$", "$\\frac", "|", "{}", "{",
-    "{0.__class__}{}", "{:>9999999999}", "\ud800", "\u2028", "\x1b[2J", "\n", "a\nb", "__import__('os')", "clip", "pgd10",
-    "weights:a=b", "interpolation:of=interpolation", "hf-hub:a/b", "package:os/x", "datasets/x", "ä", "\u0661", ".", "..", "x.toml",
-]  # fmt: skip
+    "",
+    " ",
+    "none",
+    "true",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e400",
+    "1/0",
+    "8/255",
+    "9" * 5000 + "/1",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "~nobody-here/x",
+    "a\0b",
+    "a" * 300,
+    "a/" * 200,
+    "<script>alert(1)</script>",
+    "</script>",
+    "&amp;",
+    "$x^2$",
+    "$\\frac",
+    "|",
+    "{}",
+    "{",
+    "{0.__class__}{}",
+    "{:>9999999999}",
+    "\ud800",
+    "\u2028",
+    "\x1b[2J",
+    "\n",
+    "a\nb",
+    "__import__('os')",
+    "clip",
+    "pgd10",
+    "weights:a=b",
+    "interpolation:of=interpolation",
+    "hf-hub:a/b",
+    "package:os/x",
+    "datasets/x",
+    "ä",
+    "\u0661",
+    ".",
+    "..",
+    "x.toml",
+]
 scalars = (
     st.none()
     | st.booleans()
@@ -64,7 +106,8 @@ scalars = (
 weird = st.recursive(
     scalars,
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=6), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=6), inner, max_size=3)
     ),
     max_leaves=6,
 )
@@ -100,12 +143,56 @@ def edited(draw: st.DrawFn, document: Any, values: st.SearchStrategy[Any] = weir
 #: What breaks parsers, in text and in binary.
 BITS = [
     *(bytes([value]) * size for value in (0, 1, 127, 128, 255) for size in (1, 2, 4, 8)),
-    *(number.to_bytes(size, order) for number in (2**31 - 1, 2**30, 65535, 1000) for size in (4, 8) for order in ("little", "big")),
-    b'"', b"'", b"{", b"}", b"[", b"]", b"[" * 2000, b'{"a":' * 2000, b"(" * 500, b"=", b",", b":", b"\\", b"\\ud800", b"\n", b"\r\n",
-    b"NaN", b"1e999", b"-1", b"99999999999999999999", b"null", b"true", b"../", b"/", b"\xef\xbb\xbf", b"O", b"|O", b"<U999999999",
-    b"'shape': (99999999999,),", b"PK\x03\x04", b"PK\x05\x06", b"\x89PNG", b"IHDR", b"IEND", b"\xff\xd8", b"\xff\xd9", b"\x93NUMPY",
-    b"cos\nsystem\n", b"\x80\x04", b"R", b".", b"\x94", b"r\xff\xff\xff\x7f",
-]  # fmt: skip
+    *(
+        number.to_bytes(size, order)
+        for number in (2**31 - 1, 2**30, 65535, 1000)
+        for size in (4, 8)
+        for order in ("little", "big")
+    ),
+    b'"',
+    b"'",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"[" * 2000,
+    b'{"a":' * 2000,
+    b"(" * 500,
+    b"=",
+    b",",
+    b":",
+    b"\\",
+    b"\\ud800",
+    b"\n",
+    b"\r\n",
+    b"NaN",
+    b"1e999",
+    b"-1",
+    b"99999999999999999999",
+    b"null",
+    b"true",
+    b"../",
+    b"/",
+    b"\xef\xbb\xbf",
+    b"O",
+    b"|O",
+    b"<U999999999",
+    b"'shape': (99999999999,),",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x89PNG",
+    b"IHDR",
+    b"IEND",
+    b"\xff\xd8",
+    b"\xff\xd9",
+    b"\x93NUMPY",
+    b"cos\nsystem\n",
+    b"\x80\x04",
+    b"R",
+    b".",
+    b"\x94",
+    b"r\xff\xff\xff\x7f",
+]
 
 
 @st.composite
@@ -114,7 +201,9 @@ def damaged(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
     content = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 4))):
         end = draw(st.booleans())  # headers stand at the start, or at the end
-        at = draw(st.integers(0, max(0, min(len(content), 400) if draw(st.booleans()) else len(content))))
+        at = draw(
+            st.integers(0, max(0, min(len(content), 400) if draw(st.booleans()) else len(content)))
+        )
         at = len(content) - at if end else at
         size = draw(st.sampled_from([1, 1, 2, 4, 8, 16, 64, 512]))
         how = draw(st.sampled_from(["flip", "put", "insert", "delete", "double", "cut"]))
@@ -141,7 +230,11 @@ def toml(table: dict[str, Any]) -> str:
 
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(each)}" for key, each in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(key)} = {_inline(each)}" for key, each in value.items())
+            + "}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_inline, value)) + "]"
     if isinstance(value, float):

@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import layouts as copies
 from hubserver import parquet, png, wds, zipped
 
-from zsrobust.datasets import Cut, formats, hub, prepared
-from zsrobust.datasets.hub import HubSource
-from zsrobust.datasets.layouts import LAYOUTS, open_folder
-from zsrobust.datasets.records import Opened, Record
+from zsrobust.datasets import Cut, cache
+from zsrobust.datasets.sources import formats, hub
+from zsrobust.datasets.sources.hub import HubSource
+from zsrobust.datasets.sources.layouts import LAYOUTS, open_folder
+from zsrobust.datasets.sources.records import Opened, Record
 
 PICTURES = [(index % 3, png(index)) for index in range(7)]
 NAMES = ["cat", "dog", "owl"]
@@ -29,7 +30,11 @@ SHARDS = wds(PICTURES, NAMES)
 
 def source(kind: str) -> HubSource:
     return HubSource(
-        repo="a/b", revision=REVISION, format=kind, test=("test",), label="label" if kind == "parquet" else "cls"
+        repo="a/b",
+        revision=REVISION,
+        format=kind,
+        test=("test",),
+        label="label" if kind == "parquet" else "cls",
     )
 
 
@@ -59,12 +64,25 @@ def test_parquet(content, place):
 
 
 @inputs(5_000)
-@given(content=damaged([SHARDS["test/0.tar"]]), names=damaged([SHARDS["classnames.txt"]]), count=damaged([b"1", b"1\n"]))
+@given(
+    content=damaged([SHARDS["test/0.tar"]]),
+    names=damaged([SHARDS["classnames.txt"]]),
+    count=damaged([b"1", b"1\n"]),
+)
 def test_tar(content, names, count, place):
-    for name, each in {"test/0.tar": content, "classnames.txt": names, "test/nshards.txt": count}.items():
+    for name, each in {
+        "test/0.tar": content,
+        "classnames.txt": names,
+        "test/nshards.txt": count,
+    }.items():
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(each)
-    judge("tar", lambda: read("tar", [place / "classnames.txt", place / "test/nshards.txt", place / "test/0.tar"]))
+    judge(
+        "tar",
+        lambda: read(
+            "tar", [place / "classnames.txt", place / "test/nshards.txt", place / "test/0.tar"]
+        ),
+    )
     judge("tar", lambda: read("tar", [place / "test/0.tar"]))
 
 
@@ -83,29 +101,51 @@ def encoded(kind: str, size: tuple[int, int] = (9, 7), mode: str = "RGB", **how)
 
 ENCODED = [
     *(encoded(kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")),
-    encoded("JPEG", mode="CMYK"), encoded("PNG", mode="P"), encoded("PNG", mode="LA"), encoded("PNG", mode="1"),
-    encoded("TIFF", compression="tiff_lzw"), encoded("JPEG", progressive=True), encoded("WEBP", lossless=True), encoded("PNG", (900, 1)),
-]  # fmt: skip
+    encoded("JPEG", mode="CMYK"),
+    encoded("PNG", mode="P"),
+    encoded("PNG", mode="LA"),
+    encoded("PNG", mode="1"),
+    encoded("TIFF", compression="tiff_lzw"),
+    encoded("JPEG", progressive=True),
+    encoded("WEBP", lossless=True),
+    encoded("PNG", (900, 1)),
+]
 
 
 def prepare(folder: Path, contents: list[bytes], side: int | None, cut: Cut) -> None:
     records = (Record(f"image {index}", content, 0) for index, content in enumerate(contents))
-    prepared.write(
-        folder, Opened(None, records), lambda record: 0, size=len(contents), side=side, cut=cut,
-        about={"dataset": "d", "split": "test", "source": "s"}, progress=lambda done, total: None,
-    )  # fmt: skip
-    prepared.read(folder)
+    cache.write(
+        folder,
+        Opened(None, records),
+        lambda record: 0,
+        size=len(contents),
+        side=side,
+        cut=cut,
+        about={"dataset": "d", "split": "test", "source": "s"},
+        progress=lambda done, total: None,
+    )
+    cache.read(folder)
 
 
-cuts = st.builds(Cut, st.just(4), st.sampled_from([1.0, 1.5]), st.sampled_from(["bicubic", "bilinear"]), st.booleans())
+cuts = st.builds(
+    Cut,
+    st.just(4),
+    st.sampled_from([1.0, 1.5]),
+    st.sampled_from(["bicubic", "bilinear"]),
+    st.booleans(),
+)
 
 
 @inputs(1_500)
-@given(contents=st.lists(damaged(ENCODED), min_size=4, max_size=4), side=st.sampled_from([None, None, 9]), cut=cuts)
+@given(
+    contents=st.lists(damaged(ENCODED), min_size=4, max_size=4),
+    side=st.sampled_from([None, None, 9]),
+    cut=cuts,
+)
 def test_pictures(contents, side, cut, place):
     for content in contents:  # one alone, so that another's trouble does not hide its own
         judge("pictures", lambda content=content: prepare(place / "cut", [content], side, cut))
-        prepared.shutil.rmtree(place / "cut", ignore_errors=True)
+        cache.shutil.rmtree(place / "cut", ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -115,21 +155,28 @@ def split(place):
 
 
 ABOUT = {
-    "format": prepared.FORMAT, "dataset": "d", "split": "test", "source": "s", "images": 3, "digest": "0" * 64,
+    "format": cache.FORMAT,
+    "dataset": "d",
+    "split": "test",
+    "source": "s",
+    "images": 3,
+    "digest": "0" * 64,
     "cut": {"side": 4, "zoom": 1.0, "interpolation": "bicubic", "squash": False},
-}  # fmt: skip
+}
 
 
 @inputs(4_000)
 @given(data=st.data())
 def test_prepared(data, split):
-    files = {name: (split / name).read_bytes() for name in ("about.json", "pixels.npy", "labels.npy")}
+    files = {
+        name: (split / name).read_bytes() for name in ("about.json", "pixels.npy", "labels.npy")
+    }
     name = data.draw(st.sampled_from([*files, "values"]))
     if name == "values":
         (split / "about.json").write_text(json.dumps(data.draw(edited(ABOUT))))
     else:
         (split / name).write_bytes(data.draw(damaged([files[name]])))
-    found = judge("prepared cache", lambda: prepared.read(split))
+    found = judge("prepared cache", lambda: cache.read(split))
     if found is not None:
         assert np.asarray(found.pixels[:1]).dtype == np.uint8
     for each, content in files.items():
@@ -149,11 +196,25 @@ def test_listings(listing, kind, place):
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
-    monkeypatch.setattr(hub, "_check_there", lambda source: (_ for _ in ()).throw(hub.Unreachable("no network here")))
+    monkeypatch.setattr(
+        hub,
+        "_check_there",
+        lambda source: (_ for _ in ()).throw(hub.Unreachable("no network here")),
+    )
 
 
 SIDES = {"cifar10": 32, "cifar100": 32, "stl10": 96, "pcam": 96}
-TEXTS = ["cifar10", "cifar100", "stl10", "sun397", "food101", "oxford_pets", "dtd", "fgvc_aircraft", "tiny_imagenet"]
+TEXTS = [
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "sun397",
+    "food101",
+    "oxford_pets",
+    "dtd",
+    "fgvc_aircraft",
+    "tiny_imagenet",
+]
 MATLAB, HDF5 = ["flowers102", "stanford_cars"], ["pcam"]
 
 
@@ -164,14 +225,18 @@ def local(tmp_path_factory):
     for name in [*TEXTS, *MATLAB, *HDF5]:
         side = SIDES.get(name, 8)
         pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
-        copies.build(name, root, [(label, pixels[label]) for label in (0, 1, 0)], ["n01443537", "n01629819"])
+        copies.build(
+            name, root, [(label, pixels[label]) for label in (0, 1, 0)], ["n01443537", "n01629819"]
+        )
     return root
 
 
 def damage(data, name: str, local: Path) -> None:
     folder = local / LAYOUTS[name].folder
     files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() not in (".jpg", ".jpeg", ".png")
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix.lower() not in (".jpg", ".jpeg", ".png")
     )
     path = data.draw(st.sampled_from(files))
     before = path.read_bytes()
@@ -213,7 +278,8 @@ def test_local_copies_with_hdf5_files(data, name, local):
 
 @inputs(200)
 @given(
-    name=st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20), content=damaged(ENCODED)
+    name=st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20),
+    content=damaged(ENCODED),
 )
 def test_folders_of_any_name(name, content, place):
     folder = place / "folders" / name
@@ -222,4 +288,4 @@ def test_folders_of_any_name(name, content, place):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "0.png").write_bytes(content)
     judge("folders", lambda: list(open_folder(place / "folders").records))
-    prepared.shutil.rmtree(place / "folders")
+    cache.shutil.rmtree(place / "folders")

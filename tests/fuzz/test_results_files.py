@@ -11,9 +11,12 @@ from fuzz_inputs import TEXTS, damaged, edited, inputs, judge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsrobust import comparison, report, results, suites, tables
-from zsrobust.registry import UNPRINTABLE
-from zsrobust.results import Outcomes, Samples
+from zsrobust import results
+from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
+from zsrobust.reporting import comparison, report, tables
+from zsrobust.results import store
+from zsrobust.results.cell import Outcomes, Samples
+from zsrobust.settings import suites
 
 STORED = Path(__file__).parents[2] / "results/mini/sound/pgd10-eps=6-255"
 CELLS = [STORED / "clip/mini_shapes.json", STORED / "tecoa/mini_arrows.json"]
@@ -27,11 +30,13 @@ def read(path: Path):
     """Read a cell where it is; one that belongs elsewhere is put there and read again."""
     try:
         return results.read(path)
-    except results.ZSRobustError as error:
+    except ZSRobustError as error:
         if "belongs elsewhere" not in str(error):
             raise
     stored = json.loads(path.read_bytes())
-    place = results.Result(**{key: value for key, value in stored.items() if key not in ("format", "digest")}).path
+    place = results.Result(
+        **{key: value for key, value in stored.items() if key not in ("format", "digest")}
+    ).path
     other = path.parents[4] / place.with_name(place.name + ".json")
     assert other.resolve().is_relative_to(path.parents[4].resolve())
     other.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def sign(stored) -> bytes:
     """A document with the digest that belongs to it, or it alone would give every edit away."""
     if isinstance(stored, dict):
         stored.pop("digest", None)
-        stored["digest"] = results._digest(stored)
+        stored["digest"] = store._digest(stored)
     return json.dumps(stored).encode()
 
 
@@ -92,7 +97,9 @@ def folder(tmp_path_factory):
     """The rows of two defenses."""
     folder = tmp_path_factory.mktemp("shown") / "results"
     for defense in ("clip", "tecoa"):
-        shutil.copytree(STORED / defense, folder / (STORED / defense).relative_to(STORED.parents[2]))
+        shutil.copytree(
+            STORED / defense, folder / (STORED / defense).relative_to(STORED.parents[2])
+        )
     return folder
 
 
@@ -113,11 +120,22 @@ def odd(draw: st.DrawFn) -> dict[str, Any]:
     stored["clean_correct"] = draw(st.sampled_from([0, 1, stored["images"]]))
     stored["robust_correct"] = 0
     more = {
-        "flags": st.lists(texts, max_size=2), "versions": st.dictionaries(texts, texts, max_size=2), "device": texts, "error": texts,
-        "seconds": numbers, "status": st.sampled_from(["ok", "failed"]),
-        "training": st.fixed_dictionaries({"epoch_seconds": numbers, "history": st.lists(st.fixed_dictionaries({"distance": numbers}), max_size=2)}),
-        "predicted": st.fixed_dictionaries({"seconds": numbers, "forward": numbers, "backward": numbers}),
-    }  # fmt: skip
+        "flags": st.lists(texts, max_size=2),
+        "versions": st.dictionaries(texts, texts, max_size=2),
+        "device": texts,
+        "error": texts,
+        "seconds": numbers,
+        "status": st.sampled_from(["ok", "failed"]),
+        "training": st.fixed_dictionaries(
+            {
+                "epoch_seconds": numbers,
+                "history": st.lists(st.fixed_dictionaries({"distance": numbers}), max_size=2),
+            }
+        ),
+        "predicted": st.fixed_dictionaries(
+            {"seconds": numbers, "forward": numbers, "backward": numbers}
+        ),
+    }
     for name in draw(st.lists(st.sampled_from(sorted(more)), max_size=3)):
         stored[name] = draw(more[name])
     return stored

@@ -7,15 +7,39 @@ from fuzz_inputs import TEXTS, inputs, judge, words
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsrobust import protocols, suites
 from zsrobust.attacks import attacks
+from zsrobust.core.files import slug
+from zsrobust.core.specs import format_eps, join_spec, parse_eps, parse_fields, split_spec
 from zsrobust.datasets import datasets
 from zsrobust.defenses import defenses
-from zsrobust.registry import format_eps, join_spec, parse_eps, parse_fields, split_spec
-from zsrobust.results import slug
+from zsrobust.settings import protocols, suites
 
-KEYS = ["", "eps", "steps", "step_size", "restarts", "norm", "loss", "random_start", "of", "weight", "lr", "epochs", "alpha", "layer",
-        "distance", "precision", "zoom", "engine", "seed", "limit", "tokens", "knowledge", "PGD", "alpha"]  # fmt: skip
+KEYS = [
+    "",
+    "eps",
+    "steps",
+    "step_size",
+    "restarts",
+    "norm",
+    "loss",
+    "random_start",
+    "of",
+    "weight",
+    "lr",
+    "epochs",
+    "alpha",
+    "layer",
+    "distance",
+    "precision",
+    "zoom",
+    "engine",
+    "seed",
+    "limit",
+    "tokens",
+    "knowledge",
+    "PGD",
+    "alpha",
+]
 VALUES = [
     "1",
     "3",
@@ -44,7 +68,11 @@ def mostly(known: list[str]) -> st.SearchStrategy[str]:
 def specs(draw: st.DrawFn, names: list[str]) -> str:
     name = draw(mostly(names))
     parts = draw(st.lists(st.tuples(mostly(KEYS), mostly(VALUES)), max_size=3))
-    return f"{name}:{','.join(f'{key}={value}' if key else value for key, value in parts)}" if parts else name
+    return (
+        f"{name}:{','.join(f'{key}={value}' if key else value for key, value in parts)}"
+        if parts
+        else name
+    )
 
 
 @inputs(12_000)
@@ -82,7 +110,12 @@ def test_names(name):
 
 
 @inputs(10_000)
-@given(words | st.fractions().map(str) | st.floats().map(repr) | st.integers().map(lambda n: f"{n}/255"))
+@given(
+    words
+    | st.fractions().map(str)
+    | st.floats().map(repr)
+    | st.integers().map(lambda n: f"{n}/255")
+)
 def test_bounds(text):
     eps = judge("parse_eps", lambda: parse_eps(text))
     if eps is not None:

@@ -10,21 +10,21 @@ from fuzz_inputs import damaged, edited, inputs, judge, toml
 from hypothesis import given
 from PIL import Image
 
-from zsrobust import protocols, suites
 from zsrobust.attacks import attacks
+from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import datasets
 from zsrobust.datasets.catalogue import entries
 from zsrobust.defenses import defenses
-from zsrobust.entries import _loaded, load_entries
-from zsrobust.registry import load_plugins
+from zsrobust.running.entries import _loaded, load_entries
+from zsrobust.settings import protocols, suites
 
 
 def ours(package, name):
     return resources.files(package).joinpath(f"{name}.toml").read_bytes()
 
 
-SUITES = [ours("zsrobust.suites", name) for name in suites.names()]
-PROTOCOLS = [ours("zsrobust.protocols", name) for name in protocols.names()]
+SUITES = [ours("zsrobust.settings.suites", name) for name in suites.names()]
+PROTOCOLS = [ours("zsrobust.settings.protocols", name) for name in protocols.names()]
 SUITE = {**tomllib.loads(SUITES[0].decode()), "limits": {"autoattack": 32}}
 ENTRIES = {
     "dataset": {
@@ -36,15 +36,29 @@ ENTRIES = {
             "side": 4,
             "dropped": ["c"],
         },
-        "own": {"like": "cifar10", "folder": "birds", "folders": ["a", "b"], "by_class": True, "may_be_shown": False},
+        "own": {
+            "like": "cifar10",
+            "folder": "birds",
+            "folders": ["a", "b"],
+            "by_class": True,
+            "may_be_shown": False,
+        },
         "far": {
             "like": "cifar10",
             "size": 5,
-            "sources": [{"repo": "a/b", "revision": "0" * 40, "format": "parquet", "test": ["test"]}],
+            "sources": [
+                {"repo": "a/b", "revision": "0" * 40, "format": "parquet", "test": ["test"]}
+            ],
         },
     },
     "weights": {
-        "mine": {"title": "Mine", "paper": "x", "where": "mine.pt", "sha256": "0" * 64, "backbone": "ViT-B-32/openai"}
+        "mine": {
+            "title": "Mine",
+            "paper": "x",
+            "where": "mine.pt",
+            "sha256": "0" * 64,
+            "backbone": "ViT-B-32/openai",
+        }
     },
 }
 
@@ -98,7 +112,9 @@ def test_edited_protocols(values, place):
 def registered():
     """What a file registers is forgotten."""
     load_plugins()
-    kept = [(registry, dict(registry)) for registry in (entries, datasets._entries, defenses._entries)]
+    kept = [
+        (registry, dict(registry)) for registry in (entries, datasets._entries, defenses._entries)
+    ]
 
     def forget() -> None:
         for registry, before in kept:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import make_clip, moved
 
-from zsrobust.classifier import load_clip
 from zsrobust.defenses.weights import load_tower
+from zsrobust.models.clip import load_clip
 from zsrobust.training import Checkpoint, Recipe
 
 
@@ -42,7 +42,9 @@ METADATA = {
 
 
 def saved(metadata):
-    return safetensors.torch.save(TENSORS, {storable(name): json.dumps(value) for name, value in metadata.items()})
+    return safetensors.torch.save(
+        TENSORS, {storable(name): json.dumps(value) for name, value in metadata.items()}
+    )
 
 
 def storable(name: str) -> str:
@@ -77,7 +79,11 @@ DTYPES = [
     "X",
     "",
 ]
-claims = st.integers(0, 2**63) | st.sampled_from([0, 1, 6, 24, 28, 40, 41, 10**12, 2**62, -1]) | st.sampled_from(DTYPES)
+claims = (
+    st.integers(0, 2**63)
+    | st.sampled_from([0, 1, 6, 24, 28, 40, 41, 10**12, 2**62, -1])
+    | st.sampled_from(DTYPES)
+)
 
 
 def use(path: Path) -> None:
@@ -118,7 +124,12 @@ SHARED = torch.zeros(1)
 PACKED = [
     packed({"state_dict": TENSORS, "epoch": 3}),
     packed(TENSORS),
-    packed({"vision_encoder_state_dict": {f"module.{name}": each for name, each in TENSORS.items()}, "add_prompter": {}}),
+    packed(
+        {
+            "vision_encoder_state_dict": {f"module.{name}": each for name, each in TENSORS.items()},
+            "add_prompter": {},
+        }
+    ),
     packed(TENSORS, _use_new_zipfile_serialization=False),
     packed(
         {
@@ -139,11 +150,22 @@ def test_weights_of_others(content, name, clip, place):
 
 
 KINDS = [
-    lambda each: each.double(), lambda each: each.to(torch.complex64), lambda each: each.to_sparse(), lambda each: each.bool(),
-    lambda each: each[..., None], lambda each: each * float("nan"), lambda each: each.to(torch.int8), lambda each: each.to("meta"),
-    lambda each: each.clone().requires_grad_(True), lambda each: each.new_zeros(1).expand(10**5, 10**5), lambda each: 3, lambda each: "x",
-    lambda each: {"a": each}, lambda each: torch.quantize_per_tensor(each, 0.1, 0, torch.qint8), lambda each: each.t() if each.ndim == 2 else each,
-]  # fmt: skip
+    lambda each: each.double(),
+    lambda each: each.to(torch.complex64),
+    lambda each: each.to_sparse(),
+    lambda each: each.bool(),
+    lambda each: each[..., None],
+    lambda each: each * float("nan"),
+    lambda each: each.to(torch.int8),
+    lambda each: each.to("meta"),
+    lambda each: each.clone().requires_grad_(True),
+    lambda each: each.new_zeros(1).expand(10**5, 10**5),
+    lambda each: 3,
+    lambda each: "x",
+    lambda each: {"a": each},
+    lambda each: torch.quantize_per_tensor(each, 0.1, 0, torch.qint8),
+    lambda each: each.t() if each.ndim == 2 else each,
+]
 
 
 def changed(kind, each):
@@ -164,7 +186,9 @@ def test_tensors_of_other_kinds(data, clip, place):
         name = data.draw(st.sampled_from([*sorted(map(str, weights)), *TEXTS[:4]]))
         place_of = data.draw(st.sampled_from([name, name, 7, "state_dict"]))
         weights[place_of] = changed(data.draw(st.sampled_from(KINDS)), weights.get(name, SHARED))
-    wrapped = data.draw(st.sampled_from([weights, {"state_dict": weights}, {"a": weights}, [weights]]))
+    wrapped = data.draw(
+        st.sampled_from([weights, {"state_dict": weights}, {"a": weights}, [weights]])
+    )
     if isinstance(wrapped, dict) and data.draw(st.booleans()):
         wrapped["vision_encoder_state_dict"] = wrapped
     torch.save(wrapped, place / "kinds.pt")

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks.draws import Draws
-from zsrobust.registry import Registry, ZSRobustError, format_eps
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.registry import Registry
+from zsrobust.core.specs import format_eps
 
 Norm = Literal["linf", "l2"]
 
@@ -36,7 +38,9 @@ class Attack(Protocol):
     def norm(self) -> Norm:
         """The norm of the bound."""
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images for images (N, 3, S, S) in [0, 1] and labels (N,) int64.
 
         All randomness comes from `draws`, an image's own. Gradients are taken with respect to images only.
@@ -62,11 +66,15 @@ def check_bounds(eps: float, norm: Norm, **positive: float) -> None:
     if not all(map(math.isfinite, (eps, *positive.values()))):
         raise ZSRobustError("An attack's numbers must be finite. See: zsrobust list attacks")
     if norm == "linf" and eps >= 1:
-        raise ZSRobustError(f"eps {eps:g} is beyond any pixel in [0, 1]. Write it as 8/255, or a number in (0, 1).")
+        raise ZSRobustError(
+            f"eps {eps:g} is beyond any pixel in [0, 1]. Write it as 8/255, or a number in (0, 1)."
+        )
     for name, value in {"eps": eps, **positive}.items():
         if not value > 0:
             shown = format_eps(value) if name in ("eps", "step_size") else value
-            raise ZSRobustError(f"An attack's {name} must be positive, not {shown}. See: zsrobust list attacks")
+            raise ZSRobustError(
+                f"An attack's {name} must be positive, not {shown}. See: zsrobust list attacks"
+            )
 
 
 @contextmanager

@@ -49,7 +49,9 @@ class APGD:
         steps = self.restarts * (self.steps + 1) * self.plan(classes).get("targets", 1)
         return steps + 2, steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
         with frozen(classifier):
             search, logits = Search.begin(classifier, images, labels)
@@ -115,7 +117,9 @@ class Search:
         if not wrong.any():
             return None
         rows = wrong.nonzero()[:, 0]
-        first = torch.full_like(self.labels, len(owners)).scatter_reduce(0, owners[rows], rows, "amin")[owners[rows]]
+        first = torch.full_like(self.labels, len(owners)).scatter_reduce(
+            0, owners[rows], rows, "amin"
+        )[owners[rows]]
         self.adversarial[owners[first]] = points[first]
         self.broken[owners[first]] = True
         return (~self.broken[owners]).nonzero()[:, 0]
@@ -194,22 +198,48 @@ LOSSES: dict[str, Loss] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
 
 
 def apgd(
-    classifier: nn.Module, search: Search, draws: Draws, loss: str = "ce",
-    *, eps: float, norm: Norm, steps: int = 100, restarts: int = 1,
-) -> None:  # fmt: skip
+    classifier: nn.Module,
+    search: Search,
+    draws: Draws,
+    loss: str = "ce",
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int = 100,
+    restarts: int = 1,
+) -> None:
     """Climb the loss, one of LOSSES, from random starts at the edge of the ball around each image, one a restart."""
     for restart in range(restarts):
         left = search.left
         if not len(left):
             break
-        starts = _starts(search.images[left], draws[left], eps, norm, f"apgd-{loss}", *_again(restart))
-        climb(classifier, search, left, search.labels[left], starts, LOSSES[loss], eps=eps, norm=norm, steps=steps)
+        starts = _starts(
+            search.images[left], draws[left], eps, norm, f"apgd-{loss}", *_again(restart)
+        )
+        climb(
+            classifier,
+            search,
+            left,
+            search.labels[left],
+            starts,
+            LOSSES[loss],
+            eps=eps,
+            norm=norm,
+            steps=steps,
+        )
 
 
 def apgd_targeted(
-    classifier: nn.Module, search: Search, targets: Tensor, draws: Draws,
-    *, eps: float, norm: Norm, steps: int = 100, restarts: int = 1,
-) -> None:  # fmt: skip
+    classifier: nn.Module,
+    search: Search,
+    targets: Tensor,
+    draws: Draws,
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int = 100,
+    restarts: int = 1,
+) -> None:
     """Climb the targeted DLR loss toward each of the targets (N, T), from a random start for each, and each restart."""
     for restart in range(restarts):
         for owners, ranks in search.pairs(targets):
@@ -219,7 +249,17 @@ def apgd_targeted(
                 for of in [owners[ranks == rank]]
             ]
             chosen = targets[owners, ranks]
-            climb(classifier, search, owners, chosen, torch.cat(starts), targeted_dlr, eps=eps, norm=norm, steps=steps)
+            climb(
+                classifier,
+                search,
+                owners,
+                chosen,
+                torch.cat(starts),
+                targeted_dlr,
+                eps=eps,
+                norm=norm,
+                steps=steps,
+            )
 
 
 def _again(restart: int) -> tuple[int, ...]:
@@ -228,20 +268,43 @@ def _again(restart: int) -> tuple[int, ...]:
 
 
 def climb(
-    classifier: nn.Module, search: Search, owners: Tensor, targets: Tensor, starts: Tensor, loss: Loss,
-    *, eps: float, norm: Norm, steps: int,
-) -> Climb | None:  # fmt: skip
+    classifier: nn.Module,
+    search: Search,
+    owners: Tensor,
+    targets: Tensor,
+    starts: Tensor,
+    loss: Loss,
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int,
+) -> Climb | None:
     """Take the steps, whose size is halved where the loss does not rise; return the rows of images not broken."""
     images, labels = search.images[owners], search.labels[owners]
     value, gradient, wrong = _look(classifier, starts, labels, targets, loss)
     if not (gradient.flatten(1).any(1) | wrong).all():
-        warnings.warn("APGD: there are points with zero gradient; the numbers may flatter.", stacklevel=2)
+        warnings.warn(
+            "APGD: there are points with zero gradient; the numbers may flatter.", stacklevel=2
+        )
     size = torch.full_like(value, 2 * eps)[:, None, None, None]
     none = torch.zeros_like(labels)
     rows = Climb(
-        owners, images, labels, targets, starts, starts, gradient, value, value, starts, gradient,
-        size, none, value, torch.ones_like(wrong),
-    )  # fmt: skip
+        owners,
+        images,
+        labels,
+        targets,
+        starts,
+        starts,
+        gradient,
+        value,
+        value,
+        starts,
+        gradient,
+        size,
+        none,
+        value,
+        torch.ones_like(wrong),
+    )
     kept = search.take(owners, starts, wrong)
     interval = max(int(0.22 * steps), 1)
     checkpoint = interval
@@ -283,7 +346,9 @@ def _step(rows: Climb, eps: float, norm: Norm, momentum: float) -> Tensor:
     uphill = _project(rows.point + rows.size * direction, rows.image, eps, norm)
     if not momentum:
         return uphill
-    onward = rows.point + (1 - momentum) * (uphill - rows.point) + momentum * (rows.point - rows.before)
+    onward = (
+        rows.point + (1 - momentum) * (uphill - rows.point) + momentum * (rows.point - rows.before)
+    )
     return _project(onward, rows.image, eps, norm)
 
 
@@ -308,7 +373,10 @@ def _project(points: Tensor, images: Tensor, eps: float, norm: Norm) -> Tensor:
     if norm == "linf":
         return torch.clamp(points, images - eps, images + eps).clamp_(0, 1)
     delta = points - images
-    return (images + delta * per_image((eps / perturbation_size(delta, norm).clamp_min(1e-12)).clamp_max(1))).clamp_(0, 1)
+    return (
+        images
+        + delta * per_image((eps / perturbation_size(delta, norm).clamp_min(1e-12)).clamp_max(1))
+    ).clamp_(0, 1)
 
 
 def _scaled(delta: Tensor, norm: Norm) -> Tensor:

@@ -68,18 +68,29 @@ class AutoAttack:
         """
         plan = self.plan(classes)
         targets = plan.get("targets", 0)
-        times = {"apgd-ce": self.restarts, "apgd-dlr": 1, "margin": 1, "apgd-t": targets, "fab-t": targets, "square": 0}
+        times = {
+            "apgd-ce": self.restarts,
+            "apgd-dlr": 1,
+            "margin": 1,
+            "apgd-t": targets,
+            "fab-t": targets,
+            "square": 0,
+        }
         steps = 101 * sum(times[part] for part in plan["parts"])
         again = 100 * targets if self.engine == "library" else 0
         return steps + again + (5000 if "square" in self.parts else 0), steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
         with frozen(classifier):
             search, logits = Search.begin(classifier, images, labels)
             plan = self.plan(logits.shape[1])
             for part in plan["skipped"]:
-                instead = f"PGD-100 on the margin for {part.upper()}, which needs {CLASSES[part]} classes"
+                instead = (
+                    f"PGD-100 on the margin for {part.upper()}, which needs {CLASSES[part]} classes"
+                )
                 warnings.warn(f"AutoAttack: {instead}.", stacklevel=2)
             targets = rivals(logits, labels, plan.get("targets", 0))
             if self.engine == "ours":
@@ -93,7 +104,15 @@ class AutoAttack:
                 elif self.engine == "library":
                     self._library(part, plan["targets"], classifier, search, draws)
                 elif part == "apgd-ce":
-                    apgd(classifier, search, draws, "ce", eps=self.eps, norm=self.norm, restarts=self.restarts)
+                    apgd(
+                        classifier,
+                        search,
+                        draws,
+                        "ce",
+                        eps=self.eps,
+                        norm=self.norm,
+                        restarts=self.restarts,
+                    )
                 elif part == "apgd-dlr":
                     apgd(classifier, search, draws, "dlr", eps=self.eps, norm=self.norm)
                 elif part == "apgd-t":
@@ -103,17 +122,31 @@ class AutoAttack:
                 else:
                     square(classifier, search, draws, eps=self.eps, norm=self.norm)
                 search.verify(classifier, before)
-                if part == "square" and self.engine == "ours" and bool((search.broken & ~before).any()):
-                    warnings.warn("AutoAttack: Square Attack has decreased the number of robust images.", stacklevel=2)
+                if (
+                    part == "square"
+                    and self.engine == "ours"
+                    and bool((search.broken & ~before).any())
+                ):
+                    warnings.warn(
+                        "AutoAttack: Square Attack has decreased the number of robust images.",
+                        stacklevel=2,
+                    )
         return search.adversarial
 
     def _margin(self, classifier: nn.Module, search: Search, draws: Draws) -> None:
         """Attack the margin with PGD-100."""
-        attack, left = PGD(eps=self.eps, norm=self.norm, step_size=self.eps / 4, steps=100, loss="margin"), search.left
+        attack, left = (
+            PGD(eps=self.eps, norm=self.norm, step_size=self.eps / 4, steps=100, loss="margin"),
+            search.left,
+        )
         found = attack(classifier, search.images[left], search.labels[left], draws[left])
-        search.take(left, found, torch.ones_like(search.broken[left]))  # what is not wrong is given up when verified
+        search.take(
+            left, found, torch.ones_like(search.broken[left])
+        )  # what is not wrong is given up when verified
 
-    def _library(self, part: str, targets: int, classifier: nn.Module, search: Search, draws: Draws) -> None:
+    def _library(
+        self, part: str, targets: int, classifier: nn.Module, search: Search, draws: Draws
+    ) -> None:
         """Run a part of the library on the images that are left."""
         import pyautoattack
 
@@ -121,12 +154,19 @@ class AutoAttack:
         norm = {"linf": "Linf", "l2": "L2"}[self.norm]
         with _contained(search.images.device):
             library = pyautoattack.AutoAttack(
-                classifier, attacks=[part], version="custom", eps=self.eps, norm=norm, seed=draws.seed(),
+                classifier,
+                attacks=[part],
+                version="custom",
+                eps=self.eps,
+                norm=norm,
+                seed=draws.seed(),
                 device=search.images.device,
-            )  # fmt: skip
+            )
             library.apgd.n_restarts = library.fab.n_restarts = 1
             library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
-            found, _ = library.run_standard_evaluation(search.images[left], search.labels[left], batch_size=len(left))
+            found, _ = library.run_standard_evaluation(
+                search.images[left], search.labels[left], batch_size=len(left)
+            )
         search.take(left, found, torch.ones_like(search.broken[left]))
 
 
@@ -195,7 +235,9 @@ def _contained(device: torch.device) -> Iterator[None]:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
-            if record.levelno >= logging.WARNING and "target classes" not in message:  # the plan has those
+            if (
+                record.levelno >= logging.WARNING and "target classes" not in message
+            ):  # the plan has those
                 warnings.warn(f"AutoAttack: {message}", stacklevel=2)
 
     logger, handler, tracer = logging.getLogger("auto-attack"), Handler(), sys.gettrace()

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # of splitmix64 (Steele, Lea & Flood, OOPSLA 2014), as a signed integer
+GOLDEN = 0x9E3779B97F4A7C15 - (
+    1 << 64
+)  # of splitmix64 (Steele, Lea & Flood, OOPSLA 2014), as a signed integer
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Draws:
     seeds: Tensor  #: (N,) int64
 
     @classmethod
-    def of(cls, seed: int, name: str, positions: NDArray[np.int64], device: torch.device | str = "cpu") -> "Draws":
+    def of(
+        cls, seed: int, name: str, positions: NDArray[np.int64], device: torch.device | str = "cpu"
+    ) -> "Draws":
         """Return the source for the images of a dataset at these positions, under a seed."""
         places = torch.from_numpy(np.ascontiguousarray(positions)).to(device)
         return cls(_mix(places * GOLDEN + _number(f"{seed} {name}")))
@@ -43,8 +47,14 @@ class Draws:
         counter = torch.arange(1, math.prod(shape) + 1, device=stream.device) * GOLDEN
         # Image by image on the CPU, whose caches hold one; all at once elsewhere.
         parts = stream.split(1 if stream.device.type == "cpu" else max(1, len(stream)))
-        numbers = [(_shifted(_mix(part[:, None] + counter), 40).float() * 2**-24) for part in parts]  # 24 bits, as float32
-        return torch.cat(numbers).view(len(self), *shape) if numbers else torch.empty(0, *shape, device=stream.device)
+        numbers = [
+            (_shifted(_mix(part[:, None] + counter), 40).float() * 2**-24) for part in parts
+        ]  # 24 bits, as float32
+        return (
+            torch.cat(numbers).view(len(self), *shape)
+            if numbers
+            else torch.empty(0, *shape, device=stream.device)
+        )
 
     def normal(self, shape: Sequence[int], *key: object) -> Tensor:
         """Return (N, *shape) float32, of the standard normal distribution (Box and Muller, 1958)."""

@@ -13,7 +13,7 @@ import zsrobust.attacks.square  # noqa: F401 (the default's members must be regi
 from zsrobust.attacks import Attack, Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.apgd import Search
 from zsrobust.attacks.draws import Draws
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,9 @@ class Ensemble:
         """The attacks by spec, in their order; raises ZSRobustError for what is no attack."""
         specs = [spec.strip() for spec in self.of.split("+")]
         if not all(specs) or len(set(specs)) < len(specs):
-            raise ZSRobustError(f"An ensemble is of attacks, each once, and not of {self.of!r}. See: zsrobust list attacks")
+            raise ZSRobustError(
+                f"An ensemble is of attacks, each once, and not of {self.of!r}. See: zsrobust list attacks"
+            )
         given: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "step_size": self.step_size}
         given |= {} if self.early_stop is None else {"early_stop": self.early_stop}
         return {spec: attacks.create(spec, given) for spec in specs}
@@ -55,19 +57,30 @@ class Ensemble:
 
         def describe(member: Any) -> dict[str, Any]:
             given = {name for name, value in vars(self).items() if value is not None}
-            own = {name: value for name, value in asdict(member).items() if name not in given and value is not None}
+            own = {
+                name: value
+                for name, value in asdict(member).items()
+                if name not in given and value is not None
+            }
             return {**own, **({"plan": member.plan(classes)} if hasattr(member, "plan") else {})}
 
-        return {"members": [{"spec": spec, **describe(member)} for spec, member in self.members.items()]}
+        return {
+            "members": [{"spec": spec, **describe(member)} for spec, member in self.members.items()]
+        }
 
     @property
     def passes(self) -> Callable[[int], tuple[int, int]]:
         """The sum of the members' passes, with a prediction before and one after each; missing where a member has none."""
         members: list[Any] = list(self.members.values())
         sums = [member.passes for member in members]
-        return lambda classes: (1 + len(sums) + sum(one(classes)[0] for one in sums), sum(one(classes)[1] for one in sums))
+        return lambda classes: (
+            1 + len(sums) + sum(one(classes)[0] for one in sums),
+            sum(one(classes)[1] for one in sums),
+        )
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no member found an adversarial one."""
         with frozen(classifier):
             search, _ = Search.begin(classifier, images, labels)

@@ -44,12 +44,19 @@ class FAB:
         steps = (self.steps + 1) * self.plan(classes)["targets"]
         return steps + 2, steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
         with frozen(classifier):
             search, logits = Search.begin(classifier, images, labels)
-            before, targets = search.broken.clone(), rivals(logits, labels, self.plan(logits.shape[1])["targets"])
-            fab_targeted(classifier, search, targets, eps=self.eps, norm=self.norm, steps=self.steps)
+            before, targets = (
+                search.broken.clone(),
+                rivals(logits, labels, self.plan(logits.shape[1])["targets"]),
+            )
+            fab_targeted(
+                classifier, search, targets, eps=self.eps, norm=self.norm, steps=self.steps
+            )
             search.verify(classifier, before)
         return search.adversarial
 
@@ -66,7 +73,13 @@ class Walk(Rows):
 
 
 def fab_targeted(
-    classifier: nn.Module, search: Search, targets: Tensor, *, eps: float, norm: Norm, steps: int = 100
+    classifier: nn.Module,
+    search: Search,
+    targets: Tensor,
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int = 100,
 ) -> None:
     """Walk from the images to the boundary of each of their targets (N, T) until a point within eps is adversarial."""
     for owners, ranks in search.pairs(targets):
@@ -96,7 +109,9 @@ def _step(rows: Walk, gap: Tensor, gradient: Tensor, wrong: Tensor, norm: Norm) 
     """Return the points beyond the linearized boundary: between those nearest to the point, and nearest to the image."""
     back = torch.where(per_image(wrong), torch.lerp(rows.image, rows.point, BACK), rows.point)
     origins = torch.cat([back, rows.image])
-    gaps = gap.repeat(2) + (gradient.repeat(2, 1, 1, 1) * (origins - rows.point.repeat(2, 1, 1, 1))).flatten(1).sum(1)
+    gaps = gap.repeat(2) + (
+        gradient.repeat(2, 1, 1, 1) * (origins - rows.point.repeat(2, 1, 1, 1))
+    ).flatten(1).sum(1)
     moves = to_boundary(origins, gaps, gradient.repeat(2, 1, 1, 1), norm)
     on, out = (origins + OVERSHOOT * moves).chunk(2)  # from the point, from the image
     far, farther = perturbation_size(moves, norm).clamp_min(1e-8).chunk(2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import project, uniform_start, uphill
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class FeatureL2:
         """Return the numbers of forward and of backward passes that an image takes."""
         return self.steps + 1, self.steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1], whatever the labels; see `zsrobust.attacks.Attack`.
 
         Raises ZSRobustError for a classifier without `features`.
@@ -53,9 +55,17 @@ class FeatureL2:
                 distances = (embed(points.requires_grad_()) - clean).square().sum(1)
                 (gradient,) = torch.autograd.grad(distances.sum(), points)
                 stuck |= not gradient.flatten(1).any(dim=1).all()
-                points = project(images, points.detach() + uphill(gradient, self.step_size, self.norm), self.eps, self.norm)
+                points = project(
+                    images,
+                    points.detach() + uphill(gradient, self.step_size, self.norm),
+                    self.eps,
+                    self.norm,
+                )
         if stuck:
-            warnings.warn("feature_l2: some images have a gradient of exactly zero; the numbers may flatter.", stacklevel=2)
+            warnings.warn(
+                "feature_l2: some images have a gradient of exactly zero; the numbers may flatter.",
+                stacklevel=2,
+            )
         return points
 
 

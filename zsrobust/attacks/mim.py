@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import objective, project, uphill
-from zsrobust.registry import ZSRobustError
+from zsrobust.core.errors import ZSRobustError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,17 @@ class MIM:
     def __post_init__(self) -> None:
         check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size)
         if not 0 <= self.decay <= 1:
-            raise ZSRobustError(f"An attack's decay is between 0 and 1, not {self.decay}. See: zsrobust list attacks")
+            raise ZSRobustError(
+                f"An attack's decay is between 0 and 1, not {self.decay}. See: zsrobust list attacks"
+            )
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
         return self.steps, self.steps
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`."""
         adversarial, momentum = images.clone(), torch.zeros_like(images)
         left = torch.arange(len(images), device=images.device)
@@ -44,7 +48,9 @@ class MIM:
             for step in range(self.steps):
                 points = adversarial[left].requires_grad_()
                 logits = classifier(points)
-                (gradient,) = torch.autograd.grad(objective("ce", logits, labels[left]).sum(), points)
+                (gradient,) = torch.autograd.grad(
+                    objective("ce", logits, labels[left]).sum(), points
+                )
                 if self.early_stop and step:  # the first is the clean image
                     safe = logits.argmax(1) == labels[left]
                     left, points, gradient = left[safe], points[safe], gradient[safe]
@@ -52,8 +58,13 @@ class MIM:
                     break
                 size = gradient.flatten(1).norm(p=1, dim=1)[:, None, None, None]
                 if not size.all():
-                    warnings.warn("MIM: some images have a gradient of exactly zero; the numbers may flatter.", stacklevel=2)
-                momentum[left] = self.decay * momentum[left] + gradient / size.clamp_min(torch.finfo(size.dtype).tiny)
+                    warnings.warn(
+                        "MIM: some images have a gradient of exactly zero; the numbers may flatter.",
+                        stacklevel=2,
+                    )
+                momentum[left] = self.decay * momentum[left] + gradient / size.clamp_min(
+                    torch.finfo(size.dtype).tiny
+                )
                 moved = points.detach() + uphill(momentum[left], self.step_size, self.norm)
                 adversarial[left] = project(images[left], moved, self.eps, self.norm)
         return adversarial

@@ -42,7 +42,14 @@ class PGD:
 
     def __post_init__(self) -> None:
         eot = 1 if self.eot is None else self.eot
-        check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size, restarts=self.restarts, eot=eot)
+        check_bounds(
+            self.eps,
+            self.norm,
+            steps=self.steps,
+            step_size=self.step_size,
+            restarts=self.restarts,
+            eot=eot,
+        )
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
@@ -50,7 +57,12 @@ class PGD:
         return (steps + self.restarts - 1) * times, steps * times
 
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws, start: Tensor | None = None
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`.
 
@@ -62,14 +74,22 @@ class PGD:
             for restart in range(self.restarts):
                 begin = partial(self._start, restart=restart) if restart or start is None else None
                 left = self._climb(classifier, images, labels, draws, adversarial, left, begin)
-                if restart + 1 < self.restarts:  # after the last one, the last iterate is the referee's to judge
+                if (
+                    restart + 1 < self.restarts
+                ):  # after the last one, the last iterate is the referee's to judge
                     left = _unbroken(classifier, adversarial, labels, left, self.eot or 1)
         return adversarial
 
     def _climb(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws, adversarial: Tensor, left: Places,
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        adversarial: Tensor,
+        left: Places,
         begin: Callable[[Tensor, Draws], Tensor] | None,
-    ) -> Places:  # fmt: skip
+    ) -> Places:
         """Take the steps for the images `left`, in place; return those not seen broken (all, without `early_stop`).
 
         The classifier's batches stay full: an image that is broken, or has taken its steps, makes room for the next in
@@ -83,19 +103,29 @@ class PGD:
             if begin and len(new):
                 at = _index(new, images)
                 adversarial[at] = begin(images[at], draws[at])
-            here, taken = np.concatenate([here, new]), np.concatenate([taken, np.zeros_like(new)]) + 1
+            here, taken = (
+                np.concatenate([here, new]),
+                np.concatenate([taken, np.zeros_like(new)]) + 1,
+            )
             at = _index(here, images)
-            adversarial[at], safe, moving = self._step(classifier, images[at], labels[at], adversarial[at])
+            adversarial[at], safe, moving = self._step(
+                classifier, images[at], labels[at], adversarial[at]
+            )
             stuck |= ~moving[len(here) - len(new) :].all()
             stay = safe.cpu().numpy() if self.early_stop else np.ones(len(here), dtype=bool)
             survivors.append(here[stay & (taken == self.steps)])
             stay &= taken < self.steps
             here, taken = here[stay], taken[stay]
         if stuck:
-            warnings.warn("PGD: some images have a gradient of exactly zero; the numbers may flatter.", stacklevel=3)
+            warnings.warn(
+                "PGD: some images have a gradient of exactly zero; the numbers may flatter.",
+                stacklevel=3,
+            )
         return np.concatenate([left[:0], *survivors])
 
-    def _step(self, classifier: nn.Module, images: Tensor, labels: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, points: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the points after one step, and for each whether it was not broken before, and had a gradient, (N,).
 
         With `early_stop` a broken one stays where it is.
@@ -105,8 +135,14 @@ class PGD:
         for _ in range(self.eot or 1):
             drawn = classifier(points)
             logits = logits + drawn.detach()
-            gradient = gradient + torch.autograd.grad(objective(self.loss, drawn, labels).sum(), points)[0]
-        safe, points, gradient = logits.argmax(1) == labels, points.detach(), gradient / (self.eot or 1)
+            gradient = (
+                gradient + torch.autograd.grad(objective(self.loss, drawn, labels).sum(), points)[0]
+            )
+        safe, points, gradient = (
+            logits.argmax(1) == labels,
+            points.detach(),
+            gradient / (self.eot or 1),
+        )
         moved = self._project(images, points + self._move(gradient))
         if self.early_stop:
             moved = torch.where(_per_image(safe), moved, points)
@@ -114,7 +150,11 @@ class PGD:
 
     def _start(self, images: Tensor, draws: Draws, restart: int) -> Tensor:
         """Return points drawn uniformly from the ball around the images, clipped to [0, 1]; or the images themselves."""
-        return uniform_start(images, draws, self.eps, self.norm, "pgd", restart) if self.random_start else images
+        return (
+            uniform_start(images, draws, self.eps, self.norm, "pgd", restart)
+            if self.random_start
+            else images
+        )
 
     def _move(self, gradient: Tensor) -> Tensor:
         return uphill(gradient, self.step_size, self.norm)
@@ -123,7 +163,9 @@ class PGD:
         return project(images, points, self.eps, self.norm)
 
 
-def uniform_start(images: Tensor, draws: Draws, eps: float, norm: Norm, name: str, *key: object) -> Tensor:
+def uniform_start(
+    images: Tensor, draws: Draws, eps: float, norm: Norm, name: str, *key: object
+) -> Tensor:
     """Return points drawn uniformly from the ball around the images, clipped to [0, 1]; `name` and `key` are the draws'."""
     shape = images.shape[1:]
     if norm == "linf":
@@ -146,7 +188,9 @@ def project(images: Tensor, points: Tensor, eps: float, norm: Norm) -> Tensor:
     if norm == "linf":
         delta = delta.clamp(-eps, eps)
     else:
-        delta = delta * _per_image((eps / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1))
+        delta = delta * _per_image(
+            (eps / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1)
+        )
     return (images + delta).clamp(0, 1)
 
 
@@ -165,12 +209,16 @@ def objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _unbroken(classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places, times: int) -> Places:
+def _unbroken(
+    classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places, times: int
+) -> Places:
     """Return those of the images `left` that the classifier still has right, by the mean of so many passes."""
     size = slots(classifier, len(left))
     parts = [left[start : start + size] for start in range(0, len(left), size)]
     indices = [_index(part, labels) for part in parts]
-    logits = [torch.stack([classifier(adversarial[at]) for _ in range(times)]).sum(0) for at in indices]
+    logits = [
+        torch.stack([classifier(adversarial[at]) for _ in range(times)]).sum(0) for at in indices
+    ]
     right = [each.argmax(1) == labels[at] for each, at in zip(logits, indices, strict=True)]
     return left[torch.cat(right).cpu().numpy()] if right else left
 

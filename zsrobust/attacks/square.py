@@ -41,13 +41,17 @@ class Square:
         """Return about how many forward passes an image takes that is not broken, and no backward ones."""
         return self.queries + 3, 0
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
         with frozen(classifier):
             search, _ = Search.begin(classifier, images, labels)
             before = search.broken.clone()
             if not before.all():
-                square(classifier, search, draws, eps=self.eps, norm=self.norm, queries=self.queries)
+                square(
+                    classifier, search, draws, eps=self.eps, norm=self.norm, queries=self.queries
+                )
             search.verify(classifier, before)
         return search.adversarial
 
@@ -67,7 +71,15 @@ class Seek(Rows):
 
 
 @torch.no_grad()
-def square(classifier: nn.Module, search: Search, draws: Draws, *, eps: float, norm: Norm, queries: int = 5000) -> None:
+def square(
+    classifier: nn.Module,
+    search: Search,
+    draws: Draws,
+    *,
+    eps: float,
+    norm: Norm,
+    queries: int = 5000,
+) -> None:
     """Search for each image with so many queries."""
     left = search.left
     images, labels, draws = search.images[left], search.labels[left], draws[left]
@@ -88,7 +100,12 @@ def square(classifier: nn.Module, search: Search, draws: Draws, *, eps: float, n
         beyond, query = query >= queries, query.clamp_max(queries - 1)
         points = proposals(rows.image, rows.best, sizes[query], numbers[rows.place[:, None], query])
         margin, wrong = _ask(classifier, points.flatten(0, 1), rows.label.repeat_interleave(ahead))
-        useful = _decide(rows, points, margin.view_as(query).masked_fill(beyond, -torch.inf), wrong.view_as(query) & ~beyond)
+        useful = _decide(
+            rows,
+            points,
+            margin.view_as(query).masked_fill(beyond, -torch.inf),
+            wrong.view_as(query) & ~beyond,
+        )
         search.take(rows.owner, rows.best, rows.wrong)
         ahead = 2 * ahead if useful > 0.8 else max(1, ahead // 2) if useful < 0.5 else ahead
 
@@ -123,7 +140,9 @@ class Corners:
 
     def start(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images (R, C, H, W) with every column of every channel changed by eps or -eps."""
-        signs = _signs(draws.uniform((images.shape[1], 1, images.shape[3]), "square start").to(images))
+        signs = _signs(
+            draws.uniform((images.shape[1], 1, images.shape[3]), "square start").to(images)
+        )
         return (images + self.eps * signs).clamp_(0, 1)
 
     def __call__(self, images: Tensor, best: Tensor, sizes: Tensor, numbers: Tensor) -> Tensor:
@@ -144,7 +163,9 @@ class Bumps:
         shape = images.shape[2:]
         self.tile = max(min(shape) // 5, 1)
         kinds = sorted({*sides, self.tile})
-        self.kind = torch.zeros(max(kinds) + 1, dtype=torch.long, device=images.device)  #: by side, its index in `bumps`
+        self.kind = torch.zeros(
+            max(kinds) + 1, dtype=torch.long, device=images.device
+        )  #: by side, its index in `bumps`
         self.bumps = images.new_zeros(2, len(kinds), *shape)
         for kind, side in enumerate(kinds):
             self.kind[side] = kind
@@ -156,10 +177,17 @@ class Bumps:
         count, tile = [length // self.tile for length in images.shape[2:]], self.tile
         signs = _signs(draws.uniform((images.shape[1], *count), "square start").to(images))
         lying = draws.uniform((1, *count), "square start lying").to(images) < 0.5
-        upright, flat = (self.bumps[way, self.kind[tile], :tile, :tile].repeat(*count) for way in (0, 1))
-        spread = [each.repeat_interleave(tile, 2).repeat_interleave(tile, 3) for each in (signs, lying)]
+        upright, flat = (
+            self.bumps[way, self.kind[tile], :tile, :tile].repeat(*count) for way in (0, 1)
+        )
+        spread = [
+            each.repeat_interleave(tile, 2).repeat_interleave(tile, 3) for each in (signs, lying)
+        ]
         delta = torch.zeros_like(images)
-        top, side = ((length - tile * many) // 2 for length, many in zip(images.shape[2:], count, strict=True))
+        top, side = (
+            (length - tile * many) // 2
+            for length, many in zip(images.shape[2:], count, strict=True)
+        )
         place = delta[:, :, top : top + tile * count[0], side : side + tile * count[1]]
         place += spread[0] * torch.where(spread[1], flat, upright)
         return self._on(images, delta)
@@ -172,11 +200,15 @@ class Bumps:
         old = _inside(*_corner(sizes, numbers[..., 2:], images), sizes, images)
         rows, columns = (torch.arange(length, device=images.device) for length in images.shape[2:])
         row, column = (rows - top[..., None]).clamp_min(0), (columns - side[..., None]).clamp_min(0)
-        lying, kind = (each[..., None, None] for each in ((numbers[..., 4] < 0.5).long(), self.kind[sizes]))
+        lying, kind = (
+            each[..., None, None] for each in ((numbers[..., 4] < 0.5).long(), self.kind[sizes])
+        )
         bumps = self.bumps[lying, kind, row[..., :, None], column[..., None, :]][:, :, None]
         bumps = bumps * _signs(numbers[..., 5:, None, None])
         bumps = new * (bumps + delta / _norm(delta * new))
-        unused = (self.eps**2 - delta.square().sum((2, 3, 4), keepdim=True)).clamp_min(0) / images.shape[1]
+        unused = (self.eps**2 - delta.square().sum((2, 3, 4), keepdim=True)).clamp_min(
+            0
+        ) / images.shape[1]
         available = (unused + (delta * (new | old)).square().sum((3, 4), keepdim=True)).sqrt()
         changed = torch.where(new, bumps / _norm(bumps) * available, delta * ~old)
         return self._on(images[:, None], changed)

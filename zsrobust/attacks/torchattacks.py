@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.draws import Draws
-from zsrobust.registry import ZSRobustError, parse_fields
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import parse_fields
 
 #: Types of arguments that the library's defaults do not tell.
 _TYPES: dict[str, Any] = {"norm": Norm, "seed": int | None, "n_classes": int}
@@ -39,8 +40,14 @@ class TorchAttacks:
         method = fields.pop("", "") or self.method
         arguments = inspect.signature(_attack_class(method).__init__).parameters
         if "eps" not in arguments:
-            raise ZSRobustError(f"torchattacks:{method} has no eps to hold it to; choose an attack with a bound.")
-        defaults = {name: each.default for name, each in arguments.items() if name not in ("self", "model", "device")}
+            raise ZSRobustError(
+                f"torchattacks:{method} has no eps to hold it to; choose an attack with a bound."
+            )
+        defaults = {
+            name: each.default
+            for name, each in arguments.items()
+            if name not in ("self", "model", "device")
+        }
         types = {name: _TYPES.get(name, type(default)) for name, default in defaults.items()}
         values = parse_fields(fields, {**types, "norm": Norm}, f"{where} with {method}")
         l2 = method.upper().endswith("L2") or values.get("norm") == "l2"
@@ -52,13 +59,19 @@ class TorchAttacks:
             given["norm"] = {"linf": "Linf", "l2": "L2"}[norm]
         return dataclasses.replace(self, method=method, eps=eps, norm=norm, options=given)
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1] as the library's attack makes them."""
         seed = draws.seed()
         with frozen(classifier), torch.random.fork_rng():
             torch.manual_seed(seed)
-            seeded = {"seed": seed} if "seed" in self.options else {}  # the library's default is the clock
-            attack = _attack_class(self.method)(classifier, eps=self.eps, **{**self.options, **seeded})
+            seeded = (
+                {"seed": seed} if "seed" in self.options else {}
+            )  # the library's default is the clock
+            attack = _attack_class(self.method)(
+                classifier, eps=self.eps, **{**self.options, **seeded}
+            )
             adversarial: Tensor = attack(images, labels)
         return adversarial
 
@@ -72,7 +85,9 @@ def _attack_class(method: str) -> Any:
         ) from None
     found = getattr(torchattacks, method, None)
     if not (inspect.isclass(found) and issubclass(found, torchattacks.attack.Attack)):
-        raise ZSRobustError(f"torchattacks has no attack {method!r}. Write torchattacks:PGD,eps=8/255,alpha=2/255.")
+        raise ZSRobustError(
+            f"torchattacks has no attack {method!r}. Write torchattacks:PGD,eps=8/255,alpha=2/255."
+        )
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.registry import Registry, ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.registry import Registry
 
 Split = Literal["test", "train"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -30,7 +31,9 @@ class Cut:
 
     def __post_init__(self) -> None:
         if not self.zoom >= 1:
-            raise ZSRobustError(f"zoom {self.zoom:g} would leave less than the square that is cropped; it is 1 or more.")
+            raise ZSRobustError(
+                f"zoom {self.zoom:g} would leave less than the square that is cropped; it is 1 or more."
+            )
 
     @property
     def resized(self) -> int:
@@ -46,7 +49,9 @@ class Images:
     labels: NDArray[np.int64]  #: (N,)
     cut: Cut | None = None  #: how they were made squares; None for squares of their own size
     known_digest: str | None = None  #: the digest, where it was computed before
-    chosen: NDArray[np.int64] | None = None  #: (N,) their positions in the split they are a part of; None: all of it
+    chosen: NDArray[np.int64] | None = (
+        None  #: (N,) their positions in the split they are a part of; None: all of it
+    )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,8 +86,14 @@ class Images:
             label = int(self.labels[position])
             rank[position] = seen.get(label, 0)
             seen[label] = seen.get(label, 0) + 1
-        turn = {label: place for place, label in enumerate(sorted(seen, key=lambda label: _hash(f"class {label}")))}
-        kept = sorted(range(len(self)), key=lambda position: (rank[position], turn[int(self.labels[position])]))[:limit]
+        turn = {
+            label: place
+            for place, label in enumerate(sorted(seen, key=lambda label: _hash(f"class {label}")))
+        }
+        kept = sorted(
+            range(len(self)),
+            key=lambda position: (rank[position], turn[int(self.labels[position])]),
+        )[:limit]
         return self.at(np.array(sorted(kept)))
 
     def every(self, batches: int, size: int, by_class: bool = False) -> "Images":
@@ -96,7 +107,12 @@ class Images:
     def at(self, positions: NDArray[np.int64]) -> "Images":
         """Return the images at these positions, in memory."""
         chosen = self.positions[positions]
-        return Images(pixels=np.asarray(self.pixels[positions]), labels=self.labels[positions], cut=self.cut, chosen=chosen)
+        return Images(
+            pixels=np.asarray(self.pixels[positions]),
+            labels=self.labels[positions],
+            cut=self.cut,
+            chosen=chosen,
+        )
 
 
 def _hash(text: str) -> bytes:
@@ -142,22 +158,32 @@ class Dataset:
     classes: tuple[str, ...]  #: class names as they stand in the prompts, in label order
     templates: tuple[str, ...]  #: prompts with one "{}" each
     size: int  #: number of images of the test split
-    side: int | None  #: the images are squares of this many pixels a side; None: each has a size of its own, and is cut
-    load: Callable[[Split], Images] | None = None  #: "test" for evaluation, "train" where there is a training split
+    side: (
+        int | None
+    )  #: the images are squares of this many pixels a side; None: each has a size of its own, and is cut
+    load: Callable[[Split], Images] | None = (
+        None  #: "test" for evaluation, "train" where there is a training split
+    )
     train_size: int | None = None  #: number of images of the training split, where there is one
     split: str | None = None  #: what the evaluation split is upstream, where that needs telling
     by_class: bool = False  #: whether torchvision has its images class by class: `reference` selects in that order
     wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     #: other class names and templates, by name: "released", "openai"
-    may_be_shown: bool = False  #: whether its license lets anyone show its images, in a report's gallery say
-    origin: Origin | None = None  #: in the place of `load`: where it comes from, if it must be prepared
+    may_be_shown: bool = (
+        False  #: whether its license lets anyone show its images, in a report's gallery say
+    )
+    origin: Origin | None = (
+        None  #: in the place of `load`: where it comes from, if it must be prepared
+    )
 
     def open(self, split: Split, cut: Cut) -> Images:
         """Return the images of a split; `cut` is for those that are not squares of one size."""
         if self.origin is not None:
             return self.origin.load(split, cut)
         if self.load is None:
-            raise ZSRobustError(f"The dataset {self.title!r} has neither a function to load it nor an origin.")
+            raise ZSRobustError(
+                f"The dataset {self.title!r} has neither a function to load it nor an origin."
+            )
         return self.load(split)
 
     def prompts(self, wording: str = "plain") -> list[list[str]]:

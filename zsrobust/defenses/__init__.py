@@ -1,23 +1,21 @@
 """Defenses: one file a published method, with where it comes from, its objective, its recipe and its row."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from zsrobust import ranks, sharing
-from zsrobust.classifier import Clip, load_clip, weights_are_here
-from zsrobust.datasets import Images, datasets
-from zsrobust.datasets import Progress as Preparing
-from zsrobust.registry import Registry, ZSRobustError, field_types, join_spec, parse_fields, split_spec
-from zsrobust.suites import Suite
-from zsrobust.training import Checkpoint, Recipe, texts, train, trained_encoder
-from zsrobust.verification import checkpoint_place
-from zsrobust.wrappers import Knowledge, Wrapper
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.registry import Registry
+from zsrobust.core.specs import field_types, join_spec, parse_fields, split_spec
+from zsrobust.models.wrappers import Knowledge, Wrapper
+from zsrobust.settings.suites import Suite
+from zsrobust.training import Recipe
+
+if TYPE_CHECKING:
+    from zsrobust.defenses.workshop import Workshop
 
 #: Fields of a recipe that a spec cannot set: they are the method's, or the suite's.
 FIXED = ("objective", "backbone", "trainable", "options")
@@ -30,16 +28,24 @@ class Defense:
     title: str  #: as printed in tables
     paper: str  #: where it was published
     recipe: Recipe | None = None
-    choices: Mapping[str, Any] = field(default_factory=dict)  #: types of options that their values do not tell
-    overrides: Mapping[str, Any] = field(default_factory=dict)  #: values that a spec sets for the recipe and its options
+    choices: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: types of options that their values do not tell
+    overrides: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: values that a spec sets for the recipe and its options
 
     def configure(self, fields: Mapping[str, str], where: str) -> "Defense":
         """Return the defense with fields of its recipe, or of the recipe's options, set from a spec."""
         if self.recipe is None:
             kinds = {}
         else:
-            kinds = {name: kind for name, kind in field_types(self.recipe).items() if name not in FIXED}
-            kinds |= {name: type(value) for name, value in self.recipe.options.items()} | dict(self.choices)
+            kinds = {
+                name: kind for name, kind in field_types(self.recipe).items() if name not in FIXED
+            }
+            kinds |= {name: type(value) for name, value in self.recipe.options.items()} | dict(
+                self.choices
+            )
         return dataclasses.replace(self, overrides=parse_fields(fields, kinds, where))
 
     def recipe_for(self, suite: Suite) -> Recipe | None:
@@ -47,9 +53,13 @@ class Defense:
         if self.recipe is None:
             return None
         groups = ("encoder", "prompts")
-        values: dict[str, Any] = {key: value for key, value in suite.recipe.items() if key not in groups}
+        values: dict[str, Any] = {
+            key: value for key, value in suite.recipe.items() if key not in groups
+        }
         values |= suite.recipe.get(self.recipe.trainable, {})
-        known = {field.name for field in dataclasses.fields(self.recipe)} | self.recipe.options.keys()
+        known = {
+            field.name for field in dataclasses.fields(self.recipe)
+        } | self.recipe.options.keys()
         values = {key: value for key, value in values.items() if key in known}
         values["backbone"] = suite.backbone
         if self.recipe.attack is None:
@@ -67,8 +77,12 @@ class Defense:
         """Return the image tower on this suite, trained if it is missing."""
         recipe = self.recipe_for(workshop.suite)
         if recipe is None:
-            return Tower(workshop.clip.encoder, {"backbone": workshop.clip.digest}, {"epoch_seconds": 0.0})
-        return workshop.trained(recipe, f"{self.title} {recipe.digest[:4]}" if self.overrides else self.title)
+            return Tower(
+                workshop.clip.encoder, {"backbone": workshop.clip.digest}, {"epoch_seconds": 0.0}
+            )
+        return workshop.trained(
+            recipe, f"{self.title} {recipe.digest[:4]}" if self.overrides else self.title
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,9 @@ class Tower:
 
     encoder: nn.Module
     identity: dict[str, Any]  #: digests and recipe; part of a result's identity
-    training: dict[str, Any] = field(default_factory=dict)  #: how long it took, and the like; no part of it
+    training: dict[str, Any] = field(
+        default_factory=dict
+    )  #: how long it took, and the like; no part of it
     wrapper: Wrapper | None = None  #: what a test-time defense puts around the classifier
     knowledge: Knowledge = "adaptive"  #: what an attack knows of the wrapper
 
@@ -109,7 +125,9 @@ class Wrapped(Defense):
     def configure(self, fields: Mapping[str, str], where: str) -> "Wrapped":
         """Return the defense that a spec names; fields that it does not have itself go to the other defense."""
         kinds = self.own_fields()
-        values = parse_fields({key: value for key, value in fields.items() if key in kinds}, kinds, where)
+        values = parse_fields(
+            {key: value for key, value in fields.items() if key in kinds}, kinds, where
+        )
         name, others = split_spec(values.pop("of", self.of))
         others |= {key: value for key, value in fields.items() if key not in kinds}
         if others:
@@ -117,7 +135,9 @@ class Wrapped(Defense):
         of = join_spec(name, others)
         inner = defenses.create(of)
         if isinstance(inner, Wrapped):
-            raise ZSRobustError(f"{where}: {of} is wrapped already. Choose a defense of the weights: of=tecoa")
+            raise ZSRobustError(
+                f"{where}: {of} is wrapped already. Choose a defense of the weights: of=tecoa"
+            )
         changed = dataclasses.replace(self, of=of, **values)
         unaware = ", oblivious attack" if changed.knowledge == "oblivious" else ""
         return dataclasses.replace(changed, title=f"{self.title} ({inner.title}){unaware}")
@@ -131,101 +151,9 @@ class Wrapped(Defense):
         inner = workshop.tower(self.of)
         fields = {name: getattr(self, name) for name in self.own_fields() if name != "knowledge"}
         identity = {**inner.identity, "wrapper": fields}
-        return Tower(inner.encoder, identity, inner.training, self.wrapper(workshop), self.knowledge)
+        return Tower(
+            inner.encoder, identity, inner.training, self.wrapper(workshop), self.knowledge
+        )
 
 
 defenses: Registry[Defense] = Registry("defense", "defenses")
-
-Progress = Callable[[str, int, int, str], None]  #: name, steps done, steps in all, note
-
-
-class Workshop:
-    """Where towers come from: a suite's backbone, and the folder of checkpoints, filled by training what is missing."""
-
-    def __init__(
-        self,
-        suite: Suite,
-        folder: Path,
-        device: str = "cpu",
-        progress: Progress = lambda name, done, total, note: None,
-    ) -> None:
-        """Take the suite, the folder of checkpoints, the device, and a function to report the progress of training."""
-        self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
-        self.preparing: Preparing = lambda what, done, total: None  #: reports the progress of preparing training images
-        self.patient = True  #: whether to wait while another run trains a checkpoint, or raise BusyError
-        self.micro_batch: int | None = None  #: how many training images are worked on at a time, if not a whole batch
-        self.checkpoint_activations = False  #: whether training computes activations twice in the place of keeping them
-        self._clip: Clip | None = None
-
-    @property
-    def clip(self) -> Clip:
-        """The suite's backbone, loaded when first asked for."""
-        if self._clip is None:
-            self._clip = load_clip(self.suite.backbone, self.device)
-        return self._clip
-
-    @cached_property
-    def shape(self) -> Clip:
-        """The suite's backbone where its weights do not matter: with random ones, if the real ones are not here yet."""
-        if weights_are_here(self.suite.backbone):
-            return self.clip
-        return load_clip(self.suite.backbone, self.device, weights=False)
-
-    def checkpoint_path(self, recipe: Recipe) -> Path:
-        """Return where the checkpoint of a recipe is, or will be."""
-        return self.folder / checkpoint_place(self.suite.name, recipe.to_dict())
-
-    def trained(self, recipe: Recipe, name: str) -> Tower:
-        """Return the tower of a recipe, trained if its checkpoint is missing; a training that was stopped goes on."""
-        tell = (lambda line: self.preparing(line, 0, 0)) if self.patient else None
-        with ranks.led(sharing.sole(self.checkpoint_path(recipe), tell)):  # by one of the runs that share the folder
-            return self._trained(recipe, name)
-
-    def _trained(self, recipe: Recipe, name: str) -> Tower:
-        path = self.checkpoint_path(recipe)
-        dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
-        if path.exists():
-            checkpoint = Checkpoint.read(path)
-            # Images that are not here are not fetched to be compared.
-            there = dataset.origin is None or dataset.origin.state("train", cut).where == "prepared"
-            images = dataset.open("train", cut).subset(recipe.limit) if there else None
-            self._compare(checkpoint, recipe, texts(recipe, dataset), images)
-        else:
-            if dataset.origin is not None:
-                with ranks.first():
-                    dataset.origin.prepare("train", cut, self.preparing)
-            images = dataset.open("train", cut).subset(recipe.limit)
-
-            def report(done: int, total: int, note: str) -> None:
-                self.progress(name, done, total, note)
-
-            checkpoint = train(
-                recipe, self.clip, dataset, images, path, report,
-                micro_batch=self.micro_batch, checkpoint_activations=self.checkpoint_activations,
-            )  # fmt: skip
-        encoder = trained_encoder(self.clip, recipe, checkpoint)
-        identity = {**checkpoint.sources, "checkpoint": checkpoint.digest, "recipe": recipe.to_dict()}
-        return Tower(encoder, identity, {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history})
-
-    def _compare(self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, images: Images | None) -> None:
-        """Raise ZSRobustError, naming what differs, if a checkpoint is not what the recipe would make now."""
-        differing = [
-            name
-            for name, stored, asked in (
-                ("recipe", checkpoint.recipe, recipe.to_dict()),
-                ("backbone", checkpoint.sources.get("backbone"), self.clip.digest),
-                ("class texts", checkpoint.prompts or prompts, prompts),
-                ("images", checkpoint.sources.get("images"), images.digest if images else checkpoint.sources.get("images")),
-            )
-            if stored != asked
-        ]
-        if differing:
-            here = "" if "backbone" in differing else f"; or evaluate it as it is: --defense weights:{checkpoint.path}"
-            raise ZSRobustError(
-                f"The checkpoint {checkpoint.path} was made from another {', '.join(differing)} than there is now. Move it "
-                f"away, and it is trained again{here}"
-            )
-
-    def tower(self, spec: str) -> Tower:
-        """Return the tower of the defense that a spec names."""
-        return defenses.create(spec).tower(self)

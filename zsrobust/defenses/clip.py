@@ -2,4 +2,6 @@
 
 from zsrobust.defenses import Defense, defenses
 
-defenses.register("clip")(Defense(title="CLIP", paper="Radford et al., ICML 2021, arXiv 2103.00020"))
+defenses.register("clip")(
+    Defense(title="CLIP", paper="Radford et al., ICML 2021, arXiv 2103.00020")
+)

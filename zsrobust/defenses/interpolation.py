@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from zsrobust.defenses import Defense, Tower, Workshop, Wrapped, defenses
-from zsrobust.registry import ZSRobustError, parse_fields
-from zsrobust.suites import Suite
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import parse_fields
+from zsrobust.defenses import Defense, Tower, Wrapped, defenses
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.settings.suites import Suite
 from zsrobust.training import Recipe
 
 
@@ -34,9 +36,13 @@ class Interpolation(Defense):
             defenses[of].configure(others, f"{where} of {of!r}")
             of = f"{of}:{','.join(f'{key}={value}' for key, value in sorted(others.items()))}"
         if isinstance(defenses.create(of), Wrapped):
-            raise ZSRobustError(f"interpolation:of={of}: only weights are mixed. Wrap the mixture: of=interpolation")
+            raise ZSRobustError(
+                f"interpolation:of={of}: only weights are mixed. Wrap the mixture: of=interpolation"
+            )
         changed = dataclasses.replace(self, of=of, weight=values.get("weight", self.weight))
-        return dataclasses.replace(changed, title=f"interpolation ({changed.weight:g}, {defenses.create(of).title})")
+        return dataclasses.replace(
+            changed, title=f"interpolation ({changed.weight:g}, {defenses.create(of).title})"
+        )
 
     def recipes(self, suite: Suite) -> list[Recipe]:
         """Return the recipes of the other defense."""
@@ -47,9 +53,13 @@ class Interpolation(Defense):
         original, other = workshop.clip.encoder.state_dict(), workshop.tower(self.of)
         tuned = other.encoder.state_dict()
         if tuned.keys() != original.keys():
-            raise ZSRobustError(f"interpolation:of={self.of}: its tower is not of CLIP's shape; choose tecoa or pmg_aft.")
+            raise ZSRobustError(
+                f"interpolation:of={self.of}: its tower is not of CLIP's shape; choose tecoa or pmg_aft."
+            )
         mixed = {
-            name: torch.lerp(tensor, tuned[name], self.weight) if tensor.is_floating_point() else tensor
+            name: torch.lerp(tensor, tuned[name], self.weight)
+            if tensor.is_floating_point()
+            else tensor
             for name, tensor in original.items()
         }
         encoder = workshop.clip.copy()

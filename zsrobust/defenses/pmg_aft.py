@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.defenses import Defense, defenses
-from zsrobust.registry import ZSRobustError
 from zsrobust.training import Recipe, Step, objectives
 
 
@@ -37,7 +37,9 @@ def general(step: Step, layer: str, distance: str) -> Tensor:
         return (ours - theirs).square().sum(1)
     if distance == "cosine":
         return 1 - F.cosine_similarity(ours, theirs)
-    raise ZSRobustError("L_general on features is l2 or cosine: pmg_aft:layer=feature,distance=cosine")
+    raise ZSRobustError(
+        "L_general on features is l2 or cosine: pmg_aft:layer=feature,distance=cosine"
+    )
 
 
 @objectives.register("pmg_aft")
@@ -67,7 +69,9 @@ def pmg_aft_code(step: Step) -> Tensor:
         terms = kl(ours, theirs).sum() + kl(ours, clean).sum()
     else:
         terms = kl(theirs, ours).sum() + kl(clean, ours).sum()
-    return F.cross_entropy(ours, step.labels) + torch.as_tensor(terms) / step.share  # sums, whatever parts a batch is in
+    return (
+        F.cross_entropy(ours, step.labels) + torch.as_tensor(terms) / step.share
+    )  # sums, whatever parts a batch is in
 
 
 PAPER = "Wang et al., CVPR 2024, arXiv 2401.04350"
@@ -109,7 +113,13 @@ defenses.register("vpt_pmg_aft")(
         title="VPT-PMG-AFT",
         paper=PAPER,
         # Section 4.1: an image prompt of the image's size, 100 tokens, learning rate 40.
-        recipe=Recipe(objective="pmg_aft", attack="pgd2", trainable="prompts", lr=40.0, options={"tokens": 100, **OPTIONS}),
+        recipe=Recipe(
+            objective="pmg_aft",
+            attack="pgd2",
+            trainable="prompts",
+            lr=40.0,
+            options={"tokens": 100, **OPTIONS},
+        ),
         choices=CHOICES,
     )
 )

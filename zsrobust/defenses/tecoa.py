@@ -33,6 +33,8 @@ defenses.register("vpt_tecoa")(
         title="VPT-TeCoA",
         paper=PAPER,
         # PMG-AFT paper, section 4.1: an image prompt of the image's size, 100 tokens, learning rate 40.
-        recipe=Recipe(objective="tecoa", attack="pgd2", trainable="prompts", lr=40.0, options={"tokens": 100}),
+        recipe=Recipe(
+            objective="tecoa", attack="pgd2", trainable="prompts", lr=40.0, options={"tokens": 100}
+        ),
     )
 )

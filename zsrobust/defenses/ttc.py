@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks.draws import Draws
-from zsrobust.classifier import ZeroShotClassifier
-from zsrobust.defenses import Workshop, Wrapped, defenses
-from zsrobust.registry import ZSRobustError
-from zsrobust.wrappers import Purified, Wrapper, unchanged
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.defenses import Wrapped, defenses
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.wrappers import Purified, Wrapper, unchanged
+from zsrobust.models.zeroshot import ZeroShotClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class TTC(Wrapped):
 
     def __post_init__(self) -> None:
         if not (0 < self.eps < 1 and self.steps > 0 and self.step_size > 0):
-            raise ZSRobustError("TTC takes eps in (0, 1), and steps and step_size above 0. See: zsrobust list defenses")
+            raise ZSRobustError(
+                "TTC takes eps in (0, 1), and steps and step_size above 0. See: zsrobust list defenses"
+            )
 
     @property
     def passes(self) -> int:
@@ -50,7 +53,9 @@ class TTC(Wrapped):
         original = workshop.clip.encoder
         return Wrapper(
             wrap=lambda classifier: Purified(classifier, Counterattack(classifier, original, self)),
-            surrogate=lambda classifier: Purified(classifier, Counterattack(classifier, original, self), unchanged),
+            surrogate=lambda classifier: Purified(
+                classifier, Counterattack(classifier, original, self), unchanged
+            ),
         )
 
 
@@ -66,7 +71,11 @@ class Counterattack(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return counterattacked images for images (N, 3, S, S), both in [0, 1]; no gradient goes through."""
         about = self.about
-        noise = Draws.of(about.seed, "ttc", np.arange(1)).uniform(images.shape[1:], "noise").to(images) * 2 - 1
+        noise = (
+            Draws.of(about.seed, "ttc", np.arange(1)).uniform(images.shape[1:], "noise").to(images)
+            * 2
+            - 1
+        )
         points = [(images + about.eps * noise).clamp(0, 1)]
         falsely_stable = self._change(images, points[0]) < about.tau
         anchor = self._embed(images)
@@ -74,7 +83,10 @@ class Counterattack(nn.Module):
             moved = points[-1] + about.step_size * self._away(anchor, points[-1]).sign()
             points.append((images + (moved - images).clamp(-about.eps, about.eps)).clamp(0, 1))
         weights = torch.softmax(about.beta * torch.arange(len(points)).to(images), dim=0)
-        weighted = sum((weight * point for weight, point in zip(weights, points, strict=True)), torch.zeros_like(images))
+        weighted = sum(
+            (weight * point for weight, point in zip(weights, points, strict=True)),
+            torch.zeros_like(images),
+        )
         return torch.where(falsely_stable[:, None, None, None], weighted, points[0]).clamp(0, 1)
 
     def _change(self, images: Tensor, noisy: Tensor) -> Tensor:
@@ -85,7 +97,9 @@ class Counterattack(nn.Module):
 
     def _embed(self, images: Tensor, tower: nn.Module | None = None) -> Tensor:
         """Return the embeddings, (N, D), of the classifier's image tower or another; squares of half precision overflow."""
-        embeddings: Tensor = (self.classifier.encoder if tower is None else tower)(self.classifier.prepared(images))
+        embeddings: Tensor = (self.classifier.encoder if tower is None else tower)(
+            self.classifier.prepared(images)
+        )
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _away(self, anchor: Tensor, points: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsrobust.attacks.draws import Draws
-from zsrobust.defenses import Workshop, Wrapped, defenses
-from zsrobust.registry import ZSRobustError
-from zsrobust.wrappers import Wrapper
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.defenses import Wrapped, defenses
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.wrappers import Wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,16 @@ class TTE(Wrapped):
 
     flip: bool = True
     crops: int = 4
-    pad: float = 4 / 32  #: zeros around the image before a crop of its size is taken, as a share of its side: 4 of 32 pixels
+    pad: float = (
+        4 / 32
+    )  #: zeros around the image before a crop of its size is taken, as a share of its side: 4 of 32 pixels
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.crops < 0 or not 0 <= self.pad < 1:
-            raise ZSRobustError("TTE takes crops=0 or more, and pad in [0, 1). See: zsrobust list defenses")
+            raise ZSRobustError(
+                "TTE takes crops=0 or more, and pad in [0, 1). See: zsrobust list defenses"
+            )
 
     @property
     def passes(self) -> int:
@@ -62,9 +67,15 @@ class Ensemble(nn.Module):
         mirrored = [images, images.flip(3)] if self.views.flip else [images]
         side = images.shape[-1]
         margin = round(self.views.pad * side)
-        origins = Draws.of(self.views.seed, "tte", np.arange(self.views.crops)).integers(2 * margin + 1, (2,), "origin")
+        origins = Draws.of(self.views.seed, "tte", np.arange(self.views.crops)).integers(
+            2 * margin + 1, (2,), "origin"
+        )
         padded = [F.pad(each, (margin,) * 4) for each in mirrored]
-        crops = [each[..., top : top + side, left : left + side] for each in padded for top, left in origins.tolist()]
+        crops = [
+            each[..., top : top + side, left : left + side]
+            for each in padded
+            for top, left in origins.tolist()
+        ]
         return mirrored + crops
 
 

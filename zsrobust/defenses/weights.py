@@ -17,15 +17,27 @@ from typing import Any
 
 from torch import nn
 
-from zsrobust.classifier import Clip
-from zsrobust.defenses import Defense, Tower, Workshop, defenses
-from zsrobust.defenses.towers import read_tower
-from zsrobust.network import check_network
-from zsrobust.registry import UNPRINTABLE, ZSRobustError, is_file, is_folder, suggest
+from zsrobust.core.errors import UNPRINTABLE, ZSRobustError, suggest
+from zsrobust.core.files import is_file, is_folder
+from zsrobust.core.hub import check_network
+from zsrobust.defenses import Defense, Tower, defenses
+from zsrobust.defenses.weight_files import read_tower
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import Clip
 
 CONFIG = "open_clip_config.json"
-FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  #: of a folder; the first that is there counts
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt")  #: what ends so is a file, never a hub id
+FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)  #: of a folder; the first that is there counts
+SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".tar",
+    ".ckpt",
+)  #: what ends so is a file, never a hub id
 HUB_ID = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -46,9 +58,13 @@ class Weights(Defense):
             super().configure(fields, where)
             return self
         if fields.keys() != {""}:
-            raise ZSRobustError(f"{where} takes a file, a folder or a hub id, and nothing else: weights:FILE")
+            raise ZSRobustError(
+                f"{where} takes a file, a folder or a hub id, and nothing else: weights:FILE"
+            )
         place = Path(fields[""])
-        return dataclasses.replace(self, where=fields[""], title=place.stem if is_file(place) else place.name)
+        return dataclasses.replace(
+            self, where=fields[""], title=place.stem if is_file(place) else place.name
+        )
 
     def tower(self, workshop: Workshop) -> Tower:
         """Return the tower; raises ZSRobustError, before anything is downloaded, for a suite with another backbone."""
@@ -59,12 +75,16 @@ class Weights(Defense):
                 f'Run it with a suite whose file says: backbone = "{self.backbone}"'
             )
         if self.where.startswith(("https://", "http://")):
-            raise ZSRobustError(f"{self.title} is fetched by hand: {self.where} Then run it as weights:FILE")
+            raise ZSRobustError(
+                f"{self.title} is fetched by hand: {self.where} Then run it as weights:FILE"
+            )
         place = f"{self.where}@{self.revision}" if self.revision else self.where
         return Tower(*load_tower(place, workshop.clip, self.sha256))
 
 
-def load_tower(place: str, clip: Clip, sha256: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def load_tower(
+    place: str, clip: Clip, sha256: str | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Return the image tower at a place, frozen, and what identifies it.
 
     `place` is a file, an open_clip folder, or a hub id, which is downloaded if it is not here; `sha256` is what the file
@@ -76,7 +96,9 @@ def load_tower(place: str, clip: Clip, sha256: str | None = None) -> tuple[nn.Mo
         with path.open("rb") as file:
             found["file_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 and found["file_sha256"] != sha256:
-            raise ZSRobustError(f"{path} has the sha256 {found['file_sha256']}, not {sha256}. Fetch it again.")
+            raise ZSRobustError(
+                f"{path} has the sha256 {found['file_sha256']}, not {sha256}. Fetch it again."
+            )
     encoder, identity = read_tower(path, config, clip)
     return encoder, {**identity, **found}
 
@@ -89,13 +111,17 @@ def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
     if not is_folder(path):
         match = HUB_ID.fullmatch(place)
         if match is None or place.endswith(SUFFIXES):
-            raise ZSRobustError(f"No weights at {place}. Give a file, an open_clip folder, or a hub id: weights:ORG/NAME")
+            raise ZSRobustError(
+                f"No weights at {place}. Give a file, an open_clip folder, or a hub id: weights:ORG/NAME"
+            )
         path = _download(match[1], match[2])
     try:
         config = json.loads((path / CONFIG).read_bytes())
         return next(path / name for name in FILES if (path / name).is_file()), config
     except (OSError, ValueError, RecursionError, StopIteration):
-        raise ZSRobustError(f"{place} is no open_clip folder: it has no {CONFIG}, or no {' or '.join(FILES)}.") from None
+        raise ZSRobustError(
+            f"{place} is no open_clip folder: it has no {CONFIG}, or no {' or '.join(FILES)}."
+        ) from None
 
 
 def _download(repo: str, revision: str | None) -> Path:
@@ -105,11 +131,15 @@ def _download(repo: str, revision: str | None) -> Path:
 
     try:
         if not isinstance(try_to_load_from_cache(repo, CONFIG, revision=revision), str):
-            check_network(f"{repo} is neither a file nor a folder, its weights on the hub are not here")
+            check_network(
+                f"{repo} is neither a file nor a folder, its weights on the hub are not here"
+            )
         folder = Path(hf_hub_download(repo, CONFIG, revision=revision)).parent
         for name in FILES:
             try:
-                hf_hub_download(repo, name, revision=folder.name)  # the same commit, whatever is pushed meanwhile
+                hf_hub_download(
+                    repo, name, revision=folder.name
+                )  # the same commit, whatever is pushed meanwhile
                 break
             except EntryNotFoundError:
                 if name == FILES[-1]:
@@ -121,17 +151,28 @@ def _download(repo: str, revision: str | None) -> Path:
 
 def hub_error(what: str, error: Exception) -> ZSRobustError:
     """Return the hub's answer as one line, with what to do."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
     if isinstance(error, GatedRepoError):
         reason = "it is gated. Accept its terms on its page, and set HF_TOKEN"
     elif isinstance(error, RepositoryNotFoundError):
-        reason = "there is no such repository, or it is not yours to see. If it should be, set HF_TOKEN"
+        reason = (
+            "there is no such repository, or it is not yours to see. If it should be, set HF_TOKEN"
+        )
     elif isinstance(error, RevisionNotFoundError):
         reason = "it has no such revision"
-    elif isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code in (401, 403):
+    elif (
+        isinstance(error, HfHubHTTPError)
+        and error.response is not None
+        and error.response.status_code in (401, 403)
+    ):
         reason = "you may not. Set HF_TOKEN to a token that may"
     return ZSRobustError(f"{what}: {reason}.")
 
@@ -150,7 +191,9 @@ def register_weights(name: str, fields: dict[str, Any], folder: Path = Path()) -
     known = ["title", "paper", "backbone", "where", "revision", "sha256", "license", "note"]
     for key, value in fields.items():
         if key not in known:
-            raise suggest(f"field of the weights {name}:", key, known, f"Its fields: {', '.join(known)}.")
+            raise suggest(
+                f"field of the weights {name}:", key, known, f"Its fields: {', '.join(known)}."
+            )
         if not isinstance(value, str) or not value or UNPRINTABLE.search(value):
             raise ZSRobustError(f"The weights {name}: {key} is text, not {value!r}.")
     if missing := [key for key in ("title", "paper", "where") if key not in fields]:
@@ -158,14 +201,22 @@ def register_weights(name: str, fields: dict[str, Any], folder: Path = Path()) -
     if not re.fullmatch(r"[A-Za-z]\w{0,99}", name):
         raise ZSRobustError(f"The weights {name!r} need a name of letters, digits and _.")
     if not re.fullmatch(r"[0-9a-f]{64}", fields.get("sha256", "0" * 64)):
-        raise ZSRobustError(f"The weights {name}: a sha256 has 64 hexadecimal digits, in lower case.")
+        raise ZSRobustError(
+            f"The weights {name}: a sha256 has 64 hexadecimal digits, in lower case."
+        )
     beside = folder / fields["where"]
     here = is_file(beside) or is_folder(beside)
-    defenses.register(name)(Weights(**{**fields, "where": str(beside) if here else fields["where"]}))
+    defenses.register(name)(
+        Weights(**{**fields, "where": str(beside) if here else fields["where"]})
+    )
 
 
-defenses.register("weights")(Weights(title="published weights", paper="weights:FILE, weights:FOLDER or weights:ORG/NAME"))
+defenses.register("weights")(
+    Weights(title="published weights", paper="weights:FILE, weights:FOLDER or weights:ORG/NAME")
+)
 
-_PUBLISHED = resources.files("zsrobust.defenses").joinpath("published.toml").read_text(encoding="utf-8")
+_PUBLISHED = (
+    resources.files("zsrobust.defenses").joinpath("published.toml").read_text(encoding="utf-8")
+)
 for _name, _fields in tomllib.loads(_PUBLISHED).items():
     register_weights(_name, _fields)

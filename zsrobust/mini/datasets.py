@@ -11,12 +11,14 @@ from itertools import product
 import numpy as np
 from numpy.random import RandomState
 
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images, Split, datasets
 from zsrobust.mini import world
 from zsrobust.mini.glyphs import GLYPHS
-from zsrobust.registry import ZSRobustError
 
-NO_TRAINING = ZSRobustError("Of the mini suite, mini_train and mini_objects have a training split: train_on=mini_train.")
+NO_TRAINING = ZSRobustError(
+    "Of the mini suite, mini_train and mini_objects have a training split: train_on=mini_train."
+)
 TRAIN_COLORS = ["red", "yellow", "green", "blue", "white"]
 TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
 
@@ -47,7 +49,10 @@ def handwriting(split: Split) -> Images:
     """
     if split == "train":
         raise NO_TRAINING
-    with resources.files(__package__).joinpath("handwriting.npz").open("rb") as file, np.load(file) as stored:
+    with (
+        resources.files(__package__).joinpath("handwriting.npz").open("rb") as file,
+        np.load(file) as stored,
+    ):
         scans, labels = stored["scans"], stored["labels"].astype(np.int64)
     pixels = np.floor(scans * (255 / 16) + 0.5).astype(np.uint8)
     pixels = pixels.repeat(4, axis=1).repeat(4, axis=2)
@@ -97,29 +102,120 @@ PAIRS = list(product(COLORS, SHAPES))
 TRAIN_PAIRS = list(product(TRAIN_COLORS, TRAIN_SHAPES))
 
 # In the order and the groups of the paper's columns.
-_draw("mini_shapes", "general", world.things, _each("shape", SHAPES), SHAPES, "this is a photo of a {}", 300)
+_draw(
+    "mini_shapes",
+    "general",
+    world.things,
+    _each("shape", SHAPES),
+    SHAPES,
+    "this is a photo of a {}",
+    300,
+)
 _draw("mini_colors", "general", world.things, _each("color", COLORS), COLORS, "something {}", 300)
-_draw("mini_objects", "general", world.things, tuple({"color": c, "shape": s, "count": "one"} for c, s in PAIRS),
-      [f"{color} {shape}" for color, shape in PAIRS], "this is a photo of a {}", 400, train=2000)  # fmt: skip
-_draw("mini_backgrounds", "scene", world.things, _each("background", list(world.BACKGROUNDS)), list(world.BACKGROUNDS),
-      "a picture of {}", 300)  # fmt: skip
-_draw("mini_letters", "general", world.letters, _each("letter", LETTERS), [x.lower() for x in LETTERS], "the letter {}", 390)
-_draw("mini_faces", "fine-grained", world.faces, _each("mood", world.MOODS), world.MOODS, "a {} face", 300)
-_draw("mini_flags", "fine-grained", world.flags, _each("pattern", FLAGS), FLAGS, "a flag with {}", 300)
-_draw("mini_textures", "domain-specific", world.textures, _each("texture", list(world.TEXTURES)), list(world.TEXTURES),
-      "a {} texture", 300)  # fmt: skip
-_draw("mini_scenes", "scene", world.scenes, _each("scene", list(world.SCENES)), list(world.SCENES), "a scene of {}", 300)
-_draw("mini_arrows", "fine-grained", world.arrows, _each("direction", DIRECTIONS), DIRECTIONS, "an arrow pointing {}", 304)
-_draw("mini_train", "general", world.things,
-      tuple({"color": c, "shape": s, "count": "one", "fill": "solid"} for c, s in TRAIN_PAIRS),
-      [f"{color} {shape}" for color, shape in TRAIN_PAIRS], "this is a photo of a {}", 400, train=2000)  # fmt: skip
-_draw("mini_counts", "general", world.things, _each("count", world.COUNTS),
-      ["one object", "two objects", "three objects", "four objects"],
-      "{}", 300)  # fmt: skip
-_draw("mini_positions", "domain-specific", world.things, _each("position", list(world.POSITIONS)), list(world.POSITIONS),
-      "something at the {}", 297)  # fmt: skip
-_draw("mini_polygons", "fine-grained", world.polygons, _each("polygon", list(world.POLYGONS)), list(world.POLYGONS),
-      "a {}, a geometric figure", 300)  # fmt: skip
+_draw(
+    "mini_objects",
+    "general",
+    world.things,
+    tuple({"color": c, "shape": s, "count": "one"} for c, s in PAIRS),
+    [f"{color} {shape}" for color, shape in PAIRS],
+    "this is a photo of a {}",
+    400,
+    train=2000,
+)
+_draw(
+    "mini_backgrounds",
+    "scene",
+    world.things,
+    _each("background", list(world.BACKGROUNDS)),
+    list(world.BACKGROUNDS),
+    "a picture of {}",
+    300,
+)
+_draw(
+    "mini_letters",
+    "general",
+    world.letters,
+    _each("letter", LETTERS),
+    [x.lower() for x in LETTERS],
+    "the letter {}",
+    390,
+)
+_draw(
+    "mini_faces",
+    "fine-grained",
+    world.faces,
+    _each("mood", world.MOODS),
+    world.MOODS,
+    "a {} face",
+    300,
+)
+_draw(
+    "mini_flags", "fine-grained", world.flags, _each("pattern", FLAGS), FLAGS, "a flag with {}", 300
+)
+_draw(
+    "mini_textures",
+    "domain-specific",
+    world.textures,
+    _each("texture", list(world.TEXTURES)),
+    list(world.TEXTURES),
+    "a {} texture",
+    300,
+)
+_draw(
+    "mini_scenes",
+    "scene",
+    world.scenes,
+    _each("scene", list(world.SCENES)),
+    list(world.SCENES),
+    "a scene of {}",
+    300,
+)
+_draw(
+    "mini_arrows",
+    "fine-grained",
+    world.arrows,
+    _each("direction", DIRECTIONS),
+    DIRECTIONS,
+    "an arrow pointing {}",
+    304,
+)
+_draw(
+    "mini_train",
+    "general",
+    world.things,
+    tuple({"color": c, "shape": s, "count": "one", "fill": "solid"} for c, s in TRAIN_PAIRS),
+    [f"{color} {shape}" for color, shape in TRAIN_PAIRS],
+    "this is a photo of a {}",
+    400,
+    train=2000,
+)
+_draw(
+    "mini_counts",
+    "general",
+    world.things,
+    _each("count", world.COUNTS),
+    ["one object", "two objects", "three objects", "four objects"],
+    "{}",
+    300,
+)
+_draw(
+    "mini_positions",
+    "domain-specific",
+    world.things,
+    _each("position", list(world.POSITIONS)),
+    list(world.POSITIONS),
+    "something at the {}",
+    297,
+)
+_draw(
+    "mini_polygons",
+    "fine-grained",
+    world.polygons,
+    _each("polygon", list(world.POLYGONS)),
+    list(world.POLYGONS),
+    "a {}, a geometric figure",
+    300,
+)
 datasets.register("mini_handwriting")(
     Dataset(
         title="Handwriting",
@@ -133,4 +229,12 @@ datasets.register("mini_handwriting")(
         may_be_shown=True,
     )
 )
-_draw("mini_cells", "medical", world.cells, _each("tissue", world.TISSUES), world.TISSUES, "a slide of {}", 300)
+_draw(
+    "mini_cells",
+    "medical",
+    world.cells,
+    _each("tissue", world.TISSUES),
+    world.TISSUES,
+    "a slide of {}",
+    300,
+)

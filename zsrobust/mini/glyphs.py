@@ -45,7 +45,9 @@ Z 00 40 06 46
 
 def _strokes(line: str) -> list[list[tuple[int, int]]]:
     polylines = line.split(maxsplit=1)[1].split("|")
-    return [[(int(point[0]), int(point[1])) for point in polyline.split()] for polyline in polylines]
+    return [
+        [(int(point[0]), int(point[1])) for point in polyline.split()] for polyline in polylines
+    ]
 
 
 GLYPHS: dict[str, list[list[tuple[int, int]]]] = {

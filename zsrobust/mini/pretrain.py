@@ -46,7 +46,9 @@ def main(out: Path, steps: int, pictures: int, seed: int) -> None:
     config = json.loads(CONFIG.read_text())
     model = open_clip.CLIP(**config["model_cfg"])
     tokenize = open_clip.SimpleTokenizer(context_length=model.context_length)
-    mean, std = (torch.tensor(config["preprocess_cfg"][key])[:, None, None] for key in ("mean", "std"))
+    mean, std = (
+        torch.tensor(config["preprocess_cfg"][key])[:, None, None] for key in ("mean", "std")
+    )
 
     seeds = range(1_000_000 * (seed + 1), 1_000_000 * (seed + 1) + pictures // 1000)
     with ProcessPoolExecutor() as pool:
@@ -61,12 +63,16 @@ def main(out: Path, steps: int, pictures: int, seed: int) -> None:
     decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
+        [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ],
         lr=LR,
         betas=(0.9, 0.98),
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        optimizer,
+        lambda step: min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
     )
     rng = RandomState(seed)
     for step in track(range(steps), "pre-training"):
@@ -88,7 +94,9 @@ def main(out: Path, steps: int, pictures: int, seed: int) -> None:
 
     used = torch.zeros(len(model.token_embedding.weight), dtype=torch.bool)
     used[tokens.unique()] = True
-    weights = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()
+    }
     weights["token_embedding.weight"][~used] = 0  # words never read compress to nothing
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})

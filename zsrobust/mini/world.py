@@ -36,10 +36,16 @@ COLORS: dict[str, tuple[float, float, float]] = {
 PLAIN = {"black": (0.05, 0.05, 0.05), "gray": (0.5, 0.5, 0.5), "light": (0.85, 0.85, 0.82)}
 COUNTS = ["one", "two", "three", "four"]
 POSITIONS = {
-    "top left": (9, 9), "top": (16, 9), "top right": (23, 9),
-    "left": (9, 16), "center": (16, 16), "right": (23, 16),
-    "bottom left": (9, 23), "bottom": (16, 23), "bottom right": (23, 23),
-}  # fmt: skip
+    "top left": (9, 9),
+    "top": (16, 9),
+    "top right": (23, 9),
+    "left": (9, 16),
+    "center": (16, 16),
+    "right": (23, 16),
+    "bottom left": (9, 23),
+    "bottom": (16, 23),
+    "bottom right": (23, 23),
+}
 
 
 # Signed distances: negative inside, in units of the shape's radius.
@@ -155,7 +161,9 @@ def _blend(first: Array, second: Array, share: Array) -> Array:
 def _stripes(rng: RandomState, angle: float | None = None) -> Array:
     angle = rng.uniform(0, np.pi) if angle is None else angle
     period = rng.uniform(5, 9)
-    wave = np.sin((_X * np.cos(angle) + _Y * np.sin(angle)) * 2 * np.pi / period + rng.uniform(0, 6))
+    wave = np.sin(
+        (_X * np.cos(angle) + _Y * np.sin(angle)) * 2 * np.pi / period + rng.uniform(0, 6)
+    )
     return np.asarray(np.clip(wave * 2 + 0.5, 0, 1))
 
 
@@ -186,7 +194,9 @@ def _grid(rng: RandomState) -> Array:
 
 def _rings(rng: RandomState) -> Array:
     far = np.hypot(_X - rng.uniform(10, 22), _Y - rng.uniform(10, 22))
-    return np.asarray(np.clip(np.sin(far * 2 * np.pi / rng.uniform(5, 8) + rng.uniform(0, 6)) * 2 + 0.5, 0, 1))
+    return np.asarray(
+        np.clip(np.sin(far * 2 * np.pi / rng.uniform(5, 8) + rng.uniform(0, 6)) * 2 + 0.5, 0, 1)
+    )
 
 
 def _fade(rng: RandomState) -> Array:
@@ -240,15 +250,21 @@ def _wood(rng: RandomState) -> Array:
 
 BACKGROUNDS: dict[str, Callable[[RandomState], Array]] = {
     "sky": lambda rng: _mix(rng, (0.35, 0.62, 0.95), (0.82, 0.92, 1.0), _Y / SIZE),
-    "grass": lambda rng: _mix(rng, (0.16, 0.42, 0.10), (0.45, 0.75, 0.25), rng.random_sample((SIZE, SIZE))),
+    "grass": lambda rng: _mix(
+        rng, (0.16, 0.42, 0.10), (0.45, 0.75, 0.25), rng.random_sample((SIZE, SIZE))
+    ),
     "sand": lambda rng: _mix(rng, (0.78, 0.66, 0.42), (0.93, 0.84, 0.62), _noise(rng, 14)),
     "bricks": _bricks,
     "night": _night,
     "water": _water,
     "wood": _wood,
     "snow": lambda rng: _mix(rng, (0.82, 0.87, 0.93), (1.0, 1.0, 1.0), _noise(rng, 6)),
-    "paper": lambda rng: _mix(rng, (0.96, 0.95, 0.88), (0.45, 0.60, 0.85), (_Y % 6 < 1).astype(float)),
-    "tiles": lambda rng: _mix(rng, (0.62, 0.62, 0.66), (0.22, 0.22, 0.26), ((_X % 8 < 1) | (_Y % 8 < 1)).astype(float)),
+    "paper": lambda rng: _mix(
+        rng, (0.96, 0.95, 0.88), (0.45, 0.60, 0.85), (_Y % 6 < 1).astype(float)
+    ),
+    "tiles": lambda rng: _mix(
+        rng, (0.62, 0.62, 0.66), (0.22, 0.22, 0.26), ((_X % 8 < 1) | (_Y % 8 < 1)).astype(float)
+    ),
 }
 
 
@@ -277,11 +293,19 @@ def _a(noun: str) -> str:
 
 # Kinds.
 
-_SPOTS = {1: [(16, 16)], 2: [(9, 16), (23, 16)], 3: [(9, 10), (23, 10), (16, 23)], 4: [(9, 9), (23, 9), (9, 23), (23, 23)]}
+_SPOTS = {
+    1: [(16, 16)],
+    2: [(9, 16), (23, 16)],
+    3: [(9, 10), (23, 10), (16, 23)],
+    4: [(9, 9), (23, 9), (9, 23), (23, 23)],
+}
 
 
 def _stamp(
-    picture: Array, shape: Callable[[Array, Array], Array], spot: tuple[float, float, float, float], fill: Array
+    picture: Array,
+    shape: Callable[[Array, Array], Array],
+    spot: tuple[float, float, float, float],
+    fill: Array,
 ) -> None:
     """Paint a shape at (x, y, radius, angle) with a thin dark rim, filled with `fill` (3, 32, 32) or (3, 1, 1)."""
     x, y, radius, angle = spot
@@ -319,8 +343,15 @@ def things(
     largest = 13.0 if number == 1 and not placed else 7.5 if not placed else 8.0
     radius = rng.uniform(0.62, 1) * largest
     for x, y in spots:
-        slack = max(0.0, (13.5 if number == 1 and not placed else 8) - radius) * (0.4 if placed else 0.8)
-        at = (x + rng.uniform(-slack, slack), y + rng.uniform(-slack, slack), radius, rng.uniform(-0.3, 0.3))
+        slack = max(0.0, (13.5 if number == 1 and not placed else 8) - radius) * (
+            0.4 if placed else 0.8
+        )
+        at = (
+            x + rng.uniform(-slack, slack),
+            y + rng.uniform(-slack, slack),
+            radius,
+            rng.uniform(-0.3, 0.3),
+        )
         paint = tint
         if fill != "solid":
             second = np.clip(tint * 0.35, 0, 1) if tint.mean() > 0.45 else 1 - (1 - tint) * 0.35
@@ -363,20 +394,35 @@ def letters(rng: RandomState, *, letter: str | None = None) -> tuple[Array, list
         points = np.array(polyline, dtype=float) + rng.uniform(-0.18, 0.18, (len(polyline), 2))
         x = left + points[:, 0] * unit_x + (3 - points[:, 1]) * unit_y * slant
         y = top + points[:, 1] * unit_y
-        x, y = 16 + (x - 16) * np.cos(turn) - (y - 16) * np.sin(turn), 16 + (y - 16) * np.cos(turn) + (x - 16) * np.sin(turn)
-        for (x1, y1), (x2, y2) in zip(zip(x, y, strict=True), zip(x[1:], y[1:], strict=True), strict=False):
+        x, y = (
+            16 + (x - 16) * np.cos(turn) - (y - 16) * np.sin(turn),
+            16 + (y - 16) * np.cos(turn) + (x - 16) * np.sin(turn),
+        )
+        for (x1, y1), (x2, y2) in zip(
+            zip(x, y, strict=True), zip(x[1:], y[1:], strict=True), strict=False
+        ):
             dx, dy = x2 - x1, y2 - y1
             along = np.clip(((_X - x1) * dx + (_Y - y1) * dy) / max(dx * dx + dy * dy, 1e-9), 0, 1)
             distance = np.minimum(distance, np.hypot(_X - x1 - along * dx, _Y - y1 - along * dy))
     mask = _cover(distance - thick, 1)
-    if rng.random_sample() < 0.35:  # dot-matrix: the picture of a display, or of a scan, with coarse pixels
+    if (
+        rng.random_sample() < 0.35
+    ):  # dot-matrix: the picture of a display, or of a scan, with coarse pixels
         coarse = (
-            mask.reshape(8, 4, 8, 4).mean((1, 3)) if rng.random_sample() < 0.6 else mask.reshape(16, 2, 16, 2).mean((1, 3))
+            mask.reshape(8, 4, 8, 4).mean((1, 3))
+            if rng.random_sample() < 0.6
+            else mask.reshape(16, 2, 16, 2).mean((1, 3))
         )
-        mask = np.kron(np.clip(coarse * 1.3, 0, 1), np.ones((SIZE // len(coarse), SIZE // len(coarse))))
+        mask = np.kron(
+            np.clip(coarse * 1.3, 0, 1), np.ones((SIZE // len(coarse), SIZE // len(coarse)))
+        )
     _paint(picture, mask, ink)
     noun = "digit" if letter.isdigit() else "letter"
-    captions = [f"the {noun} {letter.lower()}", f"the {noun} {letter.lower()} in {ink_name}", f"{_a(ink_name)} {noun}"]
+    captions = [
+        f"the {noun} {letter.lower()}",
+        f"the {noun} {letter.lower()} in {ink_name}",
+        f"{_a(ink_name)} {noun}",
+    ]
     return picture, _say(rng, *captions)
 
 
@@ -386,8 +432,12 @@ def textures(rng: RandomState, *, texture: str | None = None) -> tuple[Array, li
     first, second = rng.choice(list(COLORS), 2, replace=False)
     low, high = _tint(rng, COLORS[first]), _tint(rng, COLORS[second])
     picture = _blend(low, high, TEXTURES[texture](rng))
-    captions = [f"{_a(texture)} texture", f"{_a(texture)} {first} surface" if texture == "smooth" else
-                f"{_a(texture)} texture in {first} and {second}"]  # fmt: skip
+    captions = [
+        f"{_a(texture)} texture",
+        f"{_a(texture)} {first} surface"
+        if texture == "smooth"
+        else f"{_a(texture)} texture in {first} and {second}",
+    ]
     return picture, _say(rng, *captions)
 
 
@@ -400,7 +450,9 @@ def polygons(rng: RandomState, *, polygon: str | None = None) -> tuple[Array, li
     slack = 14.5 - radius
     x, y = 16 + rng.uniform(-slack, slack), 16 + rng.uniform(-slack, slack)
     _stamp(picture, POLYGONS[polygon], (x, y, radius, rng.uniform(-0.35, 0.35)), tint)
-    return picture, _say(rng, f"{_a(polygon)}", _a(f"{color} {polygon}"), f"{_a(polygon)}, a geometric figure")
+    return picture, _say(
+        rng, f"{_a(polygon)}", _a(f"{color} {polygon}"), f"{_a(polygon)}, a geometric figure"
+    )
 
 
 def arrows(rng: RandomState, *, direction: str | None = None) -> tuple[Array, list[str]]:
@@ -411,10 +463,21 @@ def arrows(rng: RandomState, *, direction: str | None = None) -> tuple[Array, li
     angle = DIRECTIONS.index(direction) * np.pi / 4 + rng.uniform(-0.2, 0.2)
     at = (16 + rng.uniform(-3, 3), 16 + rng.uniform(-3, 3), rng.uniform(9, 13), angle)
     _stamp(picture, _arrow, at, tint)
-    return picture, _say(rng, f"an arrow pointing {direction}", _a(f"{color} arrow pointing {direction}"), "an arrow")
+    return picture, _say(
+        rng, f"an arrow pointing {direction}", _a(f"{color} arrow pointing {direction}"), "an arrow"
+    )
 
 
-DIRECTIONS = ["right", "lower right", "down", "lower left", "left", "upper left", "up", "upper right"]
+DIRECTIONS = [
+    "right",
+    "lower right",
+    "down",
+    "lower left",
+    "left",
+    "upper left",
+    "up",
+    "upper right",
+]
 
 
 def faces(rng: RandomState, *, mood: str | None = None) -> tuple[Array, list[str]]:
@@ -434,7 +497,10 @@ def faces(rng: RandomState, *, mood: str | None = None) -> tuple[Array, list[str
         if mood == "sleepy" or (mood == "winking" and side == 1):
             eye = _box(u - side * 0.36 * wide, v + 0.28, 0.2, 0.06)
         if mood == "angry":
-            brow = np.maximum(np.abs(u - side * 0.38) - 0.26, np.abs(v + 0.52 + side * (u - side * 0.38) * 0.7) - 0.07)
+            brow = np.maximum(
+                np.abs(u - side * 0.38) - 0.26,
+                np.abs(v + 0.52 + side * (u - side * 0.38) * 0.7) - 0.07,
+            )
             eye = np.minimum(eye, brow)
         _paint(picture, _cover(eye, radius), ink)
     curve = {"happy": 1, "winking": 1, "sad": -1, "angry": -1}.get(mood, 0)
@@ -465,7 +531,9 @@ def flags(rng: RandomState, *, pattern: str | None = None) -> tuple[Array, list[
     distance = FLAGS[pattern](u, v)
     cloth = _blend(low, high, _cover(distance, 10))
     _paint(picture, _cover(np.maximum(np.abs(u) - 1, np.abs(v) - 1), 10), cloth)
-    return picture, _say(rng, f"a flag with {pattern}", f"{_a(first)} and {second} flag with {pattern}", "a flag")
+    return picture, _say(
+        rng, f"a flag with {pattern}", f"{_a(first)} and {second} flag with {pattern}", "a flag"
+    )
 
 
 FLAGS: dict[str, Callable[[Array, Array], Array]] = {
@@ -483,10 +551,16 @@ FLAGS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def _land(
-    rng: RandomState, sky: tuple[float, ...], haze: tuple[float, ...], ground: tuple[float, ...], horizon: float
+    rng: RandomState,
+    sky: tuple[float, ...],
+    haze: tuple[float, ...],
+    ground: tuple[float, ...],
+    horizon: float,
 ) -> Array:
     picture = _mix(rng, sky, haze, np.clip(_Y / horizon, 0, 1))
-    _paint(picture, (_Y > horizon).astype(float), _tint(rng, ground) * (0.85 + 0.3 * _noise(rng, 10)))
+    _paint(
+        picture, (_Y > horizon).astype(float), _tint(rng, ground) * (0.85 + 0.3 * _noise(rng, 10))
+    )
     return np.clip(picture, 0, 1)
 
 
@@ -495,9 +569,13 @@ def _sun(rng: RandomState, picture: Array, rgb: tuple[float, ...], y: float, rad
 
 
 def _beach(rng: RandomState) -> Array:
-    picture = _land(rng, (0.40, 0.70, 0.98), (0.80, 0.92, 1.0), (0.92, 0.83, 0.58), 21 + rng.uniform(-2, 2))
+    picture = _land(
+        rng, (0.40, 0.70, 0.98), (0.80, 0.92, 1.0), (0.92, 0.83, 0.58), 21 + rng.uniform(-2, 2)
+    )
     _paint(
-        picture, ((_Y > 13) & (_Y < 20 + np.sin(_X * 0.4 + rng.uniform(0, 6)))).astype(float), _tint(rng, (0.10, 0.45, 0.75))
+        picture,
+        ((_Y > 13) & (_Y < 20 + np.sin(_X * 0.4 + rng.uniform(0, 6)))).astype(float),
+        _tint(rng, (0.10, 0.45, 0.75)),
     )
     _sun(rng, picture, (1.0, 0.95, 0.5), rng.uniform(4, 7), 2.8)
     return picture
@@ -531,7 +609,9 @@ def _forest(rng: RandomState) -> Array:
     for x in np.sort(rng.uniform(0, 32, 7)):
         top, foot = rng.uniform(4, 11), rng.uniform(25, 30)
         _paint(
-            picture, ((np.abs(_X - x) < 0.9) & (_Y > top) & (_Y < foot + 2)).astype(float), _tint(rng, (0.35, 0.22, 0.10))
+            picture,
+            ((np.abs(_X - x) < 0.9) & (_Y > top) & (_Y < foot + 2)).astype(float),
+            _tint(rng, (0.35, 0.22, 0.10)),
         )
         tree = np.clip((_Y - top) * 0.28 - np.abs(_X - x), 0, 1) * (_Y < foot - 2)
         _paint(picture, tree, _tint(rng, (0.08, 0.36, 0.14)))
@@ -542,7 +622,11 @@ def _desert(rng: RandomState) -> Array:
     picture = _land(rng, (0.55, 0.75, 0.95), (0.98, 0.90, 0.75), (0.88, 0.68, 0.36), 32)
     for base, shade in ((17, 0.9), (22, 1.0)):
         dune = base + 3 * np.sin(_X * rng.uniform(0.15, 0.3) + rng.uniform(0, 6))
-        _paint(picture, np.clip(_Y - dune, 0, 1), _tint(rng, (0.90 * shade, 0.70 * shade, 0.38 * shade)))
+        _paint(
+            picture,
+            np.clip(_Y - dune, 0, 1),
+            _tint(rng, (0.90 * shade, 0.70 * shade, 0.38 * shade)),
+        )
     x, foot = rng.uniform(6, 26), 26
     cactus = np.minimum(_box(_X - x, _Y - foot + 5, 1.2, 6), _box(_X - x, _Y - foot + 5, 3.5, 1.0))
     _paint(picture, _cover(cactus, 1), _tint(rng, (0.15, 0.45, 0.15)))
@@ -552,7 +636,11 @@ def _desert(rng: RandomState) -> Array:
 def _moonlight(rng: RandomState) -> Array:
     picture = _night(rng)
     _sun(rng, picture, (0.95, 0.95, 0.85), rng.uniform(6, 11), rng.uniform(3, 4.5))
-    _paint(picture, np.clip(_Y - 26 - 2 * np.sin(_X * 0.3 + rng.uniform(0, 6)), 0, 1), _tint(rng, (0.05, 0.10, 0.08), 0.03))
+    _paint(
+        picture,
+        np.clip(_Y - 26 - 2 * np.sin(_X * 0.3 + rng.uniform(0, 6)), 0, 1),
+        _tint(rng, (0.05, 0.10, 0.08), 0.03),
+    )
     return picture
 
 
@@ -571,7 +659,11 @@ def _house(rng: RandomState) -> Array:
     _paint(picture, _cover(roof, 1), _tint(rng, (0.70, 0.22, 0.18), 0.1))
     _paint(picture, _cover(_box(_X - x, _Y - 24, 1.6, 3.2), 1), _tint(rng, (0.35, 0.22, 0.12)))
     for side in (-1, 1):
-        _paint(picture, _cover(_box(_X - x - side * half * 0.6, _Y - 19, 1.4, 1.4), 1), _tint(rng, (0.55, 0.75, 0.95)))
+        _paint(
+            picture,
+            _cover(_box(_X - x - side * half * 0.6, _Y - 19, 1.4, 1.4), 1),
+            _tint(rng, (0.55, 0.75, 0.95)),
+        )
     return picture
 
 
@@ -580,7 +672,11 @@ def _road(rng: RandomState) -> Array:
     picture = _land(rng, (0.55, 0.75, 0.95), (0.88, 0.93, 0.98), (0.36, 0.56, 0.26), horizon)
     x = rng.uniform(12, 20)
     depth = np.clip((_Y - horizon) / (32 - horizon), 0, 1)
-    _paint(picture, _cover(np.abs(_X - x) - 1 - depth * 13, 1) * (_Y > horizon), _tint(rng, (0.28, 0.28, 0.30)))
+    _paint(
+        picture,
+        _cover(np.abs(_X - x) - 1 - depth * 13, 1) * (_Y > horizon),
+        _tint(rng, (0.28, 0.28, 0.30)),
+    )
     line = (np.abs(_X - x) < 0.4 + depth) & (_Y > horizon) & (np.floor(_Y / 3) % 2 == 0)
     _paint(picture, line.astype(float), _tint(rng, (0.95, 0.93, 0.80)))
     return picture
@@ -592,7 +688,9 @@ def _ship(rng: RandomState) -> Array:
     x = rng.uniform(11, 21)
     hull = np.maximum(np.maximum(17 - _Y, _Y - 21.5), np.abs(_X - x) - 9 + (_Y - 17) * 0.9)
     _paint(picture, _cover(hull, 1), _tint(rng, (0.50, 0.20, 0.14), 0.1))
-    sail = np.maximum(np.maximum(5 - _Y, _Y - 16), np.maximum(x + 0.5 - _X, _X - x - (_Y - 5) * 0.65))
+    sail = np.maximum(
+        np.maximum(5 - _Y, _Y - 16), np.maximum(x + 0.5 - _X, _X - x - (_Y - 5) * 0.65)
+    )
     _paint(picture, _cover(sail, 1), _tint(rng, (0.95, 0.95, 0.92)))
     _paint(picture, _cover(_box(_X - x, _Y - 11, 0.6, 6.5), 1), _tint(rng, (0.25, 0.15, 0.08)))
     return picture
@@ -628,7 +726,11 @@ def cells(rng: RandomState, *, tissue: str | None = None) -> tuple[Array, list[s
         radius = rng.uniform(2.2, 3.8) if tumor else rng.uniform(1.5, 2.3)
         u, v = _local(x, y, radius, rng.uniform(0, np.pi))
         stain = _tint(rng, (0.36, 0.12, 0.50) if tumor else (0.46, 0.26, 0.62), 0.08)
-        _paint(picture, _cover(np.hypot(u, v * (rng.uniform(1, 1.7) if tumor else 1.1)) - 1, radius) * 0.9, stain)
+        _paint(
+            picture,
+            _cover(np.hypot(u, v * (rng.uniform(1, 1.7) if tumor else 1.1)) - 1, radius) * 0.9,
+            stain,
+        )
     return picture, _say(rng, f"a slide of {tissue}", f"{tissue} under the microscope")
 
 

@@ -1,6 +1,12 @@
 """Training: recipes, the one loop, and checkpoints named by their recipe's digest."""
 
-from zsrobust.training.checkpoints import Checkpoint, sources, student_encoder, texts, trained_encoder
+from zsrobust.training.checkpoints import (
+    Checkpoint,
+    sources,
+    student_encoder,
+    texts,
+    trained_encoder,
+)
 from zsrobust.training.loop import train
 from zsrobust.training.recipes import Precision, Recipe
 from zsrobust.training.steps import Objective, Step, objectives

@@ -10,12 +10,13 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from zsrobust.classifier import Clip, weights_digest
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.values import fits
 from zsrobust.datasets import Dataset, Images
-from zsrobust.prompts import prompted
-from zsrobust.registry import ZSRobustError, fits
+from zsrobust.models.clip import Clip, weights_digest
+from zsrobust.models.visual_prompts import prompted
+from zsrobust.results.digests import seal
 from zsrobust.training.recipes import Recipe
-from zsrobust.verification import seal
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,13 @@ class Checkpoint:
 
     path: Path
     recipe: dict[str, Any]
-    sources: dict[str, str]  #: digests of what the recipe names: the backbone, and the images trained on
+    sources: dict[
+        str, str
+    ]  #: digests of what the recipe names: the backbone, and the images trained on
     history: list[dict[str, float]]  #: per epoch: loss, accuracy, distance (relative L2), seconds
-    prompts: str | None  #: digest of the class texts trained against; None in checkpoints that do not say
+    prompts: (
+        str | None
+    )  #: digest of the class texts trained against; None in checkpoints that do not say
     weights: dict[str, Tensor]
 
     @classmethod
@@ -36,8 +41,12 @@ class Checkpoint:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            recipe, sources, history = (json.loads(metadata[name]) for name in ("recipe", "sources", "history"))
-            if "digest" in metadata and metadata["digest"] != seal(metadata, weights_digest(weights)):
+            recipe, sources, history = (
+                json.loads(metadata[name]) for name in ("recipe", "sources", "history")
+            )
+            if "digest" in metadata and metadata["digest"] != seal(
+                metadata, weights_digest(weights)
+            ):
                 raise ValueError("its digest does not fit")
             if (
                 not fits(recipe, dict[str, Any])
@@ -49,7 +58,9 @@ class Checkpoint:
                 raise ValueError("an epoch of its history has no seconds")
             return cls(path, recipe, sources, history, metadata.get("prompts"), weights)
         except Exception as error:  # a damaged header raises all kinds
-            raise ZSRobustError(f"The checkpoint {path} is damaged ({error}). Delete it, and it is trained again.") from None
+            raise ZSRobustError(
+                f"The checkpoint {path} is damaged ({error}). Delete it, and it is trained again."
+            ) from None
 
     @property
     def digest(self) -> str:
@@ -69,7 +80,9 @@ def sources(clip: Clip, images: Images) -> dict[str, str]:
 
 def texts(recipe: Recipe, dataset: Dataset) -> str:
     """Return the digest of the class texts that a recipe trains against."""
-    return hashlib.sha256(json.dumps(dataset.prompts(recipe.prompts or "plain")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(dataset.prompts(recipe.prompts or "plain")).encode()
+    ).hexdigest()
 
 
 def made_from(recipe: Recipe, clip: Clip, dataset: Dataset, images: Images) -> dict[str, str]:
@@ -83,12 +96,18 @@ def made_from(recipe: Recipe, clip: Clip, dataset: Dataset, images: Images) -> d
 
 def learning(encoder: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights that take gradients, by name."""
-    return {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad
+    }
 
 
 def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
     """Return a copy of the image tower in which just what the recipe trains takes gradients."""
-    return prompted(clip, recipe.options.get("tokens", 0), recipe.seed) if recipe.trainable == "prompts" else clip.copy()
+    return (
+        prompted(clip, recipe.options.get("tokens", 0), recipe.seed)
+        if recipe.trainable == "prompts"
+        else clip.copy()
+    )
 
 
 def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
@@ -102,7 +121,9 @@ def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Mo
         if name not in expected or given.get(name) != tuple(expected[name].shape)
     )
     if wrong:
-        raise ZSRobustError(f"The checkpoint {checkpoint.path} does not fit {clip.name}: {', '.join(wrong[:5])}. Delete it.")
+        raise ZSRobustError(
+            f"The checkpoint {checkpoint.path} does not fit {clip.name}: {', '.join(wrong[:5])}. Delete it."
+        )
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(checkpoint.weights[name])

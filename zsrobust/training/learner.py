@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import frozen
 from zsrobust.attacks.draws import Draws
-from zsrobust.classifier import Clip
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images
-from zsrobust.pixels import tensor
-from zsrobust.registry import ZSRobustError
+from zsrobust.datasets.pixels import tensor
+from zsrobust.models.clip import Clip
 from zsrobust.training.checkpoints import learning, student_encoder
 from zsrobust.training.crew import Crew
 from zsrobust.training.recipes import Recipe
@@ -53,8 +53,15 @@ class Learner:
     ) -> None:
         """Take what `zsrobust.training.train` takes."""
         if micro_batch is not None and micro_batch < 1:
-            raise ZSRobustError(f"A micro-batch of {micro_batch} images leaves none. Choose 1 or more.")
-        self.recipe, self.images, self.micro_batch, self.crew = recipe, images, micro_batch, Crew.here()
+            raise ZSRobustError(
+                f"A micro-batch of {micro_batch} images leaves none. Choose 1 or more."
+            )
+        self.recipe, self.images, self.micro_batch, self.crew = (
+            recipe,
+            images,
+            micro_batch,
+            Crew.here(),
+        )
         self.objective, self.cut = objectives[recipe.objective], recipe.cut(clip)
         self.attack = recipe.crafting() if recipe.attack else None
         encoder = student_encoder(clip, recipe)
@@ -76,7 +83,9 @@ class Learner:
         self.optimizer = _optimizer(recipe, list(self.weights.values()))
         self.steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
         self.rate = _warmup_cosine(min(recipe.warmup, self.steps // 2), self.steps)
-        self.whole_only = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules())
+        self.whole_only = any(
+            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules()
+        )
         if micro_batch or self.crew.size > 1:
             self._check_parts()
         self._settle()
@@ -103,7 +112,9 @@ class Learner:
             except torch.cuda.OutOfMemoryError:
                 tried = min(self.micro_batch or len(mine), len(mine))
                 if tried == 1:
-                    raise ZSRobustError(f"One image at a time is too much for the memory of {self.device}.") from None
+                    raise ZSRobustError(
+                        f"One image at a time is too much for the memory of {self.device}."
+                    ) from None
             self._check_parts()
             self.micro_batch = math.ceil(tried / 2)
             torch.cuda.empty_cache()
@@ -116,27 +127,40 @@ class Learner:
             step = self._step(epoch, part, len(part) / whole)
             loss = self.objective(step)
             (loss * (weight * step.share)).backward()
-            totals += weight * torch.stack([loss.detach().to(totals) * len(part), step.correct().to(totals)])
+            totals += weight * torch.stack(
+                [loss.detach().to(totals) * len(part), step.correct().to(totals)]
+            )
         return totals
 
     def _step(self, epoch: int, positions: Tensor, share: float) -> Step:
         """Return what the objective gets of the images at these positions."""
         rows = positions.numpy()
         labels = torch.from_numpy(self.images.labels[rows]).to(self.device, non_blocking=True)
-        craft = partial(self._craft, draws=Draws.of(self.recipe.seed, f"epoch {epoch}", rows, self.device))
+        craft = partial(
+            self._craft, draws=Draws.of(self.recipe.seed, f"epoch {epoch}", rows, self.device)
+        )
         self.student.train()
         return Step(
-            tensor(self.images, rows, self.cut, self.device), labels, self.student, self.teacher, craft, self.recipe.options,
+            tensor(self.images, rows, self.cut, self.device),
+            labels,
+            self.student,
+            self.teacher,
+            craft,
+            self.recipe.options,
             share,
-        )  # fmt: skip
+        )
 
     def _craft(self, clean: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """Return adversarial images; no weight takes a gradient for them."""
         if self.attack is None:
             name = self.recipe.objective
-            raise ZSRobustError(f"The objective {name!r} asks for adversarial images; its recipe has no attack.")
+            raise ZSRobustError(
+                f"The objective {name!r} asks for adversarial images; its recipe has no attack."
+            )
         with frozen(self.student), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what attacks warn of concerns evaluations
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # what attacks warn of concerns evaluations
             return torch.as_tensor(self.attack(self.student, clean, labels, draws)).detach()
 
     def finite(self) -> Tensor:
@@ -166,7 +190,13 @@ class Learner:
             for kind, value in self.optimizer.state[weight].items():
                 if isinstance(value, Tensor):
                     kinds.setdefault(kind, {})[name] = value
-        return _stored({f"{kind}/{name}": value for kind, values in kinds.items() for name, value in values.items()})
+        return _stored(
+            {
+                f"{kind}/{name}": value
+                for kind, values in kinds.items()
+                for name, value in values.items()
+            }
+        )
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the tensors of another learner; raises ZSRobustError, and takes none, if they do not fit."""
@@ -176,7 +206,9 @@ class Learner:
         state: dict[int, dict[str, Tensor]] = {}
         for kind, name in [full.split("/", 1) for full in tensors.keys() - own.keys()]:
             state.setdefault(places.get(name, -1), {})[kind] = tensors[f"{kind}/{name}"]
-        fits = all(name in tensors and tensors[name].shape == value.shape for name, value in own.items())
+        fits = all(
+            name in tensors and tensors[name].shape == value.shape for name, value in own.items()
+        )
         if not fits or -1 in state:
             raise ZSRobustError("its weights do not fit")
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
@@ -216,9 +248,13 @@ def _checkpoint_activations(encoder: nn.Module) -> None:
 
 
 def _optimizer(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-    fused = weights[0].device.type == "cuda" or None  # one kernel for all weights; None is torch's own choice
+    fused = (
+        weights[0].device.type == "cuda" or None
+    )  # one kernel for all weights; None is torch's own choice
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused)
+        return torch.optim.SGD(
+            weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+        )
     return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from zsrobust.attacks import exact
-from zsrobust.classifier import Clip, weights_digest
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import leftovers, write_atomically
 from zsrobust.datasets import Dataset, Images
-from zsrobust.registry import ZSRobustError
-from zsrobust.results import leftovers, write_atomically
+from zsrobust.models.clip import Clip, weights_digest
+from zsrobust.results.digests import seal
 from zsrobust.training.checkpoints import Checkpoint, made_from
 from zsrobust.training.learner import Learner, exactly
 from zsrobust.training.partial import Partial
 from zsrobust.training.recipes import Recipe
-from zsrobust.verification import seal
 
 Progress = Callable[[int, int, str], None]
 
@@ -92,7 +92,9 @@ class Tally:
     def __init__(self, device: torch.device, loss: float = 0.0, correct: float = 0.0) -> None:
         """Begin with these sums."""
         self._sums = torch.tensor([loss, correct], device=device, dtype=exactly(device))
-        self._bad = torch.full_like(self._sums, -1)  # the first step whose loss or gradient is not finite, and its loss
+        self._bad = torch.full_like(
+            self._sums, -1
+        )  # the first step whose loss or gradient is not finite, and its loss
 
     def add(self, totals: Tensor, images: int, step: int, finite: Tensor | bool = True) -> None:
         """Add the totals of a batch: the sum of its losses, and how many are right, (2,); and if its gradient is finite."""
@@ -112,14 +114,19 @@ class Tally:
 class Training:
     """A training under way: how far it is, what it found, and where that is kept."""
 
-    def __init__(self, learner: Learner, made_from: dict[str, str], path: Path, progress: Progress) -> None:
+    def __init__(
+        self, learner: Learner, made_from: dict[str, str], path: Path, progress: Progress
+    ) -> None:
         """Take the learner, the metadata that says what it learns from, the checkpoint's path, and who hears of it."""
         self.learner, self.made_from, self.path, self.progress = learner, made_from, path, progress
         self.partial = path.with_suffix(".partial")
         self.done = self.saved = 0  #: steps
         self.history: list[dict[str, float]] = []
         self.tally, self.found = Tally(learner.device), ""  #: what the last look at the tally found
-        self.began, self.kept = time.perf_counter(), time.perf_counter()  #: the epoch; the last time that it was saved
+        self.began, self.kept = (
+            time.perf_counter(),
+            time.perf_counter(),
+        )  #: the epoch; the last time that it was saved
         self.remarks: list[str] = []  #: what every note ends with
         self._whole = True  #: whether nothing has moved but by whole steps
 
@@ -135,7 +142,9 @@ class Training:
                 self._set_aside(str(error))
             self.progress(self.done, self.learner.steps, self.remarks[-1])
         if self.learner.crew.leaders(self.done, self.learner.device) != self.done:
-            raise ZSRobustError(f"{self.partial} is another file to each process. Choose a folder that all of them share.")
+            raise ZSRobustError(
+                f"{self.partial} is another file to each process. Choose a folder that all of them share."
+            )
 
     def _begin_from(self, partial: Partial) -> None:
         self.learner.load(partial.tensors)
@@ -181,7 +190,9 @@ class Training:
         try:
             loss, correct = self.tally.look()
         except DivergedError as error:
-            raise ZSRobustError(f"Training {self.learner.recipe.objective}: {error} {self._where(error.step)}") from None
+            raise ZSRobustError(
+                f"Training {self.learner.recipe.objective}: {error} {self._where(error.step)}"
+            ) from None
         self.found = f"loss {loss / images:.2f}, accuracy {correct / images:.0%}"
 
     def _where(self, step: int) -> str:
@@ -190,13 +201,17 @@ class Training:
         epoch, positions = next(islice(batches(recipe, len(learner.images)), step, None))
         images = ", ".join(map(str, learner.images.positions[positions.numpy()]))
         kept = (
-            f"The last good state is {self.partial}, of step {self.saved}" if self.saved else "No state was saved before it"
+            f"The last good state is {self.partial}, of step {self.saved}"
+            if self.saved
+            else "No state was saved before it"
         )
         return f"It is in epoch {epoch + 1}, on the images {images} of {recipe.train_on}. {kept}."
 
     def _note(self) -> str:
         parts = self.learner.micro_batch
-        return "; ".join([self.found, *([f"{parts} images at a time"] if parts else []), *self.remarks])
+        return "; ".join(
+            [self.found, *([f"{parts} images at a time"] if parts else []), *self.remarks]
+        )
 
     def _end_epoch(self) -> None:
         """Write an epoch into the history, and begin the next."""
@@ -234,12 +249,17 @@ class Training:
             return
         try:
             seconds = time.perf_counter() - self.began
-            state = Partial(self.done, *self.tally.look(), seconds, self.history, self.learner.tensors())
+            state = Partial(
+                self.done, *self.tally.look(), seconds, self.history, self.learner.tensors()
+            )
             self._check(state.tensors)
             state.write(self.partial, self.made_from)
             self.saved = self.done
         except ZSRobustError as error:
-            self.remarks = [*(remark for remark in self.remarks if remark != str(error)), str(error)]
+            self.remarks = [
+                *(remark for remark in self.remarks if remark != str(error)),
+                str(error),
+            ]
 
     def finish(self) -> None:
         """Write the checkpoint, and wait for it; raises ZSRobustError, and writes nothing, if its weights are not finite."""
@@ -256,4 +276,6 @@ class Training:
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             recipe = self.learner.recipe
-            raise ZSRobustError(f"Training {recipe.objective}: weights are not finite after step {self.done - 1}. Lower lr.")
+            raise ZSRobustError(
+                f"Training {recipe.objective}: weights are not finite after step {self.done - 1}. Lower lr."
+            )

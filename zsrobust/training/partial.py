@@ -9,10 +9,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from zsrobust.classifier import weights_digest
-from zsrobust.registry import ZSRobustError
-from zsrobust.results import write_atomically
-from zsrobust.verification import seal
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import write_atomically
+from zsrobust.models.clip import weights_digest
+from zsrobust.results.digests import seal
 
 FORMAT = "zsrobust-partial-2"
 
@@ -30,7 +30,9 @@ class Partial:
 
     def write(self, path: Path, made_from: Mapping[str, str]) -> None:
         """Write it with what it was made from; raises ZSRobustError if it cannot be written."""
-        numbers = json.dumps({name: value for name, value in vars(self).items() if name != "tensors"})
+        numbers = json.dumps(
+            {name: value for name, value in vars(self).items() if name != "tensors"}
+        )
         metadata = {"format": FORMAT, **made_from, "numbers": numbers}
         metadata["digest"] = seal(metadata, weights_digest(self.tensors))
         write_atomically(path, safetensors.torch.save(self.tensors, metadata))
@@ -42,7 +44,9 @@ class Partial:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata["format"] != FORMAT or metadata["digest"] != seal(metadata, weights_digest(tensors)):
+            if metadata["format"] != FORMAT or metadata["digest"] != seal(
+                metadata, weights_digest(tensors)
+            ):
                 raise ValueError("its digest does not fit")
             partial = cls(**json.loads(metadata["numbers"]), tensors=tensors)
         except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from zsrobust.attacks import attacks
-from zsrobust.classifier import Clip
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import field_types, format_eps, parse_eps
+from zsrobust.core.values import fits
 from zsrobust.datasets import Cut
-from zsrobust.pixels import cut_for
-from zsrobust.registry import ZSRobustError, field_types, fits, format_eps, parse_eps
+from zsrobust.models.clip import Clip, cut_for
 
 #: Of the towers' passes. In bfloat16 these run in autocast; weights, optimizer, embeddings and loss are float32 always.
 Precision = Literal["float32", "bfloat16"]
@@ -28,7 +29,9 @@ class Recipe:
     objective: str  #: the loss, by its registered name
     backbone: str = "ViT-B-32-quickgelu/openai"
     train_on: str = "tiny_imagenet"
-    attack: str | None = None  #: spec of the attack that makes the adversarial images, where the objective wants them
+    attack: str | None = (
+        None  #: spec of the attack that makes the adversarial images, where the objective wants them
+    )
     eps: float | None = None  #: of that attack, if not its own
     step_size: float | None = None
     epochs: int = 10
@@ -42,12 +45,22 @@ class Recipe:
     precision: Precision = "float32"  #: of the passes through the towers
     seed: int = 0
     logit_scale: float | None = None  #: in the loss and the attack; None is the model's own
-    normalization: Literal["imagenet"] | None = None  #: of the images, for the student and the teacher; None: the backbone's
-    zoom: float | None = None  #: training images are resized to this times the tower's side, then cropped; None is 1
+    normalization: Literal["imagenet"] | None = (
+        None  #: of the images, for the student and the teacher; None: the backbone's
+    )
+    zoom: float | None = (
+        None  #: training images are resized to this times the tower's side, then cropped; None is 1
+    )
     interpolation: Literal["bicubic", "bilinear"] | None = None  #: of that; None is the backbone's
-    prompts: Literal["released", "openai"] | None = None  #: the wording of the class texts; None is the plain one
-    limit: int | None = None  #: train on a class-balanced subset of so many images; to try things out
-    options: Mapping[str, Any] = field(default_factory=dict)  #: what the objective and the prompts read
+    prompts: Literal["released", "openai"] | None = (
+        None  #: the wording of the class texts; None is the plain one
+    )
+    limit: int | None = (
+        None  #: train on a class-balanced subset of so many images; to try things out
+    )
+    options: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: what the objective and the prompts read
 
     def __post_init__(self) -> None:
         for name, kind in field_types(self).items():
@@ -55,12 +68,18 @@ class Recipe:
                 raise ZSRobustError(f"A recipe's {name} cannot be {value!r}.")
         for name in ("epochs", "batch_size", "lr", "zoom", "limit"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ZSRobustError(f"A recipe's {name} must be positive, not {getattr(self, name)}.")
+                raise ZSRobustError(
+                    f"A recipe's {name} must be positive, not {getattr(self, name)}."
+                )
         for name in ("momentum", "weight_decay", "warmup", "seed"):
             if getattr(self, name) < 0:
-                raise ZSRobustError(f"A recipe's {name} must not be negative, not {getattr(self, name)}.")
+                raise ZSRobustError(
+                    f"A recipe's {name} must not be negative, not {getattr(self, name)}."
+                )
         if not fits(self.options.get("tokens", 0), int) or self.options.get("tokens", 0) < 0:
-            raise ZSRobustError(f"The number of tokens must not be negative, not {self.options['tokens']}.")
+            raise ZSRobustError(
+                f"The number of tokens must not be negative, not {self.options['tokens']}."
+            )
         for bound in filter(None, (self.eps, self.step_size)):
             parse_eps(str(bound))
 
@@ -84,7 +103,9 @@ class Recipe:
     def crafting(self) -> Any:
         """Return the attack that makes the training images; every image takes all its steps."""
         values = {"eps": self.eps, "step_size": self.step_size}
-        attack = attacks.create(str(self.attack), {key: value for key, value in values.items() if value is not None})
+        attack = attacks.create(
+            str(self.attack), {key: value for key, value in values.items() if value is not None}
+        )
         if not hasattr(attack, "early_stop"):
             return attack
         return replace(attack, early_stop=False)  # type: ignore[type-var]  # a protocol cannot say that it is a dataclass

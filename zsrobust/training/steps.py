@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsrobust.classifier import ZeroShotClassifier
-from zsrobust.registry import Registry
+from zsrobust.core.registry import Registry
+from zsrobust.models.zeroshot import ZeroShotClassifier
 
 
 @dataclass
@@ -26,7 +26,9 @@ class Step:
     labels: Tensor  #: (N,) int64
     student: ZeroShotClassifier  #: being trained
     teacher: ZeroShotClassifier  #: the original CLIP, frozen
-    craft: Callable[[Tensor, Tensor], Tensor]  #: images and labels to adversarial images against the student
+    craft: Callable[
+        [Tensor, Tensor], Tensor
+    ]  #: images and labels to adversarial images against the student
     options: Mapping[str, Any]
     share: float = 1.0  #: of these images in the whole batch, in (0, 1]
 
@@ -69,7 +71,9 @@ class Step:
     @torch.no_grad()
     def correct(self) -> Tensor:
         """Return the number of images that the student classified correctly, (), under attack if it was attacked."""
-        logits = self.adversarial_logits if "adversarial_logits" in self.__dict__ else self.clean_logits
+        logits = (
+            self.adversarial_logits if "adversarial_logits" in self.__dict__ else self.clean_logits
+        )
         return (logits.argmax(1) == self.labels).sum()
 
 

@@ -25,7 +25,9 @@ class FGSM:
     def __post_init__(self) -> None:
         check_bounds(self.eps, self.norm)
 
-    def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]."""
         points = images.clone().requires_grad_()
         with frozen(classifier):
@@ -42,8 +44,12 @@ def patterns(split: Split) -> Images:
     labels = np.arange(40, dtype=np.int64) % 2
     phase = np.random.RandomState(0).randint(0, 8, 40)
     y, x = np.mgrid[0:32, 0:32]
-    waves = np.stack([((x + p) // 4 + label * (y // 4)) % 2 for label, p in zip(labels, phase, strict=True)])
-    return Images(pixels=np.repeat(waves[:, None] * 200 + 30, 3, axis=1).astype(np.uint8), labels=labels)
+    waves = np.stack(
+        [((x + p) // 4 + label * (y // 4)) % 2 for label, p in zip(labels, phase, strict=True)]
+    )
+    return Images(
+        pixels=np.repeat(waves[:, None] * 200 + 30, 3, axis=1).astype(np.uint8), labels=labels
+    )
 
 
 datasets.register("example_patterns")(

@@ -1,0 +1,126 @@
+"""Registries of named entries, and the plugins that fill them."""
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from zsrobust.core.errors import ZSRobustError, suggest
+from zsrobust.core.files import is_file
+from zsrobust.core.specs import field_types, parse_fields, split_spec
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+
+class Registry(Generic[T]):
+    """Entries of one kind by name. A name is taken once; the first look-up loads the plugins."""
+
+    def __init__(self, kind: str, plural: str) -> None:
+        """Name the kind, as in "Unknown attack", and its plural, as in `zsrobust list attacks`."""
+        self.kind, self.plural = kind, plural
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[E], E]:
+        """Return a function, or decorator, that registers an entry under `name` and returns it.
+
+        Raises ZSRobustError when the name is taken.
+        """
+
+        def add(entry: E) -> E:
+            if name in self._entries:
+                raise ZSRobustError(
+                    f"The {self.kind} name {name!r} is taken; register under another name."
+                )
+            self._entries[name] = typing.cast(T, entry)
+            return entry
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        """Return the entry; raises ZSRobustError with the nearest name for an unknown one."""
+        load_plugins()
+        if name not in self._entries:
+            raise suggest(self.kind, name, list(self._entries), f"See: zsrobust list {self.plural}")
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names, in the order of registration."""
+        load_plugins()
+        return iter(self._entries)
+
+    def create(self, spec: str, defaults: Mapping[str, Any] | None = None) -> T:
+        """Return the entry a spec string names, with the spec's fields set.
+
+        `defaults` holds values for fields that the spec leaves open, where the entry has them.
+        Raises ZSRobustError for an unknown name, an unknown field, or an ill-typed value.
+        """
+        name, fields = split_spec(spec)
+        entry: Any = self[name]
+        where = f"{self.kind} {name!r}"
+        if defaults:
+            kinds = field_types(entry)
+            known = {key: str(value) for key, value in defaults.items() if key in kinds}
+            entry = dataclasses.replace(entry, **parse_fields(known, kinds, where))
+        configure = getattr(entry, "configure", None)
+        if not fields and not configure:
+            return typing.cast(T, entry)
+        if configure:
+            return typing.cast(T, configure(fields, where))
+        return typing.cast(
+            T, dataclasses.replace(entry, **parse_fields(fields, field_types(entry), where))
+        )
+
+
+_loaded = False
+
+
+def load_plugins() -> None:
+    """Import every module named by an entry point of the group `zsrobust`, our own among them, once.
+
+    Raises ZSRobustError that names a plugin that fails to import.
+    """
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    for point in sorted(
+        entry_points(group="zsrobust"),
+        key=lambda point: (point.module != "zsrobust.lineup", point.name),
+    ):
+        _import(point.name, point.load)
+
+
+def load_plugin_file(path: str | Path) -> None:
+    """Run a Python file that registers things; raises ZSRobustError if it is missing or fails."""
+    path = Path(path)
+    if not is_file(path):
+        raise ZSRobustError(f"No plugin file {path}.")
+    load_plugins()
+
+    def run() -> None:
+        name = f"zsrobust_plugin_{path.stem}"  # a name of its own: the file may be called torch.py
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError("not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+
+    _import(str(path), run)
+
+
+def _import(name: str, load: Callable[[], Any]) -> None:
+    try:
+        load()
+    except ZSRobustError as error:
+        raise ZSRobustError(f"Plugin {name}: {error}") from error
+    except Exception as error:
+        raise ZSRobustError(
+            f"Plugin {name} fails to import: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,113 @@
+"""Spec strings such as `pgd:steps=100,eps=4/255`, and the values in them."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
+
+
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Split `name:key=value,key=value` into the name and its fields.
+
+    A part without "=", or with no identifier before it (a path may have one), has the key "".
+    """
+    name, _, rest = spec.partition(":")
+    if UNPRINTABLE.search(spec):
+        raise ZSRobustError(f"{spec!r} has characters that stand in no line of text.")
+    fields: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier():
+            key, value = "", part
+        if key in fields:
+            raise ZSRobustError(f"{spec!r} sets {key or part!r} twice.")
+        fields[key.strip()] = value.strip()
+    return name.strip(), fields
+
+
+def join_spec(name: str, fields: Mapping[str, Any]) -> str:
+    """Return the spec string of a name and its fields, sorted by key; the inverse of `split_spec`."""
+    parts = [f"{key}={value}" if key else str(value) for key, value in sorted(fields.items())]
+    return f"{name}:{','.join(parts)}" if parts else name
+
+
+def field_types(entry: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name."""
+    hints = typing.get_type_hints(type(entry))
+    return {field.name: hints[field.name] for field in dataclasses.fields(entry) if field.init}
+
+
+def parse_fields(fields: Mapping[str, str], kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of a spec's fields, parsed by their types; raises ZSRobustError that says which fields exist."""
+    values = {}
+    for key, text in fields.items():
+        if key not in kinds:
+            raise ZSRobustError(
+                f"{where} has no field {key or text!r}. Its fields: {', '.join(kinds) or 'none'}."
+            )
+        try:
+            values[key] = parse_value(text, kinds[key])
+        except (ValueError, TypeError, ArithmeticError):
+            raise ZSRobustError(
+                f"{where}: {key}={text!r} is not {_describe(kinds[key])}."
+            ) from None
+    return values
+
+
+def parse_value(text: str, kind: Any) -> Any:
+    """Return `text` as a value of type `kind`: bool, int, float (or a fraction), str, Literal, or one of these or None."""
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in options:
+            raise ValueError(text)
+        return text
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return (
+            None
+            if text == "none"
+            else parse_value(text, next(o for o in options if o is not type(None)))
+        )
+    if kind is bool:
+        return ("false", "true").index(text.lower()) == 1
+    if kind is float:
+        return float(Fraction(text)) if "/" in text else float(text)
+    return kind(text)
+
+
+def _describe(kind: Any) -> str:
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(options)}"
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return " or ".join(_describe(option) for option in options)
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a word",
+        type(None): "none",
+    }
+    return names.get(kind, str(kind))
+
+
+def parse_eps(text: str) -> float:
+    """Return a perturbation bound in (0, 1) from "8/255" or "0.03"; raises ZSRobustError for anything else."""
+    try:
+        eps = float(parse_value(text, float))
+    except (ValueError, ArithmeticError):
+        eps = 0.0
+    if not 0 < eps < 1:
+        raise ZSRobustError(
+            f"eps {text!r} is not a bound on pixels in [0, 1]. Write it as 8/255, or a number in (0, 1)."
+        )
+    return eps
+
+
+def format_eps(eps: float) -> str:
+    """Return "8/255" for whole multiples of 1/255, else the number; the inverse of `parse_eps`."""
+    whole = round(eps * 255)
+    return f"{whole}/255" if whole and abs(eps - whole / 255) < 1e-9 else repr(eps)

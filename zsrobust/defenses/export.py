@@ -1,0 +1,216 @@
+"""A defense as an open_clip folder: the whole CLIP, loadable without zsrobust, with a card that says how it was made."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from tabulate import tabulate
+from torch import Tensor
+
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import write_atomically
+from zsrobust.core.hub import check_network
+from zsrobust.core.specs import join_spec, split_spec
+from zsrobust.defenses import Defense, Tower, Wrapped, defenses
+from zsrobust.defenses.weights import CONFIG, FILES, Weights, hub_error
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import Clip, weights_digest
+from zsrobust.results.cell import versions
+from zsrobust.results.identity import differences
+from zsrobust.results.store import load_results, read
+
+TEXTS = ["a photo of a dog", "ZSROBUST, naïve: 1/255!"]  #: on which two tokenizers must agree
+
+
+def export(spec: str, workshop: Workshop, out: Path, results: Path) -> Path:
+    """Write the CLIP of a defense as a folder that open_clip loads, and return the folder.
+
+    `results` is where the numbers of its card are read. Raises ZSRobustError for a tower that is not of CLIP's shape, and
+    for a folder that holds anything but an earlier export.
+    """
+    _check_free(out)
+    defense = defenses.create(spec)
+    if isinstance(defense, Wrapped):
+        raise ZSRobustError(
+            f"{spec} cannot be exported: a folder of weights cannot hold what is done at test time. "
+            f"Export what it is around: zsrobust export {defense.of}"
+        )
+    if any(recipe.trainable == "prompts" for recipe in defense.recipes(workshop.suite)):
+        raise ZSRobustError(
+            f"{spec} cannot be exported: visual prompts are nothing that open_clip loads."
+        )
+    spec = join_spec(*split_spec(spec))
+    load_results(results)  # a file there that is no result is told of before a training, not after
+    tower, clip = workshop.tower(spec), workshop.clip
+    rows = _results(spec, workshop, tower, results)
+    weights = _whole(spec, clip, tower)
+    digests = {
+        "image_tower": weights_digest(tower.encoder.state_dict()),
+        "model": weights_digest(weights),
+    }
+    about = {"defense": spec, "suite": workshop.suite.name, **digests, **tower.identity}
+    config = {**clip.config, "zsrobust": about}
+    write_atomically(
+        out / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    )
+    write_atomically(out / FILES[0], safetensors.torch.save(weights, {"format": "pt"}))
+    _write_tokenizer(clip, out)
+    write_atomically(out / "README.md", _card(defense, clip, about, rows).encode())
+    return out
+
+
+def push(folder: Path, repo: str, token: str | None = None) -> str:
+    """Upload an exported folder to a repository of the hub, made if it is missing, and return its address."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    if not _is_export(folder):
+        raise ZSRobustError(
+            f"{folder} is no export. Make one: zsrobust export DEFENSE --out {folder}"
+        )
+    check_network(f"{repo} cannot be uploaded from here")
+    api = HfApi(token=token)
+    try:
+        address = str(api.create_repo(repo, exist_ok=True))
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="zsrobust export")
+    except (OSError, HFValidationError) as error:
+        raise hub_error(f"Cannot upload to {repo}", error) from error
+    return address
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return "zsrobust" in json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return False
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and (_is_export(out) or not any(out.iterdir()))):
+        raise ZSRobustError(
+            f"{out} holds something other than an earlier export. Choose another folder: --out DIR"
+        )
+
+
+def _whole(spec: str, clip: Clip, tower: Tower) -> dict[str, Tensor]:
+    """Return the weights of the backbone with the tower in the place of its own."""
+    theirs, ours = tower.encoder.state_dict(), clip.encoder.state_dict()
+    if type(tower.encoder) is not type(clip.encoder) or theirs.keys() != ours.keys():
+        raise ZSRobustError(
+            f"{spec} cannot be exported: its tower is a {type(tower.encoder).__name__}, which open_clip does not have. "
+            "Visual prompts stay in zsrobust."
+        )
+    weights = clip.model.state_dict() | {
+        f"visual.{name}": tensor for name, tensor in theirs.items()
+    }
+    return {
+        name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()
+    }  # clones share nothing
+
+
+def _write_tokenizer(clip: Clip, out: Path) -> None:
+    """Write the files of the backbone's tokenizer, where it has some; raises ZSRobustError if the tokens would differ."""
+    import open_clip
+
+    if hasattr(clip.tokenize, "save_pretrained"):
+        with tempfile.TemporaryDirectory() as folder:
+            clip.tokenize.save_pretrained(folder)
+            for file in filter(Path.is_file, Path(folder).iterdir()):
+                write_atomically(out / file.name, file.read_bytes())
+    tokenize: Any = open_clip.get_tokenizer(f"local-dir:{out}")
+    if not tokenize(TEXTS).equal(clip.tokenize(TEXTS)):
+        raise ZSRobustError(
+            f"The tokenizer of {clip.name} cannot be exported: read from {out}, it gives other tokens."
+        )
+
+
+def _results(spec: str, workshop: Workshop, tower: Tower, folder: Path) -> list[dict[str, Any]]:
+    """Return a row for every stored cell of a defense on a suite that was measured with this very tower."""
+    stored = load_results(folder)
+    own = stored[(stored["defense"] == spec) & (stored["suite"] == workshop.suite.name)].to_dict(
+        "records"
+    )
+    expected = json.loads(json.dumps({"spec": spec, **tower.identity}))
+    cells = [
+        cell
+        for cell in own
+        if not list(differences(read(Path(cell["path"])).identity["defense"], expected))
+    ]
+
+    def percent(cell: Mapping[Any, Any], count: str) -> str:
+        return f"{cell[count] / cell['images']:.2%}" if cell["status"] == "ok" else "—"
+
+    return [
+        {
+            "dataset": cell["dataset_title"],
+            "protocol": cell["protocol"],
+            "attack": cell["attack"],
+            "eps": cell["eps"],
+            "images": cell["images"],
+            "clean": percent(cell, "clean_correct"),
+            "robust": percent(cell, "robust_correct"),
+        }
+        for cell in cells
+    ]
+
+
+def _card(
+    defense: Defense, clip: Clip, about: Mapping[str, Any], rows: list[dict[str, Any]]
+) -> str:
+    """Return the model card: the hub's front matter, how to load it, the recipe, the sources, the results."""
+    matter = ["library_name: open_clip", "pipeline_tag: zero-shot-image-classification"]
+    if isinstance(defense, Weights) and defense.license:
+        matter.append(f"license: {defense.license}")
+    matter.append("tags: [clip, adversarial-robustness, zsrobust]")
+    recipe = about.get("recipe", {})
+    sources = {name: value for name, value in about.items() if name != "recipe"}
+    start = "\n".join(["---", *matter, "---"])
+    return f"""{start}
+
+# {defense.title}
+
+{clip.name} with the image tower of the defense `{about["defense"]}` ({defense.paper}); the text tower is the backbone's.
+Written by `zsrobust export`.
+
+## Loading it
+
+```python
+import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")  # or "hf-hub:ORG/NAME"
+tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
+model.eval().requires_grad_(False)  # frozen, its numbers are zsrobust's to the last bit
+```
+
+With zsrobust, on the same backbone: `zsrobust run --suite {about["suite"]} --defense weights:FOLDER`
+
+## Recipe
+
+{_listing(recipe) if recipe else "No recipe: it was not trained by zsrobust."}
+
+## Sources
+
+{_listing(sources)}
+
+## Versions
+
+{_listing(versions())}
+
+## Results
+
+{_measured(rows)}
+"""
+
+
+def _listing(fields: Mapping[str, Any]) -> str:
+    return "\n".join(f"* {name}: `{value}`" for name, value in fields.items())
+
+
+def _measured(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "None so far."
+    table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return f"{table}\n\nRobust: correct both without and under attack (under `reference`: under attack)."

@@ -1,0 +1,133 @@
+"""The doctor: whether the numbers of a defense can be trusted, if not, why, and what to do.
+
+A sample is attacked with PGD-10 and with an ensemble that is much stronger, and examined for red flags. The undefended
+model is the canary: where it does not fall, the attack, the protocol or the bound is at fault.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from zsrobust.attacks import Attack
+from zsrobust.attacks.apgd import apgd, apgd_targeted, rivals
+from zsrobust.attacks.draws import Draws
+from zsrobust.evaluation.memory import fitting
+from zsrobust.evaluation.redflags.measurements import Sample, examine, logits_of
+from zsrobust.results import flags
+from zsrobust.results.flags import Flag
+
+TARGETS = 3  # of APGD-T: the likeliest wrong classes
+QUERIES = 500  # of Square
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found out about one defense on one dataset."""
+
+    title: str
+    dataset: str
+    checks: dict[
+        str, float
+    ]  #: as `zsrobust.redflags.examine` returns them, and the share that each attack left
+
+    @property
+    def flags(self) -> list[Flag]:
+        """What is wrong; empty if nothing is."""
+        return flags.raised(self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        if not self.checks["correct"]:
+            return "nothing is right, so there is nothing to attack"
+        return (
+            f"do not trust it: {', '.join(flag.title for flag in self.flags)}"
+            if self.flags
+            else "passes"
+        )
+
+    @property
+    def passes(self) -> bool:
+        """Whether the numbers can be trusted, as far as the doctor sees."""
+        return self.verdict == "passes"
+
+    def share(self, name: str) -> str:
+        """Return a share of all images of the sample, in percent: clean, pgd or strongest."""
+        return f"{100 * self.checks[name]:.1f}"
+
+
+def measure(
+    classifier: nn.Module,
+    attack: Attack,
+    pixels: Tensor,
+    labels: Tensor,
+    draws: Draws,
+    *,
+    target: nn.Module | None = None,
+    batch_size: int | None = None,
+    progress: Progress = _silent,
+) -> dict[str, float]:
+    """Return the measurements of `zsrobust.redflags.examine`, and what an attack and a stronger one leave.
+
+    `clean`, `pgd` and `strongest` are shares of all images that are right, without and under attack; `overstated` is the
+    share of what is right without attack that only the stronger one breaks. `progress` hears how many steps of how many are
+    done.
+    """
+    searches: list[Callable[[Sample], Tensor]] = [partial(_attacked, attack), *STRONGER]
+    progress(0, 1 + len(searches))
+    size = batch_size or fitting(target or classifier, pixels[:1].repeat(2, 1, 1, 1))
+    checks = examine(classifier, attack, pixels, labels, draws, target=target, batch_size=size)
+    sample = Sample.of(classifier, attack, pixels, labels, draws, target=target, batch_size=size)
+    with sample.apart():
+        left = sample[(~sample.broken(pixels)).nonzero()[:, 0]]
+        counts = [len(left)]
+        for search in searches:
+            progress(len(counts), 1 + len(searches))
+            if len(left):
+                left = left[(~left.broken(search(left))).nonzero()[:, 0]]
+            counts.append(len(left))
+    progress(len(counts), 1 + len(searches))
+    clean, pgd, *_, strongest = counts
+    checks |= {
+        "clean": clean / len(sample),
+        "pgd": pgd / len(sample),
+        "strongest": strongest / len(sample),
+    }
+    return checks | {"overstated": (pgd - strongest) / max(clean, 1)}
+
+
+def _attacked(attack: Attack, sample: Sample) -> Tensor:
+    return attack(sample.attacked, sample.images.clone(), sample.labels, sample.draws)
+
+
+def _apgd(sample: Sample) -> Tensor:
+    search = sample.search
+    apgd(sample.attacked, search, sample.draws, eps=sample.eps, norm=sample.norm)
+    return search.adversarial
+
+
+def _apgd_targeted(sample: Sample) -> Tensor:
+    logits = logits_of(sample.attacked, sample.images)
+    search = sample.search
+    if logits.shape[1] >= 4:  # which the loss compares
+        targets = rivals(logits, sample.labels, min(TARGETS, logits.shape[1] - 1))
+        apgd_targeted(
+            sample.attacked, search, targets, sample.draws, eps=sample.eps, norm=sample.norm
+        )
+    return search.adversarial
+
+
+#: What the ensemble is of, beside the attack itself: APGD on two losses, PGD-100 on a third, and Square.
+STRONGER: list[Callable[[Sample], Tensor]] = [
+    _apgd,
+    _apgd_targeted,
+    lambda left: left.pgd(100, loss="margin", restarts=2),
+    lambda left: left.square(QUERIES),
+]

@@ -1,0 +1,1 @@
+"""Models: CLIP as a classifier of pixels."""

@@ -1,0 +1,1 @@
+"""Reporting: from stored results to what people read. No torch here."""

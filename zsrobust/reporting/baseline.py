@@ -1,0 +1,530 @@
+"""Regression: stored results held against a baseline, cell by cell; nothing is computed again. No torch here.
+
+The baseline is another folder of results, such as the one in git, or what the paper printed. `check` says the rules.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.reporting import reported, tables
+from zsrobust.reporting.comparison import IMAGES, Right, points, right
+from zsrobust.reporting.rows import Metric
+from zsrobust.reporting.statistics import holm, mcnemar, newcombe, wilson
+from zsrobust.results.cell import Result
+from zsrobust.results.identity import differences
+from zsrobust.results.store import paths, read
+from zsrobust.settings.suites import Suite
+
+#: Below it a p-value, adjusted, says that two trainings of one recipe did not come to the same.
+LEVEL = 0.01
+
+METRICS: tuple[Metric, ...] = ("clean", "robust")
+
+#: How cells may agree, in the order of the summary, as it says it.
+WAYS = {
+    "identical": "identical",
+    "moved": "of the same weights within tolerance {tolerance} points",
+    "retrained": "retrained within tolerance {tolerance} points or the paired test at 1%",
+    "interval": "by interval, within tolerance {tolerance} points",
+    "paper": "within tolerance {tolerance} points of our 95% interval",
+}
+
+#: The paper's tables that print cells; the clean accuracies of the second are those of the cells of PGD-10.
+PRINTED = ("1", "2", "3")
+
+
+class Key(NamedTuple):
+    """What makes two cells the same one; for what a filter sees, see `Result.about`."""
+
+    suite: str
+    protocol: str
+    attack: str
+    eps: str
+    defense: str
+    dataset: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One cell, and where it is."""
+
+    path: Path
+    result: Result
+
+    @property
+    def key(self) -> Key:
+        """What the cell is matched by, its limit apart."""
+        return Key(**{name: value for name, value in self.result.about.items() if name != "limit"})
+
+    @property
+    def limit(self) -> int | None:
+        """The size of the subset; None for the whole set."""
+        limit: int | None = self.result.identity["dataset"]["limit"]
+        return limit
+
+    @property
+    def name(self) -> str:
+        """The cell's place in its folder."""
+        return self.result.path.as_posix()
+
+    def counts(self, metric: Metric) -> tuple[int, int]:
+        """Return how many images were right, of how many."""
+        return getattr(self.result, f"{metric}_correct"), self.result.images
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one cell."""
+
+    cell: str
+    way: str | None  #: how it agrees, a key of WAYS; None where it does not
+    why: str = ""
+    ours: str = (
+        ""  #: in percent, clean and robust; or against the paper the one number, and its interval
+    )
+    baseline: str = ""
+    difference: str = ""  #: ours minus the baseline's, in points
+    row: bool = False  #: it is about the mean of a row, and not about a cell
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of all cells of a baseline."""
+
+    verdicts: Sequence[Verdict]
+    tolerance: float
+    extra: int = 0  #: cells that only the checked folder has
+    notes: Sequence[str] = ()  #: what is no disagreement, and worth a line
+    against: str = "Baseline"
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cell is there and agrees."""
+        return all(verdict.way for verdict in self.verdicts)
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of a table of the cells that do not agree; none if all do."""
+        wrong = [verdict for verdict in self.verdicts if not verdict.way]
+        body = [
+            [each.cell, each.ours, each.baseline, each.difference, f"{self.tolerance:g}", each.why]
+            for each in wrong
+        ]
+        header = ["Cell", "Ours", self.against, "Difference", "Tolerance", "Why"]
+        return (
+            tabulate(body, header, tablefmt="simple", disable_numparse=True).splitlines()
+            if wrong
+            else []
+        )
+
+    @property
+    def summary(self) -> str:
+        """One line: how many cells agree, and how; how many do not."""
+        ways = [verdict.way for verdict in self.verdicts if not verdict.row]
+        agree, wrong = len(ways) - ways.count(None), ways.count(None)
+        rows = sum(verdict.row for verdict in self.verdicts)
+        told = [
+            f"{ways.count(way)} {words.format(tolerance=f'{self.tolerance:g}')}"
+            for way, words in WAYS.items()
+            if way in ways
+        ]
+        how = f" ({', '.join(told)})" if told else ""
+        return (
+            f"{counted(agree, 'cell')} agree{'s' if agree == 1 else ''}{how}; {wrong} do{'es' if wrong == 1 else ''} not"
+            + (f", nor {rows} row{'s' if rows > 1 else ''}" if rows else "")
+            + f"; {self.extra} more in the folder"
+        )
+
+
+def check(
+    folder: Path,
+    baseline: Path,
+    *,
+    keep: Callable[[Mapping[str, Any]], bool] = lambda about: True,
+    limit: int | None = None,
+    tolerance: float = 1.0,
+) -> Report:
+    """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Result.about`.
+
+    With `limit`, of the folder only cells on subsets of so many images, or on whole sets that are no larger.
+
+    Every cell of the baseline must be in the folder, by suite, protocol, attack, eps, defense, dataset and seed; where the
+    baseline has several limits of one, by the limit, too. Cells that failed in the baseline are left out, with a note;
+    cells that only the folder has are counted. A cell agrees if nothing of its identity differs but what is named here,
+    and:
+
+    * on the same images (digest, labels, outcomes on both sides), with the same weights: at most `tolerance` percent of
+      the images, rounded down, have another outcome, clean or robust;
+    * on the same images, retrained (another checkpoint of the same recipe and sources): the counts of clean and of robust
+      images differ by at most `tolerance` percent of the images each, or else the exact McNemar test does not tell them
+      apart at 1% after Holm's correction over both tests of all retrained cells; and the means of a row, over all such
+      cells of a defense under an attack, differ by at most `tolerance` points, or else the same test on the images of all
+      of them together does not tell the rows apart, corrected over the rows;
+    * on other images (digest, number or limit), or without outcomes on a side: Newcombe's 95% interval of the difference
+      reaches into ±`tolerance` points, for clean and for robust.
+
+    In the folder a file that does not read, outcomes of another run, counts that are not those of the outcomes, and a
+    failed cell do not agree. In the baseline such files are no baseline: ZSRobustError, as for a folder that is not there
+    and for a baseline with nothing that `keep` keeps.
+    """
+    whole = _stored(baseline)
+    theirs = [cell for cell in whole if keep(cell.result.about)]
+    if all(cell.result.status == "failed" for cell in theirs):
+        raise ZSRobustError(
+            f"The baseline {baseline} has no such cells, or only failed ones. Its cells: ls {baseline}/*/*/*"
+        )
+    ours, damaged = _readable(folder)
+    if limit is not None:
+        ours = [
+            cell
+            for cell in ours
+            if cell.limit == limit or (cell.limit is None and cell.result.images <= limit)
+        ]
+        same = {cell.key for cell in theirs if cell.limit == limit}
+        theirs = [cell for cell in theirs if cell.limit == limit or cell.key not in same]
+    match = _Match(ours, theirs)
+    verdicts: list[Verdict] = []
+    pairs: list[_Pair] = []
+    notes: list[str] = []
+    for cell in theirs:
+        found = match.find(cell)
+        if cell.result.status == "failed":
+            notes.append(f"{cell.name} failed in the baseline, and is left out.")
+        elif cell.name in damaged:
+            verdicts.append(Verdict(cell.name, None, damaged.pop(cell.name), baseline=_shown(cell)))
+        elif found is None:
+            verdicts.append(Verdict(cell.name, None, match.missing(cell), baseline=_shown(cell)))
+        elif isinstance(pair := _pair(found, cell), str):
+            verdicts.append(_verdict(found, cell, None, pair))
+        else:
+            pairs.append(pair)
+    verdicts += _judged(pairs, tolerance)
+    told, moved = _rows(pairs, tolerance)
+    there = {cell.name for cell in whole}  # what is damaged and was not asked for
+    verdicts += [
+        *moved,
+        *(Verdict(name, None, why) for name, why in damaged.items() if name not in there),
+    ]
+    extra = sum(keep(cell.result.about) and cell.name not in match.used for cell in ours)
+    return Report(sorted(verdicts, key=lambda each: each.cell), tolerance, extra, [*notes, *told])
+
+
+def _stored(folder: Path) -> list[Stored]:
+    """Return the cells in a folder; raises ZSRobustError if it is not there, or one does not read."""
+    return [Stored(path, read(path)) for path in _paths(folder)]
+
+
+def _paths(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ZSRobustError(f"No folder of results {folder}. Next: zsrobust run --results {folder}")
+    return paths(folder)
+
+
+def _readable(folder: Path) -> tuple[list[Stored], dict[str, str]]:
+    """Return the cells in a folder, and by their places those that do not read, and why."""
+    cells, damaged = [], {}
+    for path in _paths(folder):
+        try:
+            cells.append(Stored(path, read(path)))
+        except ZSRobustError as error:
+            damaged["/".join(path.resolve().parts[-5:]).removesuffix(".json")] = str(error)
+    return cells, damaged
+
+
+class _Match:
+    """Finds in a folder the cells of a baseline."""
+
+    def __init__(self, ours: Iterable[Stored], theirs: Sequence[Stored]) -> None:
+        self.used: set[str] = set()
+        self._ours: dict[Key, list[Stored]] = {}
+        for cell in ours:
+            self._ours.setdefault(cell.key, []).append(cell)
+        keys = [cell.key for cell in theirs]
+        self._several = {key for key, times in Counter(keys).items() if times > 1}
+
+    def find(self, cell: Stored) -> Stored | None:
+        """Return the cell of the same limit, or else, where the baseline has one limit only, that on most images."""
+        there = self._ours.get(cell.key, [])
+        same = [each for each in there if each.limit == cell.limit]
+        if not same and cell.key not in self._several:
+            same = sorted(there, key=lambda each: -each.result.images)[:1]
+        self.used.update(each.name for each in same)
+        return same[0] if same else None
+
+    def missing(self, cell: Stored) -> str:
+        """Say that a cell is missing, and where else it is."""
+        if limits := [each.limit for each in self._ours.get(cell.key, [])]:
+            return f"missing; there with limit {', '.join(sorted(map(str, limits)))}"
+        others = sorted(
+            key.protocol
+            for key in self._ours
+            if key._replace(protocol=cell.key.protocol) == cell.key
+        )
+        return f"missing; there under protocol {', '.join(others)}" if others else "missing"
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A cell of both, that may be compared; `images` is None where they were not looked at one by one."""
+
+    ours: Stored
+    theirs: Stored
+    retrained: bool
+    images: tuple[Right, Right] | None
+
+    def discordant(self, metric: Metric) -> tuple[int, int]:
+        """Return how many of the images only the baseline, and only ours, got right."""
+        assert self.images is not None
+        ours, theirs = (getattr(each, metric) for each in self.images)
+        return int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
+
+    @property
+    def moved(self) -> int:
+        """Number of images with another outcome, clean or robust."""
+        assert self.images is not None
+        ours, theirs = self.images
+        return int(((ours.clean != theirs.clean) | (ours.robust != theirs.robust)).sum())
+
+
+def _pair(ours: Stored, theirs: Stored) -> _Pair | str:
+    """Return two cells of one name as a pair, or why they do not agree whatever they counted."""
+    if ours.result.status == "failed":
+        return f"failed: {(ours.result.error or 'no reason').strip().splitlines()[-1]}"
+    differing = set(differences(theirs.result.identity, ours.result.identity))
+    checkpoint, images = "defense.checkpoint" in differing, bool(differing & set(IMAGES))
+    other = differing - {*IMAGES, "defense.checkpoint"}
+    if checkpoint and not other and "recipe" not in ours.result.identity["defense"]:
+        other = {"defense.checkpoint"}
+    if other:
+        return f"another {', '.join(sorted(name.removeprefix('defense.') for name in other))}"
+    one, two = _looked_at(ours), _looked_at(theirs)
+    if isinstance(two, str):
+        raise ZSRobustError(
+            f"{theirs.path} is no baseline: {two}. Run the cell again, or restore it."
+        )
+    if isinstance(one, str):
+        return one
+    if images or one is None or two is None or not np.array_equal(one.labels, two.labels):
+        return _Pair(ours, theirs, checkpoint, None)
+    return _Pair(ours, theirs, checkpoint, (one, two))
+
+
+def _looked_at(cell: Stored) -> Right | str | None:
+    """Return what became of a cell's images; None without outcomes beside it; or why they cannot be trusted."""
+    return right(cell.result, cell.path) if cell.path.with_suffix(".npz").exists() else None
+
+
+def _judged(pairs: Sequence[_Pair], tolerance: float) -> list[Verdict]:
+    """Return what came of the pairs; the retrained ones are tested together."""
+    tested = [
+        (number, metric)
+        for number, pair in enumerate(pairs)
+        if pair.retrained and pair.images
+        for metric in METRICS
+    ]
+    adjusted = holm([mcnemar(*pairs[number].discordant(metric)) for number, metric in tested])
+    p_values = dict(zip(tested, adjusted, strict=True))
+    found = []
+    for number, pair in enumerate(pairs):
+        if pair.images is None:
+            way, why = _by_interval(pair, tolerance)
+        elif pair.retrained:
+            way, why = _by_test(
+                pair, {metric: p_values[number, metric] for metric in METRICS}, tolerance
+            )
+        else:
+            way, why = _by_image(pair, tolerance)
+        found.append(_verdict(pair.ours, pair.theirs, way, why))
+    return found
+
+
+def _by_image(pair: _Pair, tolerance: float) -> tuple[str | None, str]:
+    moved, allowed = pair.moved, math.floor(_images(tolerance, pair))
+    if moved <= allowed:
+        return ("moved" if moved else "identical"), ""
+    return (
+        None,
+        f"{moved} of {pair.ours.result.images} images have another outcome, of the same weights; {allowed} may",
+    )
+
+
+def _by_test(
+    pair: _Pair, p_values: Mapping[Metric, float], tolerance: float
+) -> tuple[str | None, str]:
+    found = []
+    for metric, p in p_values.items():
+        lost, gained = pair.discordant(metric)
+        if abs(gained - lost) > _images(tolerance, pair) and p <= LEVEL:
+            found.append(
+                f"{metric} {gained - lost:+d} of {pair.ours.result.images} images, p {p:.1g} after Holm's correction"
+            )
+    return (None, f"retrained: {'; '.join(found)}") if found else ("retrained", "")
+
+
+def _by_interval(pair: _Pair, tolerance: float) -> tuple[str | None, str]:
+    found = []
+    for metric in METRICS:
+        low, high = (
+            100 * end for end in newcombe(pair.theirs.counts(metric), pair.ours.counts(metric))
+        )
+        if low > tolerance or high < -tolerance:
+            found.append(f"{metric} differs by {low:+.2f} to {high:+.2f}")
+    retrained = "retrained, " if pair.retrained else ""
+    return (None, f"{retrained}by interval: {'; '.join(found)}") if found else ("interval", "")
+
+
+def _images(tolerance: float, pair: _Pair) -> Fraction:
+    """Return the tolerance as a number of images."""
+    return Fraction(str(tolerance)) * pair.ours.result.images / 100
+
+
+def _verdict(ours: Stored, theirs: Stored, way: str | None, why: str) -> Verdict:
+    if ours.result.status == "failed":
+        return Verdict(theirs.name, way, why, baseline=_shown(theirs))
+    changes = [
+        Fraction(*ours.counts(metric)) - Fraction(*theirs.counts(metric)) for metric in METRICS
+    ]
+    return Verdict(
+        theirs.name, way, why, _shown(ours), _shown(theirs), " / ".join(map(points, changes))
+    )
+
+
+def _shown(cell: Stored) -> str:
+    return " / ".join(tables.percent(Fraction(*cell.counts(metric))) for metric in METRICS)
+
+
+def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Verdict]]:
+    """Return a note for every retrained defense under an attack, and a verdict on those whose mean moved too far.
+
+    Small moves in one direction, none of which its cell can tell from chance, show in all cells together.
+    """
+    rows: dict[str, list[_Pair]] = {}
+    for pair in pairs:
+        if pair.retrained and pair.images:
+            rows.setdefault(pair.theirs.result.path.parent.as_posix(), []).append(pair)
+    tested = [(name, metric) for name in rows for metric in METRICS]
+    sums = [
+        zip(*(pair.discordant(metric) for pair in rows[name]), strict=True)
+        for name, metric in tested
+    ]
+    p_values = dict(zip(tested, holm([mcnemar(*map(sum, each)) for each in sums]), strict=True))
+    notes, verdicts = [], []
+    for name, row in rows.items():
+        ours, theirs = (
+            [_mean(row, side, metric) for metric in METRICS] for side in ("ours", "theirs")
+        )
+        changes = [one - two for one, two in zip(ours, theirs, strict=True)]
+        moved = " / ".join(map(points, changes))
+        notes.append(
+            f"{name} was retrained: {moved} points in the mean of {counted(len(row), 'cell')}, clean / robust."
+        )
+        allowed = Fraction(str(tolerance)) / 100
+        far = [
+            metric for metric, change in zip(METRICS, changes, strict=True) if abs(change) > allowed
+        ]
+        p = min((p_values[name, metric] for metric in far), default=1.0)
+        if len(row) > 1 and p <= LEVEL:
+            why = (
+                f"retrained: the mean of {len(row)} cells moved, p {p:.1g} after Holm's correction"
+            )
+            shown = [" / ".join(map(tables.percent, each)) for each in (ours, theirs)]
+            verdicts.append(Verdict(name, None, why, shown[0], shown[1], moved, row=True))
+    return notes, verdicts
+
+
+def _mean(row: Sequence[_Pair], side: str, metric: Metric) -> Fraction:
+    return sum((Fraction(*getattr(pair, side).counts(metric)) for pair in row), Fraction(0)) / len(
+        row
+    )
+
+
+def check_paper(
+    results: pd.DataFrame,
+    suite: Suite,
+    *,
+    keep: Callable[[Mapping[str, Any]], bool] = lambda about: True,
+    limit: int | None = None,
+    tolerance: float = 1.0,
+) -> Report:
+    """Hold the cells of the DataFrame of `load_results` against what the paper's Tables 1 to 3 print.
+
+    Of whatever protocol, limit (unless one is chosen, see `check`) and seed, at 1/255. What failed does not agree, nor does
+    a row with datasets missing. A cell agrees if the printed number, which may be off by 0.005 from
+    rounding, lies in our Wilson 95% interval, widened on both sides by `tolerance` points. What is doubtful about a printed
+    number stands beside it. Raises ZSRobustError where there is nothing to compare.
+    """
+    cells = results[(results["suite"] == suite.name) & (results["eps"] == "1/255")]
+    if limit is not None:
+        cells = cells[
+            (cells["limit"] == limit) | (cells["limit"].isna() & (cells["images"] <= limit))
+        ]
+    records = [
+        cell
+        for cell in cells.to_dict("records")
+        if keep({str(name): value for name, value in cell.items()})
+    ]
+    verdicts: list[Verdict] = []
+    notes: dict[str, None] = {}
+    used: set[str] = set()
+    measured: dict[tuple[str, str], set[str]] = {}
+    for number in (each for each in PRINTED if each in suite.printed):
+        for cell in records:
+            claim = reported.cell(number, cell["defense"], cell["dataset"])
+            if claim is None or cell["attack"] != tables.find(number).attack:
+                continue
+            used.add(cell["path"])
+            measured.setdefault((number, cell["defense"]), set()).add(cell["dataset"])
+            verdicts.append(_against(claim, number, cell, tolerance))
+            notes |= dict.fromkeys(reported.doubts(claim)) if verdicts[-1].way is None else {}
+    if not verdicts:
+        raise ZSRobustError(
+            f"The paper has no numbers on the suite {suite.name}, or on these cells of it: its Tables 1, 2 and 3 are of the "
+            "suite paper, at eps 1/255. Next: zsrobust run --suite paper --table 1"
+        )
+    for (number, defense), datasets in measured.items():
+        if missing := [name for name in suite.datasets if name not in datasets]:
+            verdicts.append(
+                Verdict(
+                    f"Table {number}: {defense}",
+                    None,
+                    f"not measured: {', '.join(missing)}",
+                    row=True,
+                )
+            )
+    return Report(verdicts, tolerance, len(records) - len(used), list(notes), "Paper")
+
+
+def _against(
+    claim: reported.Claim, number: str, cell: Mapping[Hashable, Any], tolerance: float
+) -> Verdict:
+    """Return what came of a cell that the paper prints, in one of its tables."""
+    (metric,) = tables.find(number).metrics
+    name = f"Table {number}: {'/'.join(Path(cell['path']).with_suffix('').parts[-4:])}"
+    if cell["status"] != "ok":
+        return Verdict(name, None, "failed", baseline=str(claim.percent))
+    counts = (int(cell[f"{metric}_correct"]), int(cell["images"]))
+    low, high = (100 * end for end in wilson(*counts))
+    printed, rounding = float(claim.percent), 0.005
+    off = max(low - printed, printed - high) - rounding
+    doubt = f"; doubtful: {', '.join(claim.doubt)}" if claim.doubt else ""
+    return Verdict(
+        name,
+        "paper" if off <= tolerance else None,
+        f"the paper's number is {off:.2f} points outside of our interval{doubt}"
+        if off > tolerance
+        else doubt.removeprefix("; "),
+        f"{tables.percent(Fraction(*counts))} ({low:.1f}–{high:.1f})",
+        str(claim.percent),
+        points(Fraction(*counts) - Fraction(claim.percent) / 100),
+    )

@@ -1,0 +1,118 @@
+"""Rows: the cells of one defense under one attack over a suite, and their means. No torch here."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from zsrobust.core.specs import split_spec
+from zsrobust.reporting.statistics import mean_interval
+from zsrobust.settings.suites import Suite
+
+Metric = Literal["robust", "clean"]
+
+
+class Need(NamedTuple):
+    """The cells of one row, over all datasets of a suite: what a table or a figure asks of a run."""
+
+    defense: str  #: spec in its normal form
+    attack: str = "pgd10"
+    eps: float | None = None  #: None is the suite's
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defense under one attack: its cells by dataset, records of the DataFrame of `load_results`."""
+
+    suite: Suite
+    cells: Mapping[str, Mapping[Hashable, Any]]
+
+    def counts(self, dataset: str, metric: Metric) -> tuple[int, int] | None:
+        """Return how many images were right, of how many; None where the cell is missing or failed."""
+        cell = self.cells.get(dataset)
+        if cell is None or cell["status"] != "ok":
+            return None
+        return int(cell[f"{metric}_correct"]), int(cell["images"])
+
+    def share(self, dataset: str, metric: Metric) -> Fraction | None:
+        """Return the accuracy on a dataset, in [0, 1]; None where the cell is missing or failed."""
+        counts = self.counts(dataset, metric)
+        return None if counts is None else Fraction(*counts)
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether the cells are of different checkpoints, attacks or switches of the protocol, so that they have no mean."""
+        return (
+            len({cell["made"] for name, cell in self.cells.items() if name in self.suite.datasets})
+            > 1
+        )
+
+    @property
+    def oblivious(self) -> bool:
+        """Whether the attack did not see a part of the defense: its numbers are no rivals of other rows'."""
+        return any(cell["knowledge"] == "oblivious" for cell in self.cells.values())
+
+    def mean(self, metric: Metric, zero_shot: bool = False) -> Fraction | None:
+        """Return the mean over the suite's datasets, or those that were not trained on; None unless all are there."""
+        counts = self._all_counts(metric, zero_shot)
+        return (
+            None
+            if counts is None
+            else sum((Fraction(*each) for each in counts), Fraction(0)) / len(counts)
+        )
+
+    def interval(self, metric: Metric, zero_shot: bool = False) -> tuple[float, float] | None:
+        """Return the 95% bootstrap interval of that mean, each end in [0, 1]."""
+        counts = self._all_counts(metric, zero_shot)
+        return None if counts is None else mean_interval(counts)
+
+    def _all_counts(self, metric: Metric, zero_shot: bool) -> list[tuple[int, int]] | None:
+        names = [
+            name for name in self.suite.datasets if not (zero_shot and name == self.suite.train_on)
+        ]
+        counts = [self.counts(name, metric) for name in names]
+        complete = [each for each in counts if each is not None]
+        return None if self.mixed or len(complete) < len(counts) or not counts else complete
+
+
+def select(
+    results: pd.DataFrame,
+    suite: Suite,
+    *,
+    attack: str,
+    eps: str,
+    limit: int | None = None,
+    protocol: str = "sound",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the cells of a suite under one attack, eps, protocol and seed, from the DataFrame of `load_results`.
+
+    They are those on the suite's own sets, or with `limit` on subsets of that size.
+    """
+    wanted = suite.limits.get(split_spec(attack)[0]) if limit is None else limit
+    # A set with no more images than the limit is measured whole, and stored without one.
+    sized = (
+        results["limit"].isna() | (results["limit"] == wanted)
+        if wanted
+        else results["limit"].isna()
+    )
+    cells = results[
+        (results["suite"] == suite.name)
+        & (results["protocol"] == protocol)
+        & (results["attack"] == attack)
+        & (results["eps"] == eps)
+        & (results["seed"] == seed)
+        & sized
+    ]
+    return cells[cells["limit"].notna() | (cells["images"] <= wanted)] if wanted else cells
+
+
+def rows(cells: pd.DataFrame, suite: Suite) -> dict[str, Row]:
+    """Return the rows by defense, in the order of their specs, from cells that `select` has chosen."""
+    found: dict[str, dict[str, Mapping[Hashable, Any]]] = {}
+    for cell in cells.to_dict("records"):
+        found.setdefault(str(cell["defense"]), {})[str(cell["dataset"])] = cell
+    return {defense: Row(suite, found[defense]) for defense in sorted(found)}

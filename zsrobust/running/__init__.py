@@ -1,0 +1,1 @@
+"""Running: which cells, in which order, by whom."""

@@ -1,0 +1,127 @@
+"""What a run will cost, told before anything large begins: bytes, images, passes, and hours on this device."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zsrobust.core.errors import counted
+from zsrobust.core.hub import Unreachable
+from zsrobust.datasets import Split, datasets
+from zsrobust.defenses import defenses
+from zsrobust.models.clip import weights_are_here
+from zsrobust.running.bench import Bench
+from zsrobust.running.cost import Speed
+from zsrobust.running.plan import Cell
+
+LARGE = 1.0  # hours, or gigabytes, from which a run asks before it begins
+
+
+@dataclass
+class Bill:
+    """What is missing for a run, and what it takes."""
+
+    downloads: list[tuple[str, int]] = field(default_factory=list)  #: what, and its bytes
+    trainings: list[str] = field(default_factory=list)
+    cells: int = 0
+    stored: int = 0  #: cells that there are already, if nothing about them has changed
+    images: int = 0
+    forward: int = 0
+    backward: int = 0
+    unknown: list[str] = field(
+        default_factory=list
+    )  #: attacks that do not say how many passes they take
+    speed: Speed | None = None  #: if it was measured
+
+    @property
+    def gigabytes(self) -> float:
+        """Bytes to download, in 10⁹."""
+        return sum(size for _, size in self.downloads) / 1e9
+
+    @property
+    def hours(self) -> float:
+        """Hours on this device at most, at the measured speed; 0 if it was not measured."""
+        return self.speed.seconds(self.forward, self.backward) / 3600 if self.speed else 0.0
+
+    @property
+    def large(self) -> bool:
+        """Whether it takes gigabytes or hours."""
+        return self.gigabytes >= LARGE or self.hours >= LARGE
+
+    def lines(self, device: str) -> Iterator[str]:
+        """Yield the bill, line by line."""
+        what = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in self.downloads)
+        yield f"download  {self.gigabytes:.2f} GB" + (f" ({what})" if what else "")
+        yield f"train     {'; '.join(self.trainings) or 'nothing'}"
+        stored = f"; {self.stored} are stored" if self.stored else ""
+        yield f"compute   {counted(self.cells, 'cell')}, {self.images:,} images{stored}"
+        yield f"passes    at most {self.forward:,} forward, {self.backward:,} backward, training included"
+        if self.unknown:
+            yield f"          and those of {', '.join(self.unknown)}, which do not say"
+        if self.speed:
+            speed = f"{self.speed.forward:,.0f} images a second forward, {self.speed.both:,.0f} forward and backward"
+            most = (
+                f"{self.hours:,.1f} hours"
+                if self.hours >= 0.5
+                else f"{60 * self.hours:,.1f} minutes"
+            )
+            yield f"time      at most {most} on {device} ({speed}, measured just now)"
+
+
+def make(bench: Bench, cells: Sequence[Cell], folder: Path, force: bool) -> Bill:
+    """Return what a run of these cells will cost.
+
+    Raises Unreachable, with all that is missing, when something must be downloaded and cannot be; and ZSRobustError when
+    a dataset has no source.
+    """
+    bill = Bill()
+    wanted = [cell for cell in cells if force or not (folder / bench.path(cell)).exists()]
+    bill.cells, bill.stored = len(wanted), len(cells) - len(wanted)
+    needed: dict[tuple[str, Split], None] = {(cell.dataset, "test"): None for cell in wanted}
+    begun: set[Path] = set()
+    for spec in dict.fromkeys(cell.defense for cell in wanted):
+        for recipe in defenses.create(spec).recipes(bench.suite):
+            path = bench.workshop.checkpoint_path(recipe)
+            if path.exists() or path in begun:
+                continue
+            begun.add(path)
+            needed[recipe.train_on, "train"] = None
+            size = datasets[recipe.train_on].train_size or 0
+            images = min(size, recipe.limit or size) * recipe.epochs
+            steps = (
+                recipe.crafting().passes(2)[1]
+                if recipe.attack and hasattr(recipe.crafting(), "passes")
+                else 0
+            )
+            bill.trainings.append(f"{spec} on {recipe.train_on}, {recipe.epochs} epochs")
+            # The attack's steps; the clean and the adversarial image through the student; the latter through the teacher.
+            bill.forward += images * (steps + 3)
+            bill.backward += images * (steps + 2)
+    _add_downloads(bill, bench, needed)
+    for cell in wanted:
+        cost = bench.cost(cell)
+        if not cost.known and cell.attack not in bill.unknown:
+            bill.unknown.append(cell.attack)
+        bill.images += cost.images
+        bill.forward += cost.tower[0]
+        bill.backward += cost.tower[1]
+    return bill
+
+
+def _add_downloads(bill: Bill, bench: Bench, needed: dict[tuple[str, Split], None]) -> None:
+    absent: list[str] = []
+    offline: Unreachable | None = None
+    for name, split in needed:
+        origin = datasets[name].origin
+        if origin is None or origin.state(split, bench.cut).where in ("prepared", "local"):
+            continue
+        try:
+            if size := origin.to_download(split):
+                bill.downloads.append((name if split == "test" else f"{name} ({split})", size))
+        except Unreachable as error:
+            offline = error
+            absent.append(name if split == "test" else f"{name} ({split})")
+    if offline:
+        raise Unreachable(f"{', '.join(absent)}: not on this machine. {offline}")
+    if not weights_are_here(bench.suite.backbone):
+        size = sum(tensor.nbytes for tensor in bench.workshop.shape.model.state_dict().values())
+        bill.downloads.append((bench.suite.backbone, size))

@@ -1,0 +1,222 @@
+"""Slurm: the missing cells as an array job, a task for each defense; each is an ordinary run on the shared folders.
+
+Jobs are submitit's. One that runs out of time, or gives way to another, is queued again and goes on where it was.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zsrobust import results
+from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.registry import load_plugin_file
+from zsrobust.defenses import defenses
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.evaluation.referee import Search
+from zsrobust.results.cell import Result
+from zsrobust.running import run as runs
+from zsrobust.running.bench import Bench
+from zsrobust.running.entries import load_entries, load_suite
+from zsrobust.running.plan import Cell
+from zsrobust.running.reporter import Reporter
+from zsrobust.settings import protocols
+
+#: What submitit calls by the same name on any cluster; everything else is an option of sbatch.
+SHARED = (
+    "name",
+    "timeout_min",
+    "mem_gb",
+    "nodes",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+    "stderr_to_stdout",
+)
+SHORT = {"time": "timeout_min", "gpus": "gpus_per_node", "mem": "mem_gb"}
+PAUSE = {"slurm": 10.0, "local": 0.5}  # seconds from one look at the jobs to the next
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run that a job makes: what the command line said, and the cells."""
+
+    plugins: Sequence[Path]
+    suite: str
+    protocol: str
+    search: Search
+    folder: Path
+    checkpoints: Path
+    device: str | None
+    force: bool
+    live: Callable[[], AbstractContextManager[Reporter]]  #: what shows the job's progress
+    cells: Sequence[Cell] = ()
+
+    def __call__(self) -> list[str]:
+        """Run, and return what cannot be made; the cells are in the results folder."""
+        for path in self.plugins:
+            if path.suffix == ".toml":
+                load_entries(path)
+            else:
+                load_plugin_file(path)
+        suite = load_suite(self.suite)
+        workshop = Workshop(suite, self.checkpoints, self.device or _own_device())
+        bench = Bench(suite, protocols.load(self.protocol), workshop, self.search)
+        with self.live() as shown:
+            _, errors = runs.run(bench, self.cells, self.folder, shown, self.force)
+        return [str(error) for error in errors]
+
+    def checkpoint(self) -> Any:
+        """Return the job that goes on when this one is stopped; submitit asks."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _own_device() -> str:
+    """Return a device that the other processes of this task on this machine do not take."""
+    from submitit import JobEnvironment
+
+    count = torch.cuda.device_count()
+    return f"cuda:{JobEnvironment().local_rank % count}" if count else "cpu"
+
+
+def run(
+    executor: str,
+    settings: Sequence[str],
+    task: Task,
+    bench: Bench,
+    cells: Sequence[Cell],
+    reporter: Reporter,
+) -> tuple[list[Result], list[ZSRobustError]]:
+    """Compute the missing cells in jobs, wait for them, and return all results, in order, and what went wrong.
+
+    `executor` is slurm, or local, which is this machine; `settings` are sbatch's options, "partition=gpu" say.
+    """
+    submit = _executor(executor, settings, task.folder)
+    runs.prepare(bench, cells, reporter)
+    groups, errors = _missing(bench, cells, task, reporter)
+    waiting = {
+        cell: runs.stamp_of(task.folder / bench.path(cell))
+        for group in groups.values()
+        for cell in group
+    }
+    reporter.cells(sum(len(bench.images(cell)) for cell in waiting))
+    with _out_of_reach():
+        jobs = (
+            submit.submit_array([replace(task, cells=group) for group in groups.values()])
+            if groups
+            else []
+        )
+    for job, (spec, group) in zip(jobs, groups.items(), strict=True):
+        reporter.note(
+            f"job {job.job_id}: {spec}, {counted(len(group), 'cell')}; log {job.paths.stderr}"
+        )
+    try:
+        _follow(bench, task.folder, jobs, waiting, reporter, PAUSE[executor])
+    except KeyboardInterrupt:
+        ids = " ".join(dict.fromkeys(str(job.job_id).partition("_")[0] for job in jobs))
+        end = "scancel" if executor == "slurm" else "kill"
+        reporter.note(
+            f"The jobs go on, and the same command collects what they store; {end} {ids} ends them."
+        )
+        raise
+    errors += [
+        error for job, spec in zip(jobs, groups, strict=True) for error in _errors(job, spec)
+    ]
+    paths = [task.folder / bench.path(cell) for cell in cells if cell not in waiting]
+    return [results.read(path) for path in paths if path.exists()], errors
+
+
+def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
+    """Return submitit's executor; raises ZSRobustError without it, without Slurm, or for a setting it does not know."""
+    try:
+        import submitit
+    except ImportError:
+        raise ZSRobustError(
+            f"--executor {executor} needs submitit. Next: pip install 'zsrobust[slurm]'"
+        ) from None
+    gpus = 1 if executor == "slurm" or torch.cuda.is_available() else 0
+    values: dict[str, Any] = {"name": "zsrobust", "timeout_min": 24 * 60, "gpus_per_node": gpus}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ZSRobustError(
+                f"--slurm {setting!r}: write it as key=value, partition=gpu or time=120 (minutes) say."
+            )
+        key = SHORT.get(key, key)
+        values[key if key in SHARED else f"slurm_{key}"] = int(value) if value.isdigit() else value
+    try:
+        made = submitit.AutoExecutor(folder / ".jobs", cluster=executor, slurm_max_num_timeout=1000)
+        made.update_parameters(**values)
+    except (RuntimeError, NameError, ValueError, AssertionError) as error:
+        raise ZSRobustError(f"--executor {executor}: {str(error).splitlines()[0]}") from None
+    return made
+
+
+def _missing(
+    bench: Bench, cells: Sequence[Cell], task: Task, reporter: Reporter
+) -> tuple[dict[str, list[Cell]], list[ZSRobustError]]:
+    """Return the cells to compute, by defense, and the defenses that cannot be made; nothing is trained here."""
+    groups: dict[str, list[Cell]] = {}
+    errors: list[ZSRobustError] = []
+    for spec in dict.fromkeys(cell.defense for cell in cells):
+        group = list(dict.fromkeys(cell for cell in cells if cell.defense == spec))
+        recipes = defenses.create(spec).recipes(bench.suite)
+        if all(bench.workshop.checkpoint_path(recipe).exists() for recipe in recipes):
+            towers, failed, _ = runs.make_towers(bench, [spec])
+            errors += failed.values()
+            work = runs.look_up(
+                bench, group if towers else [], task.folder, towers, reporter, task.force
+            )
+            group = [cell for cell, each in work.items() if each.stored is None]
+        if group:
+            groups[spec] = group
+    return groups, errors
+
+
+@contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Within it, what is started does not hear Ctrl-C: submitit's local jobs would, as they are our children."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(
+    bench: Bench,
+    folder: Path,
+    jobs: Sequence[Any],
+    waiting: dict[Cell, Any],
+    reporter: Reporter,
+    pause: float,
+) -> None:
+    """Wait until the jobs have ended, and tell of every cell that they store; those are no longer waited for."""
+    ended = False
+    while not ended:
+        ended = all(job.done() for job in jobs)
+        for cell, stamp in list(waiting.items()):
+            if runs.stamp_of(folder / bench.path(cell)) not in (None, stamp):
+                reporter.judged(cell, len(bench.images(cell)))
+                del waiting[cell]
+        if not ended:
+            time.sleep(pause)
+
+
+def _errors(job: Any, spec: str) -> Iterator[ZSRobustError]:
+    """Yield what a job that has ended says went wrong."""
+    error = job.exception()
+    if error is not None:
+        yield ZSRobustError(
+            f"{spec}: job {job.job_id} failed: {str(error).strip().splitlines()[-1]} (log {job.paths.stderr})"
+        )
+    else:
+        for line in dict.fromkeys(line for lines in job.results() for line in lines):
+            yield ZSRobustError(line)

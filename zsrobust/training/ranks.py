@@ -1,0 +1,200 @@
+"""The processes that torchrun starts: which of them this is, and what they tell one another.
+
+Only the first prepares, asks, decides, stores and prints; the others follow. Without torchrun there is one, the first, and
+nothing here does anything.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed
+
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.results.cell import Outcomes, Result, Samples
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(
+    days=30
+)  # with one another: the first may download, wait for another run, or ask a person
+
+_size, _rank = 1, 0
+
+
+def size() -> int:
+    """Return the number of processes that do this together."""
+    return _size
+
+
+def rank() -> int:
+    """Return which of them this is, from 0."""
+    return _rank
+
+
+def leads() -> bool:
+    """Return whether this is the first, or the only one."""
+    return _rank == 0
+
+
+@contextmanager
+def together(device: str | None) -> Iterator[str | None]:
+    """Within it, the processes of torchrun are one run; yields this one's device, `device` if there is only one process.
+
+    Each takes the GPU of its own number and NCCL, or, on the CPU or a device with a number, gloo. When one fails, it alone
+    says why, and the others end.
+    """
+    global _size, _rank
+    if _size > 1 or int(os.environ.get("WORLD_SIZE", "1")) < 2 or "LOCAL_RANK" not in os.environ:
+        yield device
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    store, mine, of = next(rendezvous("env://"))
+    try:
+        device, backend = _place(device, int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group(
+            backend, store=store, rank=mine, world_size=of, timeout=PATIENCE
+        )
+        _size, _rank = of, mine
+        yield device
+        distributed.destroy_process_group()
+    except BaseException as error:
+        if not _first_to_fail(store):
+            raise SystemExit(1) from error
+        raise
+    finally:
+        _size, _rank = 1, 0
+
+
+def _place(device: str | None, number: int) -> tuple[str, str]:
+    """Return the device of the process with this number on its machine, and how its tensors travel."""
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
+        if number >= torch.cuda.device_count():
+            raise ZSRobustError(
+                f"No GPU for process {number}: this machine has {torch.cuda.device_count()}. "
+                f"Next: torchrun --nproc-per-node {torch.cuda.device_count() or 1}, or --device cpu"
+            )
+        torch.cuda.set_device(number)
+        return f"cuda:{number}", "cpu:gloo,cuda:nccl"
+    return device or "cpu", "gloo"
+
+
+def _first_to_fail(store: Any) -> bool:
+    """Return whether no process has failed before this one, as far as the store, which torchrun keeps, can be asked."""
+    try:
+        return bool(store.add("failed", 1) == 1)
+    except RuntimeError:
+        return False
+
+
+def decided(make: Callable[[], T]) -> T:
+    """Return, in every process, what the first makes, or raise its ZSRobustError; the others do not call `make`."""
+    if _size == 1:
+        return make()
+    said: list[Any] = [None, None]
+    if leads():
+        try:
+            said[0] = make()
+        except ZSRobustError as error:
+            said[1] = error
+    distributed.broadcast_object_list(said)
+    if said[1] is not None:
+        raise said[1]
+    return said[0]  # type: ignore[no-any-return]  # a T of the first process: the broadcast is not typed
+
+
+@contextmanager
+def led(context: AbstractContextManager[T]) -> Iterator[T]:
+    """Within it, the first process is in the context, for all; what entering it raises, all do."""
+    with ExitStack() as stack:
+        yield decided(lambda: stack.enter_context(context))
+
+
+@contextmanager
+def first() -> Iterator[None]:
+    """Within it, the first process works before the others, who find done what it did."""
+    if leads():
+        yield
+    decided(lambda: None)
+    if not leads():
+        yield
+
+
+def gathered(part: T) -> list[T]:
+    """Return what all processes give, in their order, to the first; nothing to the others."""
+    if _size == 1:
+        return [part]
+    parts: list[Any] = [None] * _size
+    distributed.gather_object(part, parts if leads() else None)
+    return parts if leads() else []
+
+
+#: What a process found on its share of a cell, which is every so many-th of its images.
+Share = tuple[Result, Outcomes | None, Samples | None]
+
+
+def joined(shares: Sequence[Share]) -> Share:
+    """Return what the processes found as if it had been one; a cell of which a share failed has failed."""
+    if len(shares) == 1:
+        return shares[0]
+    parts, found, shown = zip(*shares, strict=True)
+    added = ("images", "clean_correct", "robust_correct", "forward", "backward", "disagreements")
+    sums = {
+        name: sum(values)
+        for name in added
+        if None not in (values := [getattr(part, name) for part in parts])
+    }
+    failed = next((part for part in parts if part.status == "failed"), None)
+    result = dataclasses.replace(
+        parts[0],
+        **{**sums, **({"clean_correct": 0, "robust_correct": 0} if failed else {})},
+        status="failed" if failed else "ok",
+        error=failed.error if failed else None,
+        seconds=max(part.seconds for part in parts),
+        flags=sorted({flag for part in parts for flag in part.flags}),
+        device=f"{parts[0].device} and {len(parts) - 1} more",
+    )
+    if failed:
+        return result, None, None
+    names = ("labels", "clean", "adversarial", "perturbation")
+    outcomes = Outcomes(
+        **{name: _interleaved([getattr(each, name) for each in found]) for name in names}
+    )
+    return result, outcomes, _first_shown(shown, outcomes)
+
+
+def _interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the array of which each part is every so many-th entry."""
+    whole = np.empty(sum(map(len, parts)), dtype=parts[0].dtype)
+    for number, part in enumerate(parts):
+        whole[number :: len(parts)] = part
+    return whole
+
+
+def _first_shown(shown: Sequence[Samples | None], outcomes: Outcomes) -> Samples | None:
+    """Return, of the shares' samples, the first image that was broken, and the first that survived."""
+    kept: dict[bool, tuple[int, Samples, int]] = {}
+    for number, samples in enumerate(shown):
+        for index, place in enumerate(samples.positions * len(shown) + number if samples else ()):
+            survived = bool(outcomes.adversarial[place] == outcomes.labels[place])
+            if samples and (survived not in kept or place < kept[survived][0]):
+                kept[survived] = int(place), samples, index
+    if not kept:
+        return None
+    places, sources, indices = zip(*(kept[kind] for kind in sorted(kept)), strict=True)
+    scale = max(samples.scale for samples in sources)
+    pairs = list(zip(sources, indices, strict=True))
+    changes = [samples.change[index] * (samples.scale / scale) for samples, index in pairs]
+    return Samples(
+        positions=np.array(places, dtype=np.int64),
+        pixels=np.stack([samples.pixels[index] for samples, index in pairs]),
+        change=np.stack(changes).round().astype(np.int8),
+        scale=scale,
+    )
