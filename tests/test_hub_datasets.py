@@ -110,7 +110,7 @@ import numpy as np
 import zsrobust
 from zsrobust.datasets import Cut, datasets
 from zsrobust.running.entries import load_entries
-from zsrobust.pixels import tensor
+from zsrobust.datasets.pixels import tensor
 sys.path.insert(0, sys.argv[1])
 from colors import ColorReader
 load_entries(Path("parts.toml"))

@@ -54,9 +54,9 @@ def main() -> None:
             }
             started = time.perf_counter()
             runs = [
-                subprocess.Popen(
+                subprocess.Popen(  # noqa: S603  # as above
                     command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )  # noqa: S603  # as above
+                )
                 for _ in range(chosen.runs)
             ]
             codes = [each.wait() for each in runs]
