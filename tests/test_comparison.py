@@ -9,7 +9,7 @@ from test_results import make
 
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting.comparison import compare, difference_interval, render, right, text
+from zsrobust.reporting.comparison import compare, difference_interval, look, render, text
 from zsrobust.results.cell import Outcomes
 from zsrobust.settings import suites
 
@@ -151,9 +151,9 @@ def test_missing_failed_and_foreign_cells_are_not_compared(pair):
 def test_counts_must_be_those_of_the_outcomes(tmp_path):
     path = store(tmp_path, robust=range(3))
     result = results.read(path)
-    assert right(result, path).robust.tolist() == [True] * 3 + [False] * 7
+    assert look(result, path).right.robust.tolist() == [True] * 3 + [False] * 7
     assert (
-        right(dataclasses.replace(result, robust_correct=4), path)
+        look(dataclasses.replace(result, robust_correct=4), path)
         == "its counts are not those of its outcomes"
     )
 

@@ -45,6 +45,16 @@ def test_counts_come_from_outcomes_and_a_lucky_flip_is_not_robust():
     assert (outcomes().clean_correct, outcomes().robust_correct) == (3, 1)
 
 
+def test_what_counts_as_robust_depends_on_which_images_were_attacked():
+    lucky = Outcomes(*np.array([[0, 0, 1], [0, 1, 1], [0, 0, 0]]), np.zeros(3, np.float32))
+    assert [each.tolist() for each in lucky.right(attacked_all=False)] == [
+        [True, False, True],
+        [True, False, False],
+    ]
+    assert lucky.right(attacked_all=True).robust.tolist() == [True, True, False]
+    assert lucky.mean_per_class(attacked_all=True) == (0.75, 0.5)
+
+
 def test_a_result_and_its_outcomes_make_a_round_trip(tmp_path):
     result = make(flags=["a flag"], training={"epoch_seconds": 1.5})
     path = results.write(result, outcomes(), tmp_path)

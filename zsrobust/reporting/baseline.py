@@ -17,10 +17,10 @@ from tabulate import tabulate
 
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.reporting import reported, tables
-from zsrobust.reporting.comparison import IMAGES, Right, points, right
+from zsrobust.reporting.comparison import IMAGES, Looked, look, points
 from zsrobust.reporting.rows import Metric
 from zsrobust.reporting.statistics import holm, mcnemar, newcombe, wilson
-from zsrobust.results.cell import Result
+from zsrobust.results.cell import Result, Right
 from zsrobust.results.identity import differences
 from zsrobust.results.store import paths, read
 from zsrobust.settings.suites import Suite
@@ -317,12 +317,12 @@ def _pair(ours: Stored, theirs: Stored) -> _Pair | str:
         return one
     if images or one is None or two is None or not np.array_equal(one.labels, two.labels):
         return _Pair(ours, theirs, checkpoint, None)
-    return _Pair(ours, theirs, checkpoint, (one, two))
+    return _Pair(ours, theirs, checkpoint, (one.right, two.right))
 
 
-def _looked_at(cell: Stored) -> Right | str | None:
+def _looked_at(cell: Stored) -> Looked | str | None:
     """Return what became of a cell's images; None without outcomes beside it; or why they cannot be trusted."""
-    return right(cell.result, cell.path) if cell.path.with_suffix(".npz").exists() else None
+    return look(cell.result, cell.path) if cell.path.with_suffix(".npz").exists() else None
 
 
 def _judged(pairs: Sequence[_Pair], tolerance: float) -> list[Verdict]:

@@ -18,7 +18,7 @@ from zsrobust.core.specs import format_eps
 from zsrobust.reporting.rows import Metric, Row, rows, select
 from zsrobust.reporting.statistics import holm, mcnemar
 from zsrobust.reporting.tables import escaped
-from zsrobust.results.cell import Outcomes, Result
+from zsrobust.results.cell import Outcomes, Result, Right
 from zsrobust.results.identity import differences
 from zsrobust.results.store import outcomes_match, read
 from zsrobust.settings.suites import Suite
@@ -34,27 +34,25 @@ IMAGES = ("dataset.digest", "dataset.images", "dataset.limit")
 Counts = tuple[int, int, int, int, int]
 
 
-class Right(NamedTuple):
-    """What became of the images of a cell, in their order: arrays of shape (N,)."""
+class Looked(NamedTuple):
+    """A cell's images, in their order: their labels, an array of shape (N,), and which of them were right."""
 
     labels: NDArray[np.int64]
-    clean: NDArray[np.bool_]  #: whether right without attack
-    robust: NDArray[np.bool_]  #: whether counted as robust
+    right: Right
 
 
-def right(result: Result, path: Path) -> Right | str:
+def look(result: Result, path: Path) -> Looked | str:
     """Return what became of the images of a stored cell; or, in a few words, why that cannot be trusted."""
     if not path.with_suffix(".npz").exists():
         return "it has no outcomes beside it"
     if not outcomes_match(result, path):
         return "its outcomes are another run's"
     outcomes = Outcomes.read(path)
-    clean, safe = outcomes.clean == outcomes.labels, outcomes.adversarial == outcomes.labels
-    found = Right(outcomes.labels, clean, safe if result.everything else clean & safe)
-    counts = (len(clean), int(found.clean.sum()), int(found.robust.sum()))
+    right = outcomes.right(result.everything)
+    counts = (len(outcomes.labels), int(right.clean.sum()), int(right.robust.sum()))
     if counts != (result.images, result.clean_correct, result.robust_correct):
         return "its counts are not those of its outcomes"
-    return found
+    return Looked(outcomes.labels, right)
 
 
 @dataclass(frozen=True)
@@ -192,14 +190,14 @@ def _titles(first: Row, second: Row, *specs: str) -> tuple[str, str]:
 
 def _counted(cells: Mapping[str, Mapping[Hashable, Any] | None], metric: Metric) -> Counts | str:
     """Return the counts of two cells, by their defenses; or, in a few words, why they cannot be compared."""
-    found: list[Right] = []
+    found: list[Looked] = []
     identities: list[dict[str, Any]] = []
     for spec, cell in cells.items():
         if cell is None or cell["status"] != "ok":
             return f"no cell of {spec}" if cell is None else f"the cell of {spec} failed"
         path = Path(str(cell["path"]))
         result = read(path)
-        known = right(result, path)
+        known = look(result, path)
         if isinstance(known, str):
             return f"of {spec}, {known}"
         found.append(known)
@@ -211,7 +209,7 @@ def _counted(cells: Mapping[str, Mapping[Hashable, Any] | None], metric: Metric)
         return f"another {', '.join(other)}"
     if differing or not np.array_equal(found[0].labels, found[1].labels):
         return "other images"
-    one, two = (getattr(each, metric) for each in found)
+    one, two = (getattr(each.right, metric) for each in found)
     return (
         len(one),
         int(one.sum()),

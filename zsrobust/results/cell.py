@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,15 @@ from zsrobust.core.files import slug
 
 LARGEST = 2**28  #: bytes of arrays beside a result, far more than any has
 _CLASSES = 2**20  #: more classes than any set has
+
+
+class Right(NamedTuple):
+    """Which images of a cell were classified correctly: arrays of shape (N,)."""
+
+    clean: NDArray[np.bool_]  #: without attack
+    robust: NDArray[
+        np.bool_
+    ]  #: what counts as robust; an image that is clean but not robust is broken
 
 
 @dataclass(frozen=True)
@@ -46,19 +55,23 @@ class Outcomes:
         """Number of images classified correctly under attack, whatever they were without."""
         return int((self.adversarial == self.labels).sum())
 
-    def mean_per_class(self, everything: bool = False) -> tuple[float, float]:
-        """Return clean and robust accuracy, each the mean over the classes that have images, in [0, 1].
+    def right(self, attacked_all: bool) -> Right:
+        """Return which images count as clean and which as robust. This is the only definition of "robust".
 
-        Robust is correct both without and under attack; or, with `everything`, under attack.
+        Robust is correct both without and under attack. Under a protocol that attacks all images, it is correct under
+        attack, whatever the model predicted before.
         """
+        clean, adversarial = self.clean == self.labels, self.adversarial == self.labels
+        return Right(clean, adversarial if attacked_all else clean & adversarial)
+
+    def mean_per_class(self, attacked_all: bool = False) -> tuple[float, float]:
+        """Return clean and robust accuracy, each the mean over the classes that have images, in [0, 1]."""
         images = np.bincount(self.labels)
-        right = self.clean == self.labels
-        safe = (right | everything) & (self.adversarial == self.labels)
-        shares = [
+        clean, robust = (
             np.bincount(self.labels, weights=each)[images > 0] / images[images > 0]
-            for each in (right, safe)
-        ]
-        return float(shares[0].mean()), float(shares[1].mean())
+            for each in self.right(attacked_all)
+        )
+        return float(clean.mean()), float(robust.mean())
 
     def to_bytes(self) -> bytes:
         """Return the outcomes as the bytes of an `.npz` file."""

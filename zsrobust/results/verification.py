@@ -210,11 +210,11 @@ def _count(path: Path, result: Result, wrong: Callable[..., None]) -> None:
     except ZSRobustError:
         wrong("the outcomes cannot be read", path.with_suffix(".npz"))
         return
-    robust = outcomes.adversarial_correct if result.everything else outcomes.robust_correct
+    right = outcomes.right(result.everything)
     counted = {
         "images": len(outcomes.labels),
-        "clean_correct": outcomes.clean_correct,
-        "robust_correct": robust,
+        "clean_correct": int(right.clean.sum()),
+        "robust_correct": int(right.robust.sum()),
     }
     for name, number in counted.items():
         if getattr(result, name) != number:

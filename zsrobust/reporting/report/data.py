@@ -338,12 +338,10 @@ def by_class(result: Result, outcomes: Outcomes, pool: Pool) -> list[Any]:
         len(outcomes.classes) if outcomes.classes is not None else 0, int(outcomes.labels.max()) + 1
     )
     images = np.bincount(outcomes.labels, minlength=most)
-    right = outcomes.clean == outcomes.labels
-    safe = (right | result.everything) & (outcomes.adversarial == outcomes.labels)
     present = np.flatnonzero(images)
     classes = [[class_name(outcomes, int(label)), int(images[label])] for label in present]
     counts = [
         np.bincount(outcomes.labels[kept], minlength=most)[present].tolist()
-        for kept in (right, safe)
+        for kept in outcomes.right(result.everything)
     ]
     return [pool.number(classes), *counts]
