@@ -1,5 +1,6 @@
 """Our AutoAttack: its parts against closed forms, and against the library's."""
 
+import logging
 import sys
 import warnings
 from functools import partial
@@ -24,6 +25,7 @@ from zsrobust.attacks.apgd import (
 )
 from zsrobust.attacks.autoattack import AutoAttack, AutoAttackCeDlr, AutoAttackRobustVLM
 from zsrobust.attacks.fab import fab_targeted, to_boundary
+from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import bump, square, window
 from zsrobust.core.errors import ZSRobustError
@@ -200,7 +202,7 @@ def test_apgd_climbs_the_margin_where_classes_are_too_few_and_says_so(loss, clas
     classifier, images, labels, reach = linear("linf", classes, 12)
     eps = float(reach.median()) * 1.0001
     attack = APGD(loss=loss, eps=eps)
-    with pytest.warns(UserWarning, match=f"its loss {loss} compares {classes + 1} classes"):
+    with pytest.warns(Note, match=f"^margin_for_{loss}$"):
         adversarial = attack(classifier, images, labels, numbers(images))
     assert attack.plan(classes) == {"loss": "margin", "skipped": [loss]}
     assert not attack.plan(classes + 1).get("skipped")
@@ -209,7 +211,7 @@ def test_apgd_climbs_the_margin_where_classes_are_too_few_and_says_so(loss, clas
     assert broken[reach < 0.95 * eps].all()
 
 
-@pytest.mark.filterwarnings("ignore:AutoAttack")  # they become flags of a result
+@pytest.mark.filterwarnings("ignore::zsrobust.attacks.notes.Note")  # they become flags of a result
 @pytest.mark.parametrize("classes", [2, 4])
 def test_it_breaks_what_pgd_breaks(classes):
     classifier, data = toy(classes, images=8)
@@ -245,7 +247,7 @@ def test_a_part_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(part, n
 
 @NORMS
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.filterwarnings("ignore:AutoAttack")
+@pytest.mark.filterwarnings("ignore::zsrobust.attacks.notes.Note")
 def test_the_engine_breaks_a_linear_classifier_if_and_only_if_eps_reaches_it(
     classes, norm, monkeypatch
 ):
@@ -439,34 +441,57 @@ class Odd(nn.Module):
 
     def forward(self, images):
         logits = self.linear(images)
-        if self.kind == "randomized defense":
+        if self.kind == "attack_saw_randomness":
             return logits + torch.rand(logits.shape)
-        if self.kind == "dynamic defense":
+        if self.kind == "attack_saw_gradients":
             with torch.enable_grad():
                 points = images.detach().clone().requires_grad_()
                 torch.autograd.grad(points.sum(), points)
-        if self.kind == "probability distribution":
+        if self.kind == "attack_saw_probabilities":
             return logits.softmax(1)
-        return (10 * logits).round() if self.kind == "points with zero gradient" else logits
+        return (10 * logits).round() if self.kind == "attack_zero_gradients" else logits
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "randomized defense",
-        "dynamic defense",
-        "probability distribution",
-        "points with zero gradient",
-        "",
-    ],
-)
-def test_it_warns_of_what_it_does_not_see_through(kind):
+ODD = [
+    "attack_saw_randomness",
+    "attack_saw_gradients",
+    "attack_saw_probabilities",
+    "attack_zero_gradients",
+]
+
+
+@pytest.mark.parametrize("kind", [*ODD, ""])
+def test_it_notes_what_it_does_not_see_through(kind):
     _, data = toy(5, images=4)
     images, classifier = torch.from_numpy(data.pixels).float() / 255, Odd(kind)
     labels = classifier(images).argmax(1)
     with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng():
         warnings.simplefilter("always")
         AutoAttack(eps=0.05)(classifier, images, labels, numbers(images))
-    said = [str(each.message) for each in caught]
-    assert all(kind in text or "Square" in text for text in said) if kind else not said, said
-    assert any(kind in text for text in said) or not kind
+    noted = {str(each.message) for each in caught}
+    assert {each.category for each in caught} <= {Note}
+    assert noted - {"square_found_more"} == ({kind} if kind else set())
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_the_log_of_the_library_becomes_notes(kind):
+    _, data = toy(5, images=4)
+    images, classifier = torch.from_numpy(data.pixels).float() / 255, Odd(kind)
+    labels = classifier(images).argmax(1)
+    with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng():
+        warnings.simplefilter("always")
+        attack = AutoAttack(eps=0.05, engine="library")
+        attack(classifier, images, labels, numbers(images))
+    noted = {str(each.message) for each in caught if each.category is Note}
+    assert kind in noted
+    assert not [each for each in caught if each.category is UserWarning]
+
+
+def test_what_is_not_known_of_the_librarys_log_is_a_warning_word_for_word():
+    log = logging.getLogger("auto-attack")
+    with warnings.catch_warnings(record=True) as caught, engine._contained(torch.device("cpu")):
+        warnings.simplefilter("always")
+        log.warning("something new")
+        log.info("not a warning: points with zero gradient")
+    assert [str(each.message) for each in caught] == ["AutoAttack: something new"]
+    assert caught[0].category is UserWarning

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.datasets import Images
 from zsrobust.evaluation.memory import BATCHES, fitting, saved_bytes
@@ -213,7 +214,7 @@ def test_one_gradient_of_zero_among_those_that_wait_is_told_once():
 
     images[dead, 0, 0, 0] = 1
     attack = PGD(eps=1 / 256, step_size=1 / 256, steps=3, random_start=False)
-    with pytest.warns(UserWarning, match="gradient of exactly zero") as caught:
+    with pytest.warns(Note, match="^attack_zero_gradients$") as caught:
         attack(Meter(Dead(), 2), images, labels, draws_for(images))
     assert len(caught) == 1
 

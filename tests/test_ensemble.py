@@ -162,7 +162,7 @@ def test_an_ensemble_of_what_is_no_attack_is_told_so(of, message):
         attacks.create(f"ensemble:of={of}", {"eps": 0.1})
 
 
-@pytest.mark.filterwarnings("ignore:APGD")
+@pytest.mark.filterwarnings("ignore::zsrobust.attacks.notes.Note")
 def test_the_referee_accepts_it():
     classifier, images = toy(5)
     ensemble = attacks.create(

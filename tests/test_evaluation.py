@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import Meter
@@ -41,7 +42,7 @@ def test_a_randomized_defense_follows_the_seed_and_leaves_torchs_numbers_alone()
     assert not np.array_equal(runs[0].clean, runs[2].clean)
 
 
-def test_a_warning_of_several_lines_is_a_flag_of_one():
+def test_a_foreign_warning_is_one_name_and_its_text_one_line():
     class Talkative(PGD):
         def __call__(self, *arguments, **more):
             warnings.warn("one\n two\x1b[31m", stacklevel=1)
@@ -49,7 +50,25 @@ def test_a_warning_of_several_lines_is_a_flag_of_one():
 
     classifier, images = toy(5)
     result, _ = run_cell({}, classifier, Talkative(eps=EPS), "pgd", images)
-    assert result.flags == ["one two [31m"]
+    assert result.flags == ["attack_warned"]
+    assert result.messages == ["one two [31m"]
+
+
+def test_a_note_is_stored_by_its_name_and_what_is_not_a_name_as_a_message():
+    class Noting(PGD):
+        def __call__(self, *arguments, **more):
+            note("square_found_more")
+            note("mine")
+            note("Not a name")
+            warnings.warn("plain", DeprecationWarning, stacklevel=1)
+            return super().__call__(*arguments, **more)
+
+    classifier, images = toy(5)
+    result, _ = run_cell({}, classifier, Noting(eps=EPS), "pgd", images)
+    assert result.flags == ["attack_warned", "mine", "square_found_more"]
+    assert result.messages == ["Not a name"]
+    quiet, _ = run_cell({}, classifier, PGD(eps=EPS), "pgd", images)
+    assert (quiet.flags, quiet.messages) == ([], None)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,10 @@ def share(number: int, count: int, images: int, **more) -> ranks.Share:
 @pytest.mark.parametrize(("count", "images"), [(1, 10), (2, 10), (3, 10), (4, 9), (9, 9)])
 def test_shares_are_put_together_in_the_order_of_the_images(count, images):
     result, outcomes, samples = ranks.joined(
-        [share(number, count, images, flags=[f"{number % 2}"]) for number in range(count)]
+        [
+            share(number, count, images, flags=[f"flag_{number % 2}"], messages=[f"{number % 2}"])
+            for number in range(count)
+        ]
     )
     assert outcomes.perturbation.tolist() == list(range(images))
     assert (result.images, result.robust_correct, result.forward) == (
@@ -122,7 +125,8 @@ def test_shares_are_put_together_in_the_order_of_the_images(count, images):
         2 * count,
     )
     assert result.seconds == count - 1
-    assert result.flags == [str(kind) for kind in range(min(count, 2))]
+    assert result.flags == [f"flag_{kind}" for kind in range(min(count, 2))]
+    assert result.messages == [str(kind) for kind in range(min(count, 2))]
     assert samples.positions.tolist() == [3, 0]
     assert samples.pixels[:, 0, 0, 0].tolist() == [3, 0]
     np.testing.assert_allclose(

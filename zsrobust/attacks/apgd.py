@@ -1,6 +1,5 @@
 """Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690), and the search that the parts of AutoAttack share."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen, perturbation_size, slots
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import objective
 
 ROWS = 64  # a batch that fits wherever an attack runs at all
@@ -57,8 +57,7 @@ class APGD:
             search, logits = Search.begin(classifier, images, labels)
             plan, before = self.plan(logits.shape[1]), search.broken.clone()
             if "skipped" in plan:
-                message = f"APGD: it climbs the margin; its loss {self.loss} compares {CLASSES[self.loss]} classes."
-                warnings.warn(message, stacklevel=2)
+                note(f"margin_for_{self.loss}")
             if "targets" in plan:
                 targets = rivals(logits, labels, plan["targets"])
                 apgd_targeted(classifier, search, targets, draws, **self._bounds)
@@ -283,9 +282,7 @@ def climb(
     images, labels = search.images[owners], search.labels[owners]
     value, gradient, wrong = _look(classifier, starts, labels, targets, loss)
     if not (gradient.flatten(1).any(1) | wrong).all():
-        warnings.warn(
-            "APGD: there are points with zero gradient; the numbers may flatter.", stacklevel=2
-        )
+        note("attack_zero_gradients")
     size = torch.full_like(value, 2 * eps)[:, None, None, None]
     none = torch.zeros_like(labels)
     rows = Climb(

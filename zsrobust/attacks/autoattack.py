@@ -26,10 +26,20 @@ from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.apgd import TARGETS, Search, apgd, apgd_targeted, rivals
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.fab import fab_targeted
+from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import square
 
 CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  #: that the losses compare
+
+#: Notes, by what the log of `pyautoattack` (checks.py) contains.
+LOGGED = {
+    "randomized defense": "attack_saw_randomness",
+    "probability distribution": "attack_saw_probabilities",
+    "dynamic defense": "attack_saw_gradients",
+    "points with zero gradient": "attack_zero_gradients",
+    "Square Attack has decreased": "square_found_more",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +98,7 @@ class AutoAttack:
             search, logits = Search.begin(classifier, images, labels)
             plan = self.plan(logits.shape[1])
             for part in plan["skipped"]:
-                instead = (
-                    f"PGD-100 on the margin for {part.upper()}, which needs {CLASSES[part]} classes"
-                )
-                warnings.warn(f"AutoAttack: {instead}.", stacklevel=2)
+                note(f"plan_without_{part.replace('-', '_')}")
             targets = rivals(logits, labels, plan.get("targets", 0))
             if self.engine == "ours":
                 _inspect(classifier, images, logits)
@@ -127,10 +134,7 @@ class AutoAttack:
                     and self.engine == "ours"
                     and bool((search.broken & ~before).any())
                 ):
-                    warnings.warn(
-                        "AutoAttack: Square Attack has decreased the number of robust images.",
-                        stacklevel=2,
-                    )
+                    note("square_found_more")
         return search.adversarial
 
     def _margin(self, classifier: nn.Module, search: Search, draws: Draws) -> None:
@@ -203,13 +207,12 @@ def _inspect(classifier: nn.Module, images: Tensor, logits: Tensor) -> None:
     with Watch() as watch:
         classifier(images[:1])
     apart = F.normalize(classifier(images)) - F.normalize(logits)
-    for seen, what in (
-        (apart.norm(dim=1).max() > 1e-4, "it seems to be a randomized defense"),
-        (are_probabilities(logits), "it seems that the output is a probability distribution"),
-        (watch.seen, "it seems to be a dynamic defense"),
-    ):
-        if seen:
-            warnings.warn(f"AutoAttack: {what}; the numbers may flatter.", stacklevel=3)
+    if apart.norm(dim=1).max() > 1e-4:
+        note("attack_saw_randomness")
+    if are_probabilities(logits):
+        note("attack_saw_probabilities")
+    if watch.seen:
+        note("attack_saw_gradients")
 
 
 def are_probabilities(logits: Tensor) -> Tensor:
@@ -230,14 +233,17 @@ class Watch(TorchFunctionMode):
 
 @contextmanager
 def _contained(device: torch.device) -> Iterator[None]:
-    """Keep the library's global side effects in: random state, the tracer it removes; its log becomes warnings."""
+    """Keep the library's global side effects in: random state, the tracer it removes; its log becomes notes."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
-            if (
-                record.levelno >= logging.WARNING and "target classes" not in message
-            ):  # the plan has those
+            if record.levelno < logging.WARNING or "target classes" in message:
+                return  # the plan has the number of targets
+            known = [name for part, name in LOGGED.items() if part in message]
+            for name in known:
+                note(name)
+            if not known:
                 warnings.warn(f"AutoAttack: {message}", stacklevel=2)
 
     logger, handler, tracer = logging.getLogger("auto-attack"), Handler(), sys.gettrace()

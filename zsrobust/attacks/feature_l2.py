@@ -1,6 +1,5 @@
 """An attack on the embedding of an image, without labels."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import project, uniform_start, uphill
 from zsrobust.core.errors import ZSRobustError
 
@@ -62,10 +62,7 @@ class FeatureL2:
                     self.norm,
                 )
         if stuck:
-            warnings.warn(
-                "feature_l2: some images have a gradient of exactly zero; the numbers may flatter.",
-                stacklevel=2,
-            )
+            note("attack_zero_gradients")
         return points
 
 

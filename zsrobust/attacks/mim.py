@@ -1,6 +1,5 @@
 """The momentum iterative method, in l∞ and l2."""
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import objective, project, uphill
 from zsrobust.core.errors import ZSRobustError
 
@@ -58,10 +58,7 @@ class MIM:
                     break
                 size = gradient.flatten(1).norm(p=1, dim=1)[:, None, None, None]
                 if not size.all():
-                    warnings.warn(
-                        "MIM: some images have a gradient of exactly zero; the numbers may flatter.",
-                        stacklevel=2,
-                    )
+                    note("attack_zero_gradients")
                 momentum[left] = self.decay * momentum[left] + gradient / size.clamp_min(
                     torch.finfo(size.dtype).tiny
                 )

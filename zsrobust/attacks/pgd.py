@@ -1,6 +1,5 @@
 """Projected gradient descent, in l∞ and l2."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen, slots
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.notes import note
 
 Places = NDArray[np.int64]  # of images among those that an attack was given
 
@@ -117,10 +117,7 @@ class PGD:
             stay &= taken < self.steps
             here, taken = here[stay], taken[stay]
         if stuck:
-            warnings.warn(
-                "PGD: some images have a gradient of exactly zero; the numbers may flatter.",
-                stacklevel=3,
-            )
+            note("attack_zero_gradients")
         return np.concatenate([left[:0], *survivors])
 
     def _step(

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from zsrobust.attacks import Attack, exact, frozen, perturbation_size
 from zsrobust.attacks.draws import Draws
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import one_line
 from zsrobust.core.specs import format_eps
 from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.pixels import tensor
 from zsrobust.evaluation.memory import BATCHES, by_portions, fitting
 from zsrobust.evaluation.meter import Meter, Sampler, device_of
+from zsrobust.evaluation.redflags.notes import collected
 from zsrobust.results.cell import Outcomes, Result, versions
 
 TOLERANCE = 1e-6  # of float32 arithmetic, in pixels of [0, 1]
@@ -102,9 +102,7 @@ def run_cell(
                 result.robust_correct = outcomes.adversarial_correct
         except Exception:
             result.status, result.error = "failed", traceback.format_exc()
-    result.flags = sorted(
-        {one_line(str(each.message)) for each in caught if each.category is UserWarning}
-    )
+    result.flags, result.messages = collected(caught)
     result.seconds = round(time.perf_counter() - started, 3)
     result.forward = sum(each.forward_passes for each in meters)
     result.backward = sum(each.backward_passes for each in meters)

@@ -180,7 +180,9 @@ class Result:
     images: int = 0
     clean_correct: int = 0
     robust_correct: int = 0
-    flags: list[str] = field(default_factory=list)  #: red flags, printed as footnotes
+    flags: list[str] = field(
+        default_factory=list
+    )  #: names of red flags and notes, see `flags.toml`
     seconds: float = 0.0
     forward: int = 0  #: images that passed through the classifier
     backward: int = 0  #: images whose gradient was taken
@@ -202,8 +204,10 @@ class Result:
         None  #: the most that it could take: seconds, and passes forward and backward
     )
     checks: dict[str, float] | None = (
-        None  #: what was measured for red flags, on a small sample: see `zsrobust.flags`
+        None  #: what was measured for red flags, on a small sample: see `examine`
     )
+    #: Texts of foreign warnings, and why red flags were not computed; a line each.
+    messages: list[str] | None = None
 
     @property
     def everything(self) -> bool:

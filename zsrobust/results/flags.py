@@ -8,8 +8,17 @@ predicts, Croce et al., "Evaluating the Adversarial Robustness of Adaptive Test-
 2202.13711).
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+
+WARNED = "attack_warned"  #: a plugin, or a library, warned while an attack ran
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text is a name of a flag, and not a sentence."""
+    return re.fullmatch(r"[a-z][a-z0-9_]*", text) is not None
+
 
 #: Measurements by name, as `zsrobust.redflags.examine` returns them and results store them.
 Checks = Mapping[str, float]

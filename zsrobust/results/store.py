@@ -146,7 +146,13 @@ def _check(result: Result) -> None:
     if any(
         map(
             UNPRINTABLE.search,
-            (*result.flags, *result.versions, *result.versions.values(), result.device),
+            (
+                *result.flags,
+                *(result.messages or ()),
+                *result.versions,
+                *result.versions.values(),
+                result.device,
+            ),
         )
     ):
         raise ValueError("a flag, or a version, is more than a line")

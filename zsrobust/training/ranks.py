@@ -159,6 +159,7 @@ def joined(shares: Sequence[Share]) -> Share:
         error=failed.error if failed else None,
         seconds=max(part.seconds for part in parts),
         flags=sorted({flag for part in parts for flag in part.flags}),
+        messages=sorted({line for part in parts for line in part.messages or ()}) or None,
         device=f"{parts[0].device} and {len(parts) - 1} more",
     )
     if failed:

@@ -1,0 +1,27 @@
+"""Notes: what attacks warned of while they ran, as names that a result stores."""
+
+import warnings
+from collections.abc import Iterable
+
+from zsrobust.attacks.notes import Note
+from zsrobust.core.files import one_line
+from zsrobust.results.flags import WARNED, is_name
+
+
+def collected(
+    caught: Iterable[warnings.WarningMessage],
+) -> tuple[list[str], list[str] | None]:
+    """Return the names of the notes, sorted, each once; and the texts of foreign warnings, None if there are none.
+
+    A foreign warning is a plain UserWarning of a plugin or of a library. Its name is `attack_warned`.
+    """
+    names: set[str] = set()
+    messages: set[str] = set()
+    for warning in caught:
+        text = one_line(str(warning.message))
+        if issubclass(warning.category, Note) and is_name(text):
+            names.add(text)
+        elif warning.category is UserWarning or issubclass(warning.category, Note):
+            names.add(WARNED)
+            messages.add(text)
+    return sorted(names), sorted(messages) or None
