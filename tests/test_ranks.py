@@ -27,7 +27,8 @@ RUN = (
 )
 FAILS = """
 import time
-from zsrobust import ZSRobustError, ranks
+from zsrobust import ZSRobustError
+from zsrobust.training import ranks
 try:
     with ranks.together("cpu"):
         assert ranks.decided(lambda: ranks.rank()) == 0
