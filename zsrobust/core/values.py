@@ -1,28 +1,193 @@
-"""Values read from JSON and TOML: whether they are of a type."""
+"""Values of files: TOML and JSON as the types they should have, or one line that names file, field and value.
 
-import sys
+A dataclass is a table of named fields, and its types are the validator (msgspec's). A type such as
+`Annotated[float, Meta(gt=0, description="a number above 0")]` adds a range, and the words for it.
+"""
+
+import dataclasses
+import math
+import reprlib
+import tomllib
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from zsrobust.core.errors import ZSRobustError, suggest
+
+T = TypeVar("T")
+
+Line = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+\Z",
+        description="a line of text",
+    ),
+]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[A-Za-z][A-Za-z0-9_]{0,99}\Z",
+        description="a name of letters, digits and _, with a letter first",
+    ),
+]
+#: Of images, for example; the bound is beyond the size of any dataset.
+Count = Annotated[int, Meta(ge=1, le=10**12, description="a whole number above 0")]
+Bound = Annotated[float, Meta(gt=0, lt=1, description="a bound on pixels such as '8/255'")]
+Scalar = Annotated[bool | int | float | str, Meta(description="a number, text, or true or false")]
+
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "true or false",
+    Any: "finite numbers",
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+
+
+def read_toml(content: str | bytes, kind: type[T], where: str, see: str = "") -> T:
+    """Return the content of a TOML file as a `kind`; arguments and errors are those of `check`."""
+    try:
+        values = tomllib.loads(content if isinstance(content, str) else content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ZSRobustError(f"{where} is not valid TOML: {error}. {see}".rstrip()) from None
+    return check(values, kind, where, see)
+
+
+def read_json(content: str | bytes, kind: type[T], where: str, see: str = "") -> T:
+    """Return the content of a JSON file as a `kind`; arguments and errors are those of `check`."""
+    try:
+        values = msgspec.json.decode(content)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ZSRobustError(f"{where} is not valid JSON: {error}. {see}".rstrip()) from None
+    return check(values, kind, where, see)
+
+
+def check(value: Any, kind: type[T], where: str, see: str = "") -> T:
+    """Return a value as a `kind`: tables become dataclasses, and lists tuples, where `kind` asks for them.
+
+    Nothing else is converted: "1" is not a number, true is not 1. Infinity and NaN are not valid.
+    Raises ZSRobustError for a field that is unknown, missing, or not valid. `where` names the file,
+    and `see` is the next command.
+    """
+    try:
+        parts = list(_walk(value, kind, ""))
+    except RecursionError:
+        raise ZSRobustError(f"{where} is nested too deeply. {see}".rstrip()) from None
+    for path, part, expected in parts:
+        place = f"{where}: {path}" if path else where
+        if isinstance(part, dict) and dataclasses.is_dataclass(expected):
+            _check_keys(part, expected, place, see)
+        if not fits(part, expected):
+            raise ZSRobustError(
+                f"{place}{' =' if path else ':'} {_short(part)} is not valid; "
+                f"expected {describe(expected)}. {see}".rstrip()
+            )
+    return msgspec.convert(value, kind)
+
+
+def check_fields(instance: Any, where: str) -> None:
+    """Raise ZSRobustError for a field of a dataclass's instance that is not of its type; see `check`."""
+    for name, kind in _types(type(instance)).items():
+        check({name: getattr(instance, name)}, dict[str, kind], where)  # type: ignore[valid-type]  # a type made here
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Return whether a value read from JSON or TOML is of a type: a plain one, a Literal, a list, a dict, a union; Any is.
+    """Return whether a value is of a type, and every number in it finite."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return _finite(value)
 
-    A float must be finite, and may be written as a whole number; bool is no int.
-    """
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
+
+def describe(kind: Any) -> str:
+    """Return what a type expects, in words: "a whole number", "one of ce, dlr"."""
+    options, origin = typing.get_args(kind), typing.get_origin(kind)
+    if origin is Annotated:
+        return getattr(options[1], "description", None) or describe(options[0])
+    if origin is Literal:
+        return f"one of {', '.join(options)}"
     if origin in (types.UnionType, typing.Union):
-        return any(fits(value, option) for option in options)
-    if origin is typing.Literal:
-        return isinstance(value, str) and value in options
-    if origin in (list, tuple):
-        return isinstance(value, origin) and all(fits(each, options[0]) for each in value)
-    if origin in (dict, Mapping):
-        return isinstance(value, origin) and all(fits(each, options[1]) for each in value.values())
-    if kind is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return kind is Any or (
-        isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    )
+        return " or ".join(describe(each) for each in options if each is not type(None))
+    if dataclasses.is_dataclass(kind) or _is(origin, Mapping):
+        return "a table"
+    if _is(origin, Sequence):
+        return "a list"
+    return _WORDS.get(kind) or str(kind)
+
+
+def _check_keys(table: Mapping[str, Any], kind: Any, place: str, see: str) -> None:
+    """Raise ZSRobustError for a field that a table should not have, or lacks."""
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    known = [field.name for field in fields]
+    for key in table:
+        if key not in known:
+            raise suggest(f"field of {place}:", key, known, f"Its fields: {', '.join(known)}.")
+    for field in fields:
+        default = field.default is not dataclasses.MISSING
+        if not default and field.default_factory is dataclasses.MISSING and field.name not in table:
+            raise ZSRobustError(
+                f"{place}: {field.name} is missing; "
+                f"expected {describe(_types(kind)[field.name])}. {see}".rstrip()
+            )
+
+
+def _walk(value: Any, kind: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the parts of a value, and then the value: the path, the part, the type it should have."""
+    for step, part, expected in _parts(value, kind):
+        yield from _walk(part, expected, f"{path}{step}".removeprefix("."))
+    yield path, value, kind
+
+
+def _parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what a table or a list is made of: the step of the path, the part, its type."""
+    for option in _options(kind):
+        origin, inner = typing.get_origin(option), typing.get_args(option)
+        if isinstance(value, dict) and dataclasses.is_dataclass(option):
+            known = _types(option)
+            yield from ((f".{key}", part, known.get(key, Any)) for key, part in value.items())
+        elif isinstance(value, dict) and _is(origin, Mapping):
+            yield from ((f".{key}", part, inner[1]) for key, part in value.items())
+        elif isinstance(value, list | tuple) and _is(origin, Sequence):
+            each = inner[0] if inner[1:] in ((), (...,)) else Any
+            yield from ((f"[{place}]", part, each) for place, part in enumerate(value))
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the one type."""
+    if typing.get_origin(kind) is Annotated:
+        return _options(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return typing.get_args(kind)
+    return (kind,)
+
+
+def _types(kind: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name, with their ranges."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _is(origin: Any, base: type) -> bool:
+    return isinstance(origin, type) and issubclass(origin, base)
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    """Return a value as Python writes it, cut to about 60 characters."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
