@@ -11,6 +11,7 @@ from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting.comparison import compare, difference_interval, look, render, text
 from zsrobust.results.cell import Outcomes
+from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
 SUITE = dataclasses.replace(suites.load("mini"), datasets=("mini_shapes", "mini_flags"))
@@ -48,8 +49,9 @@ def store(
     return results.write(result, found, folder)
 
 
-def compared(folder, first="clip", second="tecoa", **options):
-    return compare(load_results(folder), SUITE, first, second, **{"eps": "6/255", **options})
+def compared(folder, first="clip", second="tecoa", *, metric="robust", **chosen):
+    selection = Selection.of(SUITE, **chosen)
+    return compare(load_results(folder), first, second, selection, metric=metric)
 
 
 @pytest.fixture
@@ -167,21 +169,21 @@ def test_no_mean_over_two_checkpoints(pair):
 def test_what_cannot_be_compared_is_one_line_with_the_next_command(pair):
     with pytest.raises(
         ZSRobustError,
-        match="'teco'. Did you mean tecoa. Next: zsrobust run --suite mini --attack pgd10 --def",
+        match="'teco'. Did you mean tecoa. Next: zsrobust run --suite mini --defense teco --attack pgd10$",
     ):
         compared(pair, second="teco")
     with pytest.raises(
         ZSRobustError,
-        match="--attack autoattack --eps 8/255 --protocol reference --limit 4 --defense clip$",
+        match="--protocol reference --defense clip --defense tecoa --attack autoattack --eps 8/255 --limit 4$",
     ):
-        compared(pair, attack="autoattack", eps="8/255", protocol="reference", limit=4)
+        compared(pair, attack="autoattack", eps=8 / 255, protocol="reference", limit=4)
     with pytest.raises(ZSRobustError, match="compared with itself"):
         compared(pair, second="clip")
     for path in pair.glob("**/tecoa/*.npz"):
         path.unlink()
     with pytest.raises(
         ZSRobustError,
-        match="no outcomes beside it. Next: zsrobust run .* --defense clip --defense tecoa$",
+        match="no outcomes beside it. Next: zsrobust run .* --defense clip --defense tecoa --attack pgd10$",
     ):
         compared(pair)
 

@@ -9,9 +9,10 @@ from test_results import make, outcomes
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting import figures
-from zsrobust.reporting.rows import Need, rows, select
+from zsrobust.reporting.rows import Need, rows
 from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.tables import ROWS
+from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
 SUITE = suites.Suite(
@@ -24,6 +25,7 @@ SUITE = suites.Suite(
     recipe={"eps": 6 / 255},
     sweep=(6 / 255, 3 / 255),
 )
+CHOSEN = Selection.of(SUITE)
 CURVE = [f"interpolation:of=tecoa,weight={weight}" for weight in (0.2, 0.4, 0.6, 0.8)]
 HISTORY = [{"loss": 2.0, "distance": 0.25}, {"loss": 1.0, "distance": 0.375}]
 
@@ -61,7 +63,7 @@ def value(frame, **wanted):
 
 
 def test_figure_1_holds_the_cells_and_their_average(stored):
-    frame = figures.data("1", stored, SUITE)
+    frame = figures.data("1", stored, CHOSEN)
     assert list(dict.fromkeys(frame["title"])) == ["CLIP", "FT-Standard", "FT-TeCoA", "PMG-AFT"]
     assert list(dict.fromkeys(frame["dataset"])) == ["mini_b", "mini_a", "average"]
     assert value(frame, series="tecoa", dataset="mini_b", metric="robust") == 12.5
@@ -74,7 +76,7 @@ def test_figure_1_holds_the_cells_and_their_average(stored):
 
 
 def test_figure_2_starts_at_zero_and_follows_the_history(stored):
-    frame = figures.data("2", stored, SUITE)
+    frame = figures.data("2", stored, CHOSEN)
     for series in ("ft_standard", "tecoa", "pmg_aft"):
         part = frame[frame["series"] == series]
         assert list(zip(part["x"], part["value"], strict=True)) == [(0, 0), (1, 0.25), (2, 0.375)]
@@ -83,7 +85,7 @@ def test_figure_2_starts_at_zero_and_follows_the_history(stored):
 def test_figure_4_trains_and_tests_at_the_same_bound(stored):
     at_three = [Need(f"{spec}:eps=3/255", "pgd10", 3 / 255) for spec in ("tecoa", "pmg_aft")]
     assert figures.needs("4", SUITE) == [at_three[0], Need("tecoa"), at_three[1], Need("pmg_aft")]
-    frame = figures.data("4", stored, SUITE, eps="6/255")
+    frame = figures.data("4", stored, CHOSEN)
     assert value(frame, spec="tecoa:eps=3/255", metric="robust") == 100 * 7 / 16
     assert value(frame, spec="tecoa", metric="robust") == 100 * 3 / 16
     assert list(frame[frame["metric"] == "clean"]["x"]) == [3 / 255, 6 / 255] * 2
@@ -93,12 +95,12 @@ def test_figure_4_is_of_suites_with_bounds_alone():
     with pytest.raises(ZSRobustError, match="names no bounds for Figure 4"):
         figures.needs("4", suites.Suite(**{**vars(SUITE), "sweep": ()}))
     with pytest.raises(ZSRobustError, match="leave out --eps"):
-        figures.data("4", load_results("nowhere"), SUITE, eps="3/255")
+        figures.data("4", load_results("nowhere"), Selection.of(SUITE, eps=3 / 255))
 
 
 def test_figure_5_holds_the_means_and_the_curve_joins_clip_and_tecoa(stored):
-    frame = figures.data("5", stored, SUITE)
-    found = rows(select(stored, SUITE, attack="pgd10", eps="6/255"), SUITE)
+    frame = figures.data("5", stored, CHOSEN)
+    found = rows(CHOSEN.cells(stored), SUITE)
     assert (
         set(frame["spec"])
         == {*ROWS, *CURVE}
@@ -144,14 +146,14 @@ def test_a_series_with_missing_cells_is_left_out_and_named(stored):
         "another"
     )
     line = "not drawn, incomplete: CLIP, PMG-AFT (of different checkpoints)"
-    assert set(figures.data("1", stored, SUITE)["series"]) == {"ft_standard", "tecoa"}
-    assert line in " ".join(written(figures.draw("1", stored, SUITE))).replace("\n", " ")
-    assert figures.describe("1", stored, SUITE).endswith(f"({line})")
+    assert set(figures.data("1", stored, CHOSEN)["series"]) == {"ft_standard", "tecoa"}
+    assert line in " ".join(written(figures.draw("1", stored, CHOSEN))).replace("\n", " ")
+    assert figures.describe("1", stored, CHOSEN).endswith(f"({line})")
     assert "interpolation" not in set(
-        figures.data("5", stored, SUITE)["series"]
+        figures.data("5", stored, CHOSEN)["series"]
     )  # it begins at CLIP
     one_set = stored[stored["dataset"] == "mini_a"]  # whose cells know the history as well
-    assert not any("not drawn" in each for each in written(figures.draw("2", one_set, SUITE)))
+    assert not any("not drawn" in each for each in written(figures.draw("2", one_set, CHOSEN)))
 
 
 @pytest.mark.parametrize(
@@ -161,58 +163,58 @@ def test_a_series_with_missing_cells_is_left_out_and_named(stored):
         (
             "1",
             {"protocol": "reference", "limit": 4},
-            "run --suite mini --figure 1 --limit 4 --protocol reference",
+            "run --suite mini --protocol reference --figure 1 --limit 4",
         ),
         (
             "2",
-            {"eps": "1/255"},
-            "--attack pgd10 --eps 1/255 --defense ft_standard --defense tecoa --defense pmg_aft",
+            {"eps": 1 / 255},
+            "--defense ft_standard --defense tecoa --defense pmg_aft --attack pgd10 --eps 1/255",
         ),
     ],
 )
 def test_nothing_to_draw_names_the_next_command(stored, number, chosen, command):
     stored = stored if chosen else load_results("nowhere")
     with pytest.raises(ZSRobustError, match=f"Nothing to draw in Figure {number}: .*{command}$"):
-        figures.draw(number, stored, SUITE, **chosen)
+        figures.draw(number, stored, Selection.of(SUITE, **chosen))
 
 
 def test_unknown_figures_and_formats(stored):
     with pytest.raises(ZSRobustError, match="There is no figure '3'. Figures: 1, 2, 4, 5"):
-        figures.draw("3", stored, SUITE)
+        figures.draw("3", stored, CHOSEN)
     with pytest.raises(
         ZSRobustError,
         match=r"No figure format '.gif'. Write to a file that ends in .svg, .png, .pdf",
     ):
-        figures.render(figures.draw("2", stored, SUITE), ".gif")
+        figures.render(figures.draw("2", stored, CHOSEN), ".gif")
 
 
 @pytest.mark.parametrize("number", figures.FIGURES)
 def test_an_svg_is_outlines_with_a_title_the_same_every_time(stored, number):
-    content = figures.render(figures.draw(number, stored, SUITE), ".svg")
-    assert content == figures.render(figures.draw(number, stored, SUITE), ".svg")
-    root = ElementTree.fromstring(content)  # noqa: S314  # what we rendered
-    found = [(each.tag.rpartition("}")[2], each.text) for each in root.iter()]
+    content = figures.render(figures.draw(number, stored, CHOSEN), ".svg")
+    assert content == figures.render(figures.draw(number, stored, CHOSEN), ".svg")
+    tree = ElementTree.fromstring(content)  # noqa: S314  # what we rendered
+    found = [(each.tag.rpartition("}")[2], each.text) for each in tree.iter()]
     assert found[1] == ("title", f"Figure {number}. {figures.FIGURES[number].caption}.")
     assert "protocol sound; eps" in dict(found)["description"]
     assert not {"text", "date"} & dict(found).keys()
 
 
 def test_a_pdf_embeds_its_fonts_and_a_png_is_a_column_wide(stored):
-    drawn = figures.draw("2", stored, SUITE)
+    drawn = figures.draw("2", stored, CHOSEN)
     pdf = figures.render(drawn, ".pdf")
     assert b"/FontFile2" in pdf
     assert b"/Type3" not in pdf
     assert b"CreationDate" not in pdf
     png = figures.render(drawn, ".png")
     assert int.from_bytes(png[16:20], "big") == 3.25 * 300
-    assert pdf == figures.render(figures.draw("2", stored, SUITE), ".pdf")
+    assert pdf == figures.render(figures.draw("2", stored, CHOSEN), ".pdf")
 
 
 @pytest.mark.parametrize("number", figures.FIGURES)
 def test_words_are_large_enough_and_apart(stored, number):
     from matplotlib.text import Annotation, Text
 
-    drawn = figures.draw(number, stored, SUITE)
+    drawn = figures.draw(number, stored, CHOSEN)
     assert min(each.get_fontsize() for each in drawn.findobj(Text) if each.get_text()) >= 6
     boxes = [each.get_window_extent() for each in drawn.findobj(Annotation)]
     assert len(boxes) == (len(ROWS) + len(CURVE) if number == "5" else 0)
@@ -224,30 +226,30 @@ def test_drawing_leaves_the_users_settings_alone(stored):
 
     before = matplotlib.rcParams.copy()
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "none"}):
-        odd = figures.render(figures.draw("2", stored, SUITE), ".svg")
-    assert odd == figures.render(figures.draw("2", stored, SUITE), ".svg")
+        odd = figures.render(figures.draw("2", stored, CHOSEN), ".svg")
+    assert odd == figures.render(figures.draw("2", stored, CHOSEN), ".svg")
     assert matplotlib.rcParams.copy() == before
     assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_the_description_holds_the_numbers(stored):
-    assert figures.describe("5", stored, SUITE, protocol="sound").splitlines()[:3] == [
+    assert figures.describe("5", stored, CHOSEN).splitlines()[:3] == [
         "Figure 5. Average robust against average clean accuracy (%), under PGD-10.",
         "Suite mini (two sets); trained on mini_a; protocol sound; eps 6/255; thin lines are 95% intervals.",
         "CLIP: robust 6.25; clean 93.75.",
     ]
     assert "interpolation: robust 6.25 at weight 0, 18.75 at weight 0.2" in figures.describe(
-        "5", stored, SUITE
+        "5", stored, CHOSEN
     )
     assert (
         "CLIP: robust 0.00 on B, 12.50 on A, 6.25 on average; clean 100.00 on B"
-        in figures.describe("1", stored, SUITE)
+        in figures.describe("1", stored, CHOSEN)
     )
     assert "PMG-AFT: distance 0.0000 at epoch 0, 0.2500 at epoch 1, 0.3750 at" in figures.describe(
-        "2", stored, SUITE
+        "2", stored, CHOSEN
     )
     assert "FT-TeCoA: robust 43.75 at eps 3/255, 18.75 at eps 6/255; clean" in figures.describe(
-        "4", stored, SUITE
+        "4", stored, CHOSEN
     )
 
 

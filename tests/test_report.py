@@ -20,9 +20,10 @@ from zsrobust.reporting import figures
 from zsrobust.reporting.report import build
 from zsrobust.reporting.report.flags import _UNKNOWN, explain
 from zsrobust.reporting.report.gallery import _png
-from zsrobust.reporting.rows import rows, select
+from zsrobust.reporting.rows import rows
 from zsrobust.reporting.tables import DASH, ROWS, percent
 from zsrobust.results.cell import Outcomes, Result, Samples
+from zsrobust.results.selection import Selection
 from zsrobust.results.store import load_results, read, write
 from zsrobust.settings import suites
 
@@ -141,8 +142,7 @@ def stored(page: str, name: str = "page") -> Any:
 
 def expected(folder: Path, metric: Any = "robust", **chosen: Any) -> dict[str, list[str]]:
     """What the tables print, by the method's title: the means, and then the datasets."""
-    chosen = {"attack": "pgd10", "eps": "6/255", **chosen}
-    found = rows(select(load_results(folder), MINI, **chosen), MINI)
+    found = rows(Selection.of(MINI, **chosen).cells(load_results(folder)), MINI)
     printed = {}
     for spec in sorted(found, key=lambda spec: list(DEFENSES).index(spec)):
         shares = [found[spec].mean(metric), found[spec].mean(metric, zero_shot=True)]
@@ -290,7 +290,7 @@ def test_every_known_flag_has_its_own_explanation(flag):
 
 
 def test_figures_are_described(folder, page):
-    described = figures.describe("1", load_results(folder), MINI)
+    described = figures.describe("1", load_results(folder), Selection.of(MINI))
     assert parsed(page).tags.count("figure") >= 1
     assert described.splitlines()[0] in page
 

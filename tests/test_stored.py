@@ -7,6 +7,7 @@ import pytest
 
 from zsrobust import load_results, results
 from zsrobust.reporting import baseline, figures, tables
+from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +22,7 @@ def frame():
 
 def page(frame, number):
     suite = suites.load(tables.suite_name(number, suites.load("mini")))
-    return tables.build(number, frame, suite, eps="6/255")
+    return tables.build(number, frame, Selection.of(suite))
 
 
 def test_every_cell_is_there_whole_and_of_todays_format(frame):
@@ -73,7 +74,7 @@ def test_the_readme_shows_that_table(frame):
 
 @pytest.mark.parametrize("number", list(figures.FIGURES))
 def test_the_figures_are_those_of_the_cells(frame, number):
-    told = figures.describe(number, frame, suites.load("mini")).partition("\n")[2]
+    told = figures.describe(number, frame, Selection.of(suites.load("mini"))).partition("\n")[2]
     stored = (STORED / "mini" / f"figure{number}.svg").read_text(encoding="utf-8")
     assert escape(told) in stored
 

@@ -10,6 +10,7 @@ from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting import reported, statistics, tables
 from zsrobust.reporting.tables import build, render
+from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
 SUITE = suites.Suite(
@@ -21,6 +22,7 @@ SUITE = suites.Suite(
     attack={"eps": 6 / 255},
     limits={"autoattack": 4},
 )
+CHOSEN = Selection.of(SUITE)
 
 
 @pytest.fixture
@@ -113,11 +115,11 @@ VPT-PMG-AFT,,,,,
     [("1", ".md", MARKDOWN), ("3", ".tex", LATEX), ("1", ".csv", CSV)],
 )
 def test_the_golden_files(stored, number, suffix, golden):
-    assert render(build(number, stored, SUITE, eps="6/255"), suffix) == golden
+    assert render(build(number, stored, CHOSEN), suffix) == golden
 
 
 def test_the_latex_has_rules_escapes_and_balanced_braces(stored):
-    text = render(build("1", stored, SUITE, eps="6/255"), ".tex")
+    text = render(build("1", stored, CHOSEN), ".tex")
     assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "hline")] == [
         1,
         1,
@@ -132,45 +134,47 @@ def test_the_latex_has_rules_escapes_and_balanced_braces(stored):
 
 
 def test_clean_accuracy_is_read_from_the_same_cells(stored):
-    page = build("2", stored, SUITE, eps="6/255")
+    page = build("2", stored, CHOSEN)
     assert [entry.text for entry in page.rows[0][1]] == ["100.00", "87.50", "93.75", "87.50", "0.0"]
     assert [entry.best for entry in page.rows[0][1]] == [True, True, True, True, False]
 
 
 def test_a_table_is_on_the_suites_subset_or_on_the_one_asked_for(stored):
-    third = build("3", stored, SUITE, eps="6/255")
+    third = build("3", stored, CHOSEN)
     assert [title for title, _ in third.rows] == ["CLIP", "FT-TeCoA", "PMG-AFT"]
     assert third.rows[0][1][0].text == "0.00"
     assert "Images: A 4." in third.lines
-    assert build("1", stored, SUITE, eps="6/255", limit=4).rows[0][1][0].text == "100.00"
+    assert build("1", stored, Selection.of(SUITE, limit=4)).rows[0][1][0].text == "100.00"
 
 
 def test_a_row_of_different_checkpoints_has_no_mean_and_says_why(stored, tmp_path):
     retrained = make("tecoa", "mini_b")
     retrained.identity["defense"]["checkpoint"] = "another"
     results.write(retrained, outcomes(), tmp_path)
-    page = build("1", load_results(tmp_path), SUITE, eps="6/255")
+    page = build("1", load_results(tmp_path), CHOSEN)
     assert [entry.text for entry in page.rows[2][1]][:3] == ["37.50", "25.00", "—"]
     assert any("different checkpoints" in note for note in page.notes)
 
 
 def test_other_eps_and_other_tables(stored):
-    for nothing in (
-        {"eps": "8/255"},
-        {"eps": "6/255", "seed": 3},
-        {"eps": "6/255", "protocol": "reference"},
+    rows = " ".join(f"--defense {spec}" for spec in tables.ROWS)
+    for nothing, command in (
+        ({"eps": 8 / 255}, f"{rows} --attack pgd10 --eps 8/255"),
+        ({"seed": 3}, "--table 1 --seed 3"),
+        ({"limit": 2}, "--table 1 --limit 2"),
+        ({"protocol": "reference"}, "--protocol reference --table 1"),
     ):
         with pytest.raises(
             ZSRobustError,
-            match=r"Nothing for Table 1: .* Next: zsrobust run --suite mini --table 1",
+            match=f"Table 1 cannot be built: .* Next: zsrobust run --suite mini {command}$",
         ):
-            build("1", stored, SUITE, **nothing)
+            build("1", stored, Selection.of(SUITE, **nothing))
     with pytest.raises(
         ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"
     ):
-        build("9", stored, SUITE, eps="6/255")
+        build("9", stored, CHOSEN)
     with pytest.raises(ZSRobustError, match=r"Write to a file that ends in .md, .tex, .csv, .html"):
-        render(build("1", stored, SUITE, eps="6/255"), ".docx")
+        render(build("1", stored, CHOSEN), ".docx")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +193,7 @@ def test_percent_is_rounded_half_to_even_once(share, text):
 
 
 def test_the_html_is_whole_and_escapes(stored):
-    text = render(build("1", stored, SUITE, eps="6/255", intervals=True), ".html")
+    text = render(build("1", stored, CHOSEN, intervals=True), ".html")
     assert "<strong>37.50</strong> <small> (13.7–69.4)</small>" in text
     assert '<sup><a href="#note1">1</a></sup>' in text
     assert "odd &amp; 5%" in text
@@ -197,7 +201,7 @@ def test_the_html_is_whole_and_escapes(stored):
 
 
 def test_intervals_stand_beside_the_numbers_and_in_columns_of_the_csv(stored):
-    page = build("1", stored, SUITE, eps="6/255", intervals=True)
+    page = build("1", stored, CHOSEN, intervals=True)
     assert "12.50 (2.2–47.1)" in render(page, ".md")
     rows = list(csv.DictReader(io.StringIO(render(page, ".csv"))))
     low, high = statistics.wilson(1, 8)
@@ -218,7 +222,7 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
             )
     flagged = make("tecoa", "mini_b", clean_correct=5, robust_correct=1, flags=["odd"])
     results.write(flagged, outcomes(), tmp_path)
-    page = build("4", load_results(tmp_path), SUITE, eps="6/255")
+    page = build("4", load_results(tmp_path), CHOSEN)
     assert page.header == ["Method", "Clean", "Clean, zero-shot", "Robust", "Robust, zero-shot"]
     assert ([entry.notes for entry in page.rows[0][1]], page.notes) == ([[], [], [1], []], ["odd"])
     assert [[entry.text for entry in entries][1:3] for _, entries in page.rows] == [
@@ -231,7 +235,7 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
         ("pmg_aft:beta=0", "pgd10", None),
         ("pmg_aft", "pgd10", None),
     ]
-    fifth = build("5", load_results(tmp_path), SUITE, eps="6/255")
+    fifth = build("5", load_results(tmp_path), CHOSEN)
     assert [entries[0].text for _, entries in fifth.rows] == ["62.50", "—", "—", "—"]
 
 
@@ -240,7 +244,7 @@ def test_a_defense_of_ones_own_is_a_row_more_and_told_from_others_of_its_title(s
         cell = make(spec, "mini_a")
         cell.identity["defense"]["title"] = title
         results.write(cell, outcomes(), tmp_path)
-    page = build("1", load_results(tmp_path), SUITE, eps="6/255", more=["mine", "tecoa:lr=1"])
+    page = build("1", load_results(tmp_path), CHOSEN, more=["mine", "tecoa:lr=1"])
     assert [title for title, _ in page.rows][-3:] == [
         "VPT-PMG-AFT",
         "Mine",
@@ -249,7 +253,7 @@ def test_a_defense_of_ones_own_is_a_row_more_and_told_from_others_of_its_title(s
     with pytest.raises(
         ZSRobustError, match="Unknown defense among these results: 'mines'. Did you mean mine?"
     ):
-        build("1", load_results(tmp_path), SUITE, eps="6/255", more=["mines"])
+        build("1", load_results(tmp_path), CHOSEN, more=["mines"])
 
 
 def test_what_an_oblivious_attack_left_is_shown_and_never_the_best(stored, tmp_path):
@@ -260,7 +264,7 @@ def test_what_an_oblivious_attack_left_is_shown_and_never_the_best(stored, tmp_p
         "knowledge": "oblivious",
     }
     results.write(cell, outcomes(), tmp_path)
-    page = dict(build("1", load_results(tmp_path), SUITE, eps="6/255", more=[spec]).rows)
+    page = dict(build("1", load_results(tmp_path), CHOSEN, more=[spec]).rows)
     shown = {title: (entries[0].text, entries[0].best) for title, entries in page.items()}
     assert shown["TTE (FT-TeCoA), oblivious attack"] == ("100.00", False)
     assert shown["FT-TeCoA"] == shown["PMG-AFT"] == ("37.50", True)
@@ -270,7 +274,7 @@ def test_titles_make_neither_columns_nor_html_nor_commands(tmp_path):
     cell = make("clip", "mini_a")
     cell.identity["dataset"]["title"] = "A|B <i>[x] 50%"
     results.write(cell, outcomes(), tmp_path)
-    page = build("1", load_results(tmp_path), SUITE, eps="6/255")
+    page = build("1", load_results(tmp_path), CHOSEN)
     assert r"A\|B &lt;i>[x] 50%" in render(page, ".md").split("\n")[2]
     assert r"A\textbar{}B \textless{}i\textgreater{}{[}x] 50\%" in render(page, ".tex")
     assert "A|B &lt;i&gt;[x] 50%" in render(page, ".html")
@@ -288,7 +292,7 @@ def paper(tmp_path, suite, attack="pgd10"):
 
 def test_beside_the_papers_numbers_stand_the_difference_and_what_is_doubtful(tmp_path):
     suite = suites.load("paper")
-    page = build("2", paper(tmp_path, suite), suite, eps="1/255", compare=True)
+    page = build("2", paper(tmp_path, suite), Selection.of(suite), compare=True)
     shown = [(title, entries[-4]) for title, entries in page.rows]  # PCAM, the last dataset
     assert [(title, entry.text) for title, entry in shown[:3]] == [
         ("CLIP", "50.00"),
@@ -312,15 +316,15 @@ def test_where_the_paper_prints_nothing_there_is_nothing_to_compare(stored, tmp_
     with pytest.raises(
         ZSRobustError, match="The paper prints nothing to compare Table 1 of the suite mini"
     ):
-        build("1", stored, SUITE, eps="6/255", compare=True)
+        build("1", stored, CHOSEN, compare=True)
     second = suites.load("paper_cifar100")
-    page = build("s1", paper(tmp_path / "second", second), second, eps="1/255", compare=True)
+    page = build("s1", paper(tmp_path / "second", second), Selection.of(second), compare=True)
     assert [entries[-3].text for title, entries in page.rows if title == "· paper"] == [
         "21.35",
         "26.06",
     ]
     with pytest.raises(ZSRobustError, match="nothing to compare"):
-        build("s2", paper(tmp_path / "second", second), second, eps="1/255", compare=True)
+        build("s2", paper(tmp_path / "second", second), Selection.of(second), compare=True)
 
 
 def test_the_second_series_is_of_the_suites_second():
@@ -338,4 +342,4 @@ def test_numbers_of_another_target_dataset_are_not_compared_with(tmp_path):
     with pytest.raises(
         ZSRobustError, match="nothing to compare Table 1 of the suite paper_cifar100"
     ):
-        build("1", paper(tmp_path, second), second, eps="1/255", compare=True)
+        build("1", paper(tmp_path, second), Selection.of(second), compare=True)

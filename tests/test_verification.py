@@ -147,17 +147,17 @@ def test_what_is_cut_short_is_found(stored, kind, kept):
         (
             "clip/mini_cells.npz",
             "the outcomes are gone",
-            "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force",
+            "zsrobust run --suite mini --defense clip --attack pgd10 --dataset mini_cells --force",
         ),
         (
             "clip/mini_cells.samples.npz",
             "the samples are gone",
-            "zsrobust run --suite mini --defense clip --attack pgd10 --eps 6/255 --dataset mini_cells --force",
+            "zsrobust run --suite mini --defense clip --attack pgd10 --dataset mini_cells --force",
         ),
         (
             ".safetensors",
             "2 cells, ",
-            "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255",
+            "zsrobust run --suite mini --defense tecoa --attack pgd10",
         ),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_damaged_result_is_told_by_its_place(stored):
     (finding,) = findings(stored)
     assert (
         finding.remedy
-        == "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 6/255 --dataset mini_cells --force"
+        == "zsrobust run --suite mini --defense tecoa --attack pgd10 --dataset mini_cells --force"
     )
 
 
@@ -256,6 +256,45 @@ def test_the_command_says_all_that_the_cell_is(stored, identity, command, damage
         assert command in found[0].remedy
     beside.with_suffix(".npz").unlink()
     assert any("--limit 8" in finding.remedy for finding in verify(stored / "new").findings)
+
+
+@pytest.mark.parametrize(
+    ("eps", "said"), [("1e-05", " --eps 1e-05"), ("8/255", " --eps 8/255"), ("6/255", "")]
+)
+@pytest.mark.parametrize("damage", [b"", b"{}", "edited", "outcomes"])
+def test_the_command_has_the_eps_of_the_cell(stored, eps, said, damage):
+    path = the(stored, "clip/mini_cells.json")
+    result, outcomes = results.read(path), Outcomes.read(path)
+    result.identity["attack"]["eps"] = eps
+    made = results.write(result, outcomes, stored / "new")
+    if damage == "outcomes":
+        made.with_suffix(".npz").unlink()
+    elif damage == "edited":
+        made.write_text(made.read_text().replace('"ok"', '"failed"'))
+    else:
+        made.write_bytes(damage)
+    finding = verify(stored / "new").findings[0]
+    command = f"zsrobust run --suite mini --defense clip --attack pgd10{said}"
+    assert finding.remedy == f"{command} --dataset mini_cells --force"
+
+
+def test_a_cell_that_was_edited_is_named_by_its_content_where_its_place_agrees(stored):
+    path = the(stored, "clip/mini_cells.json")
+    result, outcomes = results.read(path), Outcomes.read(path)
+    result.identity["defense"]["spec"] = "weights:a/b c.pt"  # its folder is another name
+    made = results.write(result, outcomes, stored / "new")
+    made.write_text(made.read_text().replace('"ok"', '"failed"'))
+    (finding,) = verify(stored / "new").findings
+    assert "--defense 'weights:a/b c.pt'" in finding.remedy
+
+
+@pytest.mark.parametrize("place", ["a/b/c/d/e.json", "a/b/pgd10-eps=nine/d/e.json"])
+def test_a_file_in_the_place_of_no_cell_is_to_be_removed(tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    (finding,) = verify(tmp_path).findings
+    assert finding.remedy == f"rm {path}"
 
 
 def test_what_a_killed_run_left_is_told_and_what_a_living_one_makes_is_not(stored, tmp_path):

@@ -16,6 +16,7 @@ from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 from zsrobust.reporting import comparison, report, tables
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Samples
+from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
 STORED = Path(__file__).parents[2] / "results/mini/sound/pgd10-eps=6-255"
@@ -145,10 +146,10 @@ def tell(folder: Path) -> None:
     """Every table that is made of a folder, in every format."""
     frame = results.load_results(folder)
     for number in ("1", "2"):
-        page = tables.build(number, frame, MINI, eps="6/255", intervals=True)
+        page = tables.build(number, frame, Selection.of(MINI), intervals=True)
         for suffix in tables.FORMATS:
             tables.render(page, suffix)
-    comparison.render(comparison.compare(frame, MINI, "clip", "tecoa", eps="6/255"), ".md")
+    comparison.render(comparison.compare(frame, "clip", "tecoa", Selection.of(MINI)), ".md")
 
 
 def show(folder: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from zsrobust.reporting.rows import Need
+    from zsrobust.results.selection import Selection
     from zsrobust.running.bench import Bench
     from zsrobust.running.plan import Cell
     from zsrobust.settings.suites import Suite
@@ -412,7 +413,7 @@ def table(
     t1, which the paper has not, test-time defenses. Without NUMBER it is read off the name of --out; without --suite it is
     the only one that the results hold.
     """
-    from zsrobust.core.specs import join_spec, split_spec
+    from zsrobust.core.specs import normalize
     from zsrobust.reporting import tables
 
     number = number or _number_in(out, "table")
@@ -421,14 +422,10 @@ def table(
     page = tables.build(
         number,
         results,
-        loaded,
-        eps=_shown(eps, loaded),
-        limit=limit,
-        protocol=_protocol_name(protocol),
-        seed=seed,
+        _selection(loaded, eps=eps, protocol=protocol, limit=limit, seed=seed),
         intervals=intervals,
         compare=compare == "paper",
-        more=[join_spec(*split_spec(spec)) for spec in defenses],
+        more=[normalize(spec) for spec in defenses],
     )
     _print(tables.render(page, out.suffix if out else ".md"), out)
 
@@ -465,13 +462,8 @@ def figure(
 
     number = number or _number_in(out, "figure")
     results, loaded = _held(folder, suite)
-    chosen: dict[str, Any] = {
-        "limit": limit,
-        "protocol": _protocol_name(protocol),
-        "eps": _shown(eps, loaded),
-        "seed": seed,
-    }
-    drawn = figures.draw(number, results, loaded, **chosen)
+    selection = _selection(loaded, eps=eps, protocol=protocol, limit=limit, seed=seed)
+    drawn = figures.draw(number, results, selection)
     out = out or Path(f"figure{number}.svg")
     write_atomically(out, figures.render(drawn, out.suffix))
     click.echo(f"{out} written")
@@ -507,23 +499,15 @@ def compare(
     folder: Path,
 ) -> None:
     """Compare two defenses, image by image: the difference on each dataset, and where it is significant."""
-    from zsrobust.core.specs import join_spec, split_spec
+    from zsrobust.core.specs import normalize
     from zsrobust.reporting import comparison
 
     results, loaded = _held(folder, suite)
-    pair = [join_spec(*split_spec(spec)) for spec in (first, second)]
-    bare, bound = _attack(attack, eps, loaded)
-    compared = comparison.compare(
-        results,
-        loaded,
-        *pair,
-        attack=bare,
-        eps=bound,
-        protocol=_protocol_name(protocol),
-        limit=limit,
-        seed=seed,
-        metric=metric,
+    one, other = normalize(first), normalize(second)
+    selection = _selection(
+        loaded, attack=attack, eps=eps, protocol=protocol, limit=limit, seed=seed
     )
+    compared = comparison.compare(results, one, other, selection, metric=metric)
     _print(comparison.render(compared, out.suffix if out else ".md"), out)
 
 
@@ -598,7 +582,7 @@ def check(
 
     Exit code 0: all agree. 1: some do not, or are missing. 2: there is nothing to compare with.
     """
-    from zsrobust.core.specs import format_eps, join_spec, split_spec
+    from zsrobust.core.specs import format_eps, normalize
     from zsrobust.reporting import baseline
     from zsrobust.results.store import load_results
     from zsrobust.settings import suites
@@ -606,8 +590,8 @@ def check(
     if not folder.is_dir():
         raise ZSRobustError(f"No folder of results {folder}. Next: zsrobust run --results {folder}")
     wanted: dict[str, Sequence[Any]] = {
-        "defense": [join_spec(*split_spec(spec)) for spec in defenses],
-        "attack": [join_spec(*split_spec(spec)) for spec in attacks],
+        "defense": [normalize(spec) for spec in defenses],
+        "attack": [normalize(spec) for spec in attacks],
     }
     needed: list[tuple[str, str, str]] = []
     if suite or numbers or against == "paper":
@@ -726,25 +710,12 @@ def _only(held: Sequence[str], folder: Path) -> str:
     return known[0] if known else suites.DEFAULT
 
 
-def _attack(spec: str, eps: float | None, suite: "Suite") -> tuple[str, str]:
-    """Return the spec of an attack as cells store it, and its eps as printed: its own, that of --eps, or the suite's."""
-    from zsrobust.core.specs import join_spec, split_spec
-
-    name, fields = split_spec(spec)
-    own = fields.pop("eps", None)
-    return join_spec(name, fields), _shown(eps if own is None else parse_eps(own), suite)
-
-
-def _shown(eps: float | None, suite: "Suite") -> str:
-    from zsrobust.core.specs import format_eps
-
-    return format_eps(eps if eps is not None else suite.attack["eps"])
-
-
-def _protocol_name(protocol: str) -> str:
+def _selection(suite: "Suite", *, protocol: str, **chosen: Any) -> "Selection":
+    from zsrobust.results.selection import Selection
     from zsrobust.settings import protocols
 
-    return protocols.load(protocol).name
+    name = protocols.load(protocol).name
+    return Selection.of(suite, protocol=name, protocol_asked=protocol, **chosen)
 
 
 def _print(text: str, out: Path | None) -> None:

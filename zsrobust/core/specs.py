@@ -35,6 +35,11 @@ def join_spec(name: str, fields: Mapping[str, Any]) -> str:
     return f"{name}:{','.join(parts)}" if parts else name
 
 
+def normalize(spec: str) -> str:
+    """Return a spec in its normal form, with its fields sorted by key; raises as `split_spec`."""
+    return join_spec(*split_spec(spec))
+
+
 def field_types(entry: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields by name."""
     hints = typing.get_type_hints(type(entry))

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from zsrobust.core.errors import ZSRobustError, suggest
-from zsrobust.core.specs import format_eps
-from zsrobust.reporting.rows import Metric, Row, rows, select
+from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import holm, mcnemar
 from zsrobust.reporting.tables import escaped
 from zsrobust.results.cell import Outcomes, Result, Right
 from zsrobust.results.identity import differences
+from zsrobust.results.selection import Selection
 from zsrobust.results.store import outcomes_match, read
-from zsrobust.settings.suites import Suite
 
 #: Below it a p-value, adjusted, is called significant.
 LEVEL = 0.05
@@ -103,28 +102,21 @@ class Comparison:
 
 def compare(
     results: pd.DataFrame,
-    suite: Suite,
     first: str,
     second: str,
+    selection: Selection,
     *,
-    attack: str = "pgd10",
-    eps: str,
-    protocol: str = "sound",
-    limit: int | None = None,
-    seed: int = 0,
     metric: Metric = "robust",
 ) -> Comparison:
-    """Return how two defenses, by their specs, differ on the same images, from the DataFrame of `load_results`.
+    """Return how two defenses, by their specs, differ on the same images of the selected cells of `load_results`.
 
     A dataset is compared where both cells are there, and their identities differ in nothing but the defense: the images,
     the attack, the prompts are the same. Raises ZSRobustError, with the run that would help, where a defense has no cells,
     or no dataset can be compared.
     """
-    found = rows(
-        select(results, suite, attack=attack, eps=eps, limit=limit, protocol=protocol, seed=seed),
-        suite,
-    )
-    command = _command(suite, attack, eps, protocol, limit)
+    suite = selection.suite
+    under = f"{selection.attack}, eps {selection.bound}"
+    found = rows(selection.cells(results), suite)
     if first == second:
         raise ZSRobustError(
             f"{first} is compared with itself: name two defenses. See: zsrobust list defenses"
@@ -132,14 +124,15 @@ def compare(
     for spec in (first, second):
         if not found:
             raise ZSRobustError(
-                f"No cells under {attack}, eps {eps}, seed {seed}. Next: {command} --defense {spec}"
+                f"No cells under {under}, seed {selection.seed} are stored. "
+                f"Next: {selection.command((first, second))}"
             )
         if spec not in found:
             raise suggest(
                 "defense among these results:",
                 spec,
                 list(found),
-                f"Next: {command} --defense {spec}",
+                f"Next: {selection.command([spec])}",
             )
     pair = (found[first], found[second])
     pairs = {
@@ -156,29 +149,15 @@ def compare(
     if not lines:
         why = "; ".join(dict.fromkeys(reason for _, reason in apart))
         raise ZSRobustError(
-            f"Nothing of {first} and {second} can be compared: {why}. Next: {command} --defense {first} --defense {second}"
+            f"{first} and {second} cannot be compared: {why}. Next: {selection.command((first, second))}"
         )
     whole = not apart and not any(row.mixed for row in pair)
     return Comparison(
-        f"{metric.capitalize()} accuracy (%) under {attack}, eps {eps}: {suite.name} suite, protocol {protocol}.",
+        f"{metric.capitalize()} accuracy (%) under {under}: {suite.name} suite, protocol {selection.protocol}.",
         *_titles(*pair, first, second),
         lines,
         apart,
         _interval(lines, first > second) if whole else None,
-    )
-
-
-def _command(suite: Suite, attack: str, eps: str, protocol: str, limit: int | None) -> str:
-    """Return the command that makes such cells, but for the defenses."""
-    options = {
-        "suite": suite.asked or suite.name,
-        "attack": attack,
-        "eps": None if eps == format_eps(suite.attack["eps"]) else eps,
-        "protocol": None if protocol == "sound" else protocol,
-        "limit": limit,
-    }
-    return "zsrobust run" + "".join(
-        f" --{name} {value}" for name, value in options.items() if value is not None
     )
 
 

@@ -3,18 +3,19 @@
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
-from zsrobust.reporting.rows import Metric, Need, Row, rows, select
+from zsrobust.reporting.rows import Metric, Need, Row, rows
 from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.tables import ROWS, percent
+from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
 if TYPE_CHECKING:
@@ -135,15 +136,6 @@ class Figure:
     swept: bool = False  #: whether it is over bounds of its own, so that eps is not to be chosen
 
 
-class Chosen(TypedDict, total=False):
-    """Which cells: of this eps (the suite's), on subsets of this size (the suite's own sets), of a protocol, of a seed."""
-
-    eps: str | None
-    limit: int | None
-    protocol: str  #: sound, if not given
-    seed: int  #: 0, if not given
-
-
 @dataclass(frozen=True)
 class _Found:
     """What there is to draw of a figure."""
@@ -171,32 +163,30 @@ def needs(number: str, suite: Suite) -> list[Need]:
     )
 
 
-def data(
-    number: str, results: pd.DataFrame, suite: Suite, **chosen: Unpack[Chosen]
-) -> pd.DataFrame:
-    """Return exactly what a figure draws, a number a row, from the DataFrame of `load_results`.
+def data(number: str, results: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+    """Return exactly what a figure draws of the selected cells, a number a row, from the DataFrame of `load_results`.
 
     Columns: series title spec x dataset dataset_title metric value low high text. `series` is a name, `spec` the defense;
     `x` is the epoch (Figure 2), the bound in pixels of [0, 1] (4) or the weight (5); `dataset` a name, or "average";
     `metric` is robust, clean or distance; `value` in percent, or a relative distance, `low` and `high` its 95% interval,
     `text` how it is printed. A series with missing cells is left out.
-    Raises ZSRobustError for a figure that does not exist, and where no series is complete.
+    The attack is the figure's own. Raises ZSRobustError for a figure that does not exist, and where no series is complete.
     """
-    return _found(number, results, suite, **chosen).frame
+    return _found(number, results, selection).frame
 
 
-def describe(number: str, results: pd.DataFrame, suite: Suite, **chosen: Unpack[Chosen]) -> str:
-    """Return a figure in words and numbers, for those who do not see it; chosen, and raised, as in `data`."""
-    found = _found(number, results, suite, **chosen)
+def describe(number: str, results: pd.DataFrame, selection: Selection) -> str:
+    """Return a figure in words and numbers, for those who do not see it; raises as `data` does."""
+    found = _found(number, results, selection)
     return f"{found.title}\n{found.text}"
 
 
-def draw(number: str, results: pd.DataFrame, suite: Suite, **chosen: Unpack[Chosen]) -> "Drawn":
-    """Return one of the paper's figures, one column wide; chosen, and raised, as in `data`."""
+def draw(number: str, results: pd.DataFrame, selection: Selection) -> "Drawn":
+    """Return one of the paper's figures, one column wide; raises as `data` does."""
     import matplotlib.figure
     import matplotlib.style
 
-    found = _found(number, results, suite, **chosen)
+    found = _found(number, results, selection)
     with matplotlib.style.context(["default", STYLE]):
         drawn = matplotlib.figure.Figure((WIDTH, FIGURES[number].height), layout="constrained")
         if found.left_out:
@@ -226,18 +216,10 @@ def render(drawn: "Drawn", suffix: str) -> bytes:
     return content.getvalue()
 
 
-def _found(
-    number: str,
-    results: pd.DataFrame,
-    suite: Suite,
-    eps: str | None = None,
-    limit: int | None = None,
-    protocol: str = "sound",
-    seed: int = 0,
-) -> _Found:
-    figure, own = find(number), format_eps(suite.attack["eps"])
+def _found(number: str, results: pd.DataFrame, selection: Selection) -> _Found:
+    figure, suite = find(number), selection.suite
     series = figure.series(suite)
-    if figure.swept and eps not in (None, own):
+    if figure.swept and not selection.usual:
         raise ZSRobustError(
             f"Figure {number} is over the bounds that the suite names in `sweep`: leave out --eps."
         )
@@ -246,16 +228,8 @@ def _found(
     for each in series:
         found = []
         for x, need in each.points:
-            bound = eps or own if need.eps is None else format_eps(need.eps)
-            cells = select(
-                results,
-                suite,
-                attack=need.attack,
-                eps=bound,
-                limit=limit,
-                protocol=protocol,
-                seed=seed,
-            )
+            eps = selection.eps if need.eps is None else need.eps
+            cells = replace(selection, attack=need.attack, eps=eps).cells(results)
             row = rows(cells[cells["defense"] == need.defense], suite).get(
                 need.defense, Row(suite, {})
             )
@@ -272,12 +246,14 @@ def _found(
         else:
             records += found
     if not records:
-        raise _nothing(number, suite, left_out, None if eps == own else eps, limit, protocol)
+        raise _nothing(number, selection, left_out)
     frame = pd.DataFrame(records, columns=COLUMNS)
-    bounds = ", ".join(map(format_eps, suite.sweep)) if figure.swept else eps or own
-    under = f"Suite {suite.name} ({suite.title}); trained on {suite.train_on}; protocol {protocol}; eps {bounds}"
-    under += f"; on subsets of {limit} images" * (limit is not None)
-    under += "; thin lines are 95% intervals" * bool(frame["low"].notna().any())
+    bounds = ", ".join(map(format_eps, suite.sweep)) if figure.swept else selection.bound
+    under = f"Suite {suite.name} ({suite.title}); trained on {suite.train_on}; protocol {selection.protocol}; eps {bounds}"
+    if selection.limit is not None:
+        under += f"; on subsets of {selection.limit} images"
+    if frame["low"].notna().any():
+        under += "; thin lines are 95% intervals"
     lines = [
         f"{under}.",
         *_in_words(figure, frame),
@@ -286,22 +262,13 @@ def _found(
     return _Found(frame, left_out, bounds, f"Figure {number}. {figure.caption}.", "\n".join(lines))
 
 
-def _nothing(
-    number: str,
-    suite: Suite,
-    left_out: list[str],
-    eps: str | None,
-    limit: int | None,
-    protocol: str,
-) -> ZSRobustError:
-    defenses = "".join(f" --defense {need.defense}" for need in needs(number, suite))
-    what = f" --figure {number}" if eps is None else f" --attack pgd10 --eps {eps}{defenses}"
-    what += f" --limit {limit}" * (limit is not None) + f" --protocol {protocol}" * (
-        protocol != "sound"
-    )
+def _nothing(number: str, selection: Selection, left_out: list[str]) -> ZSRobustError:
+    wanted = needs(number, selection.suite)
+    of_figure = replace(selection, attack=wanted[0].attack)
+    command = of_figure.command([need.defense for need in wanted], figure=number)
     return ZSRobustError(
-        f"Nothing to draw in Figure {number}: the suite {suite.name} has no complete row of {', '.join(left_out)}. "
-        f"Next: zsrobust run --suite {suite.asked or suite.name}{what}"
+        f"Nothing to draw in Figure {number}: the suite {selection.suite.name} has no complete row of "
+        f"{', '.join(left_out)}. Next: {command}"
     )
 
 

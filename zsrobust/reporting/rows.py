@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from zsrobust.core.specs import split_spec
 from zsrobust.reporting.statistics import mean_interval
 from zsrobust.settings.suites import Suite
 
@@ -78,40 +77,8 @@ class Row:
         return None if self.mixed or len(complete) < len(counts) or not counts else complete
 
 
-def select(
-    results: pd.DataFrame,
-    suite: Suite,
-    *,
-    attack: str,
-    eps: str,
-    limit: int | None = None,
-    protocol: str = "sound",
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return the cells of a suite under one attack, eps, protocol and seed, from the DataFrame of `load_results`.
-
-    They are those on the suite's own sets, or with `limit` on subsets of that size.
-    """
-    wanted = suite.limits.get(split_spec(attack)[0]) if limit is None else limit
-    # A set with no more images than the limit is measured whole, and stored without one.
-    sized = (
-        results["limit"].isna() | (results["limit"] == wanted)
-        if wanted
-        else results["limit"].isna()
-    )
-    cells = results[
-        (results["suite"] == suite.name)
-        & (results["protocol"] == protocol)
-        & (results["attack"] == attack)
-        & (results["eps"] == eps)
-        & (results["seed"] == seed)
-        & sized
-    ]
-    return cells[cells["limit"].notna() | (cells["images"] <= wanted)] if wanted else cells
-
-
 def rows(cells: pd.DataFrame, suite: Suite) -> dict[str, Row]:
-    """Return the rows by defense, in the order of their specs, from cells that `select` has chosen."""
+    """Return the rows by defense, in the order of their specs, from the cells of a selection."""
     found: dict[str, dict[str, Mapping[Hashable, Any]]] = {}
     for cell in cells.to_dict("records"):
         found.setdefault(str(cell["defense"]), {})[str(cell["dataset"])] = cell

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 
@@ -13,8 +13,9 @@ from tabulate import tabulate
 
 from zsrobust.core.errors import ZSRobustError, suggest
 from zsrobust.reporting import reported
-from zsrobust.reporting.rows import Metric, Need, Row, rows, select
+from zsrobust.reporting.rows import Metric, Need, Row, rows
 from zsrobust.reporting.statistics import wilson
+from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
@@ -158,36 +159,27 @@ def suite_name(number: str, suite: Suite) -> str:
 def build(
     number: str,
     results: pd.DataFrame,
-    suite: Suite,
+    selection: Selection,
     *,
-    eps: str,
-    limit: int | None = None,
-    protocol: str = "sound",
-    seed: int = 0,
     intervals: bool = False,
     compare: bool = False,
     more: Sequence[str] = (),
 ) -> Page:
-    """Return one of the paper's tables over a suite (see `suite_name`), from the DataFrame of `load_results`.
+    """Return one of the paper's tables over the selected cells, from the DataFrame of `load_results`.
 
-    `limit` picks cells measured on a subset; by default those on the suite's own sets. All are of one protocol and seed. A
-    mean stands only in complete rows. `intervals` adds 95% ones: Wilson's for accuracies, a bootstrap's for means. `compare`
+    The attack is the table's own, whatever the selection names; for its suite see `suite_name`. A mean is printed
+    only in complete rows. `intervals` adds 95% ones: Wilson's for accuracies, a bootstrap's for means. `compare`
     adds what the paper printed, the difference, and what is doubtful about it. `more` holds defenses beyond the paper's.
     Raises ZSRobustError for a table that does not exist, and where there is nothing to show, or to compare with.
     """
     table = find(number)
-    cells = select(
-        results, suite, attack=table.attack, eps=eps, limit=limit, protocol=protocol, seed=seed
-    )
-    chosen = {**table.rows, **_more(more, cells, table)}
+    selection = replace(selection, attack=table.attack)
+    suite, eps = selection.suite, selection.bound
+    cells = selection.cells(results)
+    chosen = {**table.rows, **_more(more, cells, table, selection)}
     cells = cells[cells["defense"].isin(list(chosen))]
     if cells.empty:
-        subset = f", subsets of {limit} images" if limit else ""
-        command = f"zsrobust run --suite {suite.asked or suite.name} --table {number}"
-        raise ZSRobustError(
-            f"Nothing for Table {number}: no cells of its rows under {table.attack}, suite {suite.name}, protocol "
-            f"{protocol}, eps {eps}, seed {seed}{subset}. Next: {command}"
-        )
+        raise _nothing(number, table, selection)
     own = results[results["suite"] == suite.name]
     titles = dict(zip(own["dataset"], own["dataset_title"], strict=True))
     found = rows(cells, suite)
@@ -195,7 +187,7 @@ def build(
         caption=f"Table {number}. {table.caption}, {suite.name} suite, eps {eps}.",
         header=["Method", *_header(table, suite, titles)],
         rows=[],
-        lines=_underneath(cells, suite, table, eps, titles, protocol, intervals),
+        lines=_underneath(cells, suite, table, eps, titles, selection.protocol, intervals),
         notes=[],
         intervals=intervals,
     )
@@ -220,7 +212,18 @@ def build(
     return page
 
 
-def _more(specs: Sequence[str], cells: pd.DataFrame, table: Table) -> dict[str, str]:
+def _nothing(number: str, table: Table, selection: Selection) -> ZSRobustError:
+    subset = f", subsets of {selection.limit} images" if selection.limit else ""
+    return ZSRobustError(
+        f"Table {number} cannot be built: no cell of its rows under {table.attack}, suite {selection.suite.name}, protocol "
+        f"{selection.protocol}, eps {selection.bound}, seed {selection.seed}{subset} is stored. "
+        f"Next: {selection.command(list(table.rows), table=number)}"
+    )
+
+
+def _more(
+    specs: Sequence[str], cells: pd.DataFrame, table: Table, selection: Selection
+) -> dict[str, str]:
     """Return the titles of further rows, with the spec where another row has the title."""
     known = dict(zip(cells["defense"], cells["defense_title"], strict=True))
     for spec in specs:
@@ -229,7 +232,7 @@ def _more(specs: Sequence[str], cells: pd.DataFrame, table: Table) -> dict[str, 
                 "defense among these results:",
                 spec,
                 list(known),
-                f"Next: zsrobust run --defense {spec}",
+                f"Next: {selection.command([spec])}",
             )
     taken = [*table.rows.values(), *(known[spec] for spec in specs)]
     return {

@@ -16,12 +16,12 @@ from typing import Any
 from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.core.files import TEMPORARY, slug
-from zsrobust.core.specs import split_spec
+from zsrobust.core.specs import parse_eps
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.digests import checkpoint_place, read_weights, seal
+from zsrobust.results.selection import Selection, known_suite
 from zsrobust.results.store import laid_out
-from zsrobust.settings import protocols, suites
 
 #: What the metadata of a checkpoint hold that is older than its digest.
 OLDER = {"recipe", "sources", "prompts", "history"}
@@ -127,39 +127,55 @@ class _Cells:
     def command(
         self, path: Path, result: Result | None = None, dataset: bool = True, force: bool = True
     ) -> str:
-        """Return the command that computes a cell; without `dataset`, those beside it, too."""
-        about = result.about if result else self._about(path)
-        suite = about["suite"] if about["suite"] in suites.names() else f"{about['suite']}.toml"
-        protocol = about["protocol"]
-        if split_spec(protocol)[0] not in protocols.names():
-            protocol = f"{protocol}.toml"
-        options = {
-            "suite": suite,
-            "protocol": None if protocol == protocols.DEFAULT else protocol,
-            **{name: about[name] for name in ("defense", "attack", "eps")},
-            "dataset": about["dataset"] if dataset else None,
-            "limit": about["limit"],
-            "seed": about["seed"] or None,
-            "precision": result.identity.get("search") if result else None,
-        }
-        words = [
-            word
-            for name, value in options.items()
-            if value is not None
-            for word in (f"--{name}", str(value))
-        ]
-        return shlex.join(["zsrobust", "run", *words, *(["--force"] if force else [])])
+        """Return the command that computes a cell; without `dataset`, those beside it, too.
 
-    def _about(self, path: Path) -> dict[str, Any]:
-        """Return what a cell is, by its place."""
-        suite, protocol, attack, defense, name = path.resolve().parts[-5:]
-        attack, _, eps = attack.rpartition("-eps=")
+        It removes the file where neither its content nor its place names a cell.
+        """
+        about = result.about if result else self._about(path)
+        if about is None:
+            return f"rm {shlex.quote(str(path))}"
+        selection = Selection(
+            suite=known_suite(about["suite"]),
+            attack=about["attack"],
+            eps=parse_eps(about["eps"]),
+            **{name: about[name] for name in ("protocol", "limit", "seed")},
+        )
+        return selection.command(
+            [about["defense"]],
+            dataset=about["dataset"] if dataset else None,
+            precision=result.identity.get("search") if result else None,
+            force=force,
+        )
+
+    def _about(self, path: Path) -> dict[str, Any] | None:
+        """Return what a cell that cannot be read is: by its content where its place agrees, else by its place."""
+        place = path.resolve().with_name(path.name.removesuffix(".json")).parts[-5:]
+        try:
+            stored = Result(identity=json.loads(path.read_bytes())["identity"])
+            parse_eps(stored.about["eps"])
+            if stored.path.parts == place:
+                return stored.about
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ZSRobustError):
+            pass  # the content is damaged
+        return self._about_place(place)
+
+    def _about_place(self, place: tuple[str, ...]) -> dict[str, Any] | None:
+        """Return what a cell is by its place; None where the place does not name a cell."""
+        if len(place) < 5:
+            return None
+        suite, protocol, attack, defense, name = place
+        attack, _, bound = attack.rpartition("-eps=")
+        eps = re.sub(r"^(\d+)-(\d+)$", r"\1/\2", bound)  # 6/255 is 6-255 there, 1e-05 is as it is
         named = re.fullmatch(
-            r"(?P<dataset>.+?)(\.limit=(?P<limit>\d+))?(\.seed=(?P<seed>\d+))?\.json", name
+            r"(?P<dataset>.+?)(\.limit=(?P<limit>\d+))?(\.seed=(?P<seed>\d+))?", name
         )
-        dataset, limit, seed = (
-            named.group("dataset", "limit", "seed") if named else (name, None, None)
-        )
+        try:
+            parse_eps(eps)
+        except ZSRobustError:
+            return None
+        if named is None or not attack:
+            return None
+        dataset, limit, seed = named.group("dataset", "limit", "seed")
         places = {
             "suite": suite,
             "protocol": protocol,
@@ -168,7 +184,12 @@ class _Cells:
             "dataset": dataset,
         }
         called = {key: self._called.get(place, place) for key, place in places.items()}
-        return {**called, "eps": eps.replace("-", "/"), "limit": limit, "seed": seed}
+        return {
+            **called,
+            "eps": eps,
+            "limit": int(limit) if limit else None,
+            "seed": int(seed) if seed else 0,
+        }
 
 
 def _verify_cell(path: Path, result: Result, cells: _Cells, found: Verified) -> bool:

@@ -26,6 +26,7 @@ from zsrobust.reporting.report.flags import explain
 from zsrobust.reporting.report.gallery import BUDGET, pictures
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Samples
+from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
 
@@ -137,10 +138,11 @@ def _figures(found: Collection) -> list[dict[str, str]]:
             set(found.frame[found.frame["suite"] == name]["protocol"]) if suite.attack else set()
         )
         for protocol in sorted(protocols, key=lambda protocol: (protocol != "sound", protocol)):
+            selection = Selection.of(suite, protocol=protocol)
             for number, figure in figures.FIGURES.items():
                 try:
-                    picture = figures.draw(number, found.frame, suite, protocol=protocol)
-                    text = figures.describe(number, found.frame, suite, protocol=protocol)
+                    picture = figures.draw(number, found.frame, selection)
+                    text = figures.describe(number, found.frame, selection)
                     content = base64.b64encode(figures.render(picture, ".svg")).decode()
                 except ZSRobustError:
                     continue  # nothing to draw

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps, parse_eps, split_spec
-from zsrobust.reporting.rows import Metric, Row, rows, select
+from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.tables import DASH, ROWS, percent
 from zsrobust.results.cell import Outcomes, Result
+from zsrobust.results.selection import Selection, known_suite
 from zsrobust.results.store import frame_of, outcomes_match, paths, read
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
 METRICS: tuple[Metric, ...] = ("robust", "clean")
 
-_WHOLE = 10**12  # more images than any set has: `select` with this limit finds the whole sets
+_WHOLE = 10**12  # more images than any set has: a selection with this limit finds the whole sets
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,7 @@ class Collection:
             folder,
             frame,
             [result for _, result in cells],
-            {
-                name: known.get(name) or _suite(name, frame[frame["suite"] == name])
-                for name in names
-            },
+            {name: known.get(name) or known_suite(name, _datasets(frame, name)) for name in names},
         )
 
     def place(self, cell: Mapping[Any, Any]) -> str:
@@ -64,12 +62,8 @@ class Collection:
         return Path(cell["path"]).relative_to(self.folder).as_posix()
 
 
-def _suite(name: str, cells: pd.DataFrame) -> Suite:
-    """Return one of our suites by its name; of one that is not ours, only its name and datasets are known."""
-    if name in suites.names():
-        return suites.load(name)
-    datasets = tuple(sorted(cells["dataset"].unique()))
-    return Suite(name=name, title=name, backbone="", train_on="", datasets=datasets, attack={})
+def _datasets(frame: pd.DataFrame, suite: str) -> list[str]:
+    return sorted(frame[frame["suite"] == suite]["dataset"].unique())
 
 
 class Pool:
@@ -182,8 +176,10 @@ def _views(
     usual = suite.limits.get(split_spec(attack)[0])
     chosen = {"protocol": protocol, "attack": attack, "eps": eps}
 
+    shown = Selection(suite=suite, attack=attack, eps=parse_eps(eps), protocol=protocol)
+
     def cells_of(limit: int | None) -> pd.DataFrame:
-        return select(of_seed, suite, attack=attack, eps=eps, limit=limit, protocol=protocol)
+        return replace(shown, limit=limit).cells(of_seed)
 
     everything = cells_of(_WHOLE)
     of_these = (of_seed["suite"] == suite.name) & (of_seed["protocol"] == protocol)

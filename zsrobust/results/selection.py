@@ -1,0 +1,146 @@
+"""Which cells a table or a figure shows, and the command that makes them. No torch here."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from zsrobust.core.specs import format_eps, join_spec, parse_eps, split_spec
+from zsrobust.settings import protocols, suites
+from zsrobust.settings.suites import Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which cells a table or a figure shows; it also prints the command that makes them."""
+
+    suite: Suite
+    attack: str = "pgd10"  #: spec without its eps
+    eps: float  #: in pixels of [0, 1]
+    protocol: str = protocols.DEFAULT  #: name
+    limit: int | None = None  #: images of each subset; None for the suite's own sets
+    seed: int = 0
+    protocol_asked: str = ""  #: the name or the file that the protocol was loaded by
+
+    @classmethod
+    def of(
+        cls,
+        suite: Suite,
+        *,
+        attack: str = "pgd10",
+        eps: float | None = None,
+        protocol: str = protocols.DEFAULT,
+        limit: int | None = None,
+        seed: int = 0,
+        protocol_asked: str = "",
+    ) -> "Selection":
+        """Return the selection of a suite's cells under an attack, given by its spec.
+
+        `eps` comes before the eps in the spec, and both come before the suite's. Raises
+        ZSRobustError for a spec or an eps that is not valid.
+        """
+        name, fields = split_spec(attack)
+        own = fields.pop("eps", None)
+        if eps is None:
+            eps = suite.attack["eps"] if own is None else parse_eps(own)
+        return cls(
+            suite=suite,
+            attack=join_spec(name, fields),
+            eps=eps,
+            protocol=protocol,
+            limit=limit,
+            seed=seed,
+            protocol_asked=protocol_asked,
+        )
+
+    @property
+    def bound(self) -> str:
+        """The eps as it is stored and printed: "8/255"."""
+        return format_eps(self.eps)
+
+    @property
+    def usual(self) -> bool:
+        """Whether the eps is the suite's own."""
+        own = self.suite.attack.get("eps")
+        return own is not None and self.bound == format_eps(own)
+
+    def cells(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the selected cells of the DataFrame of `load_results`.
+
+        They are those on the suite's own sets, or with `limit` on subsets of that size.
+        """
+        wanted = self.limit
+        if wanted is None:
+            wanted = self.suite.limits.get(split_spec(self.attack)[0])
+        chosen = frame[
+            (frame["suite"] == self.suite.name)
+            & (frame["protocol"] == self.protocol)
+            & (frame["attack"] == self.attack)
+            & (frame["eps"] == self.bound)
+            & (frame["seed"] == self.seed)
+        ]
+        if not wanted:
+            return chosen[chosen["limit"].isna()]
+        # A set with no more images than the limit is measured whole, and stored without one.
+        whole = chosen["limit"].isna() & (chosen["images"] <= wanted)
+        return chosen[whole | (chosen["limit"] == wanted)]
+
+    def command(
+        self,
+        defenses: Sequence[str] = (),
+        *,
+        table: str | None = None,
+        figure: str | None = None,
+        dataset: str | None = None,
+        precision: str | None = None,
+        force: bool = False,
+    ) -> str:
+        """Return the command that makes the selected cells of `defenses`, quoted for a shell.
+
+        It names `table` or `figure` where that makes exactly these cells, at the suite's eps, and
+        the defenses, the attack and the eps otherwise. It leaves out what is the default.
+        """
+        words = ["zsrobust", "run", "--suite", self.suite.asked or self.suite.name]
+        if self.protocol != protocols.DEFAULT:
+            words += ["--protocol", self._protocol]
+        if table and self.usual:
+            words += ["--table", table]
+        elif figure and self.usual:
+            words += ["--figure", figure]
+        else:
+            words += [word for spec in defenses for word in ("--defense", spec)]
+            words += ["--attack", self.attack]
+            words += [] if self.usual else ["--eps", self.bound]
+        if dataset is not None:
+            words += ["--dataset", dataset]
+        if self.limit is not None:
+            words += ["--limit", str(self.limit)]
+        if self.seed:
+            words += ["--seed", str(self.seed)]
+        if precision is not None:
+            words += ["--precision", precision]
+        return shlex.join([*words, "--force"] if force else words)
+
+    @property
+    def _protocol(self) -> str:
+        """What to write after --protocol: a name, or the file that it was loaded by."""
+        if self.protocol_asked:
+            return self.protocol_asked
+        ours = split_spec(self.protocol)[0] in protocols.names()
+        return self.protocol if ours else f"{self.protocol}.toml"
+
+
+def known_suite(name: str, datasets: Sequence[str] = ()) -> Suite:
+    """Return one of our suites by its name; of another, only its name and `datasets` are known."""
+    if name in suites.names():
+        return suites.load(name)
+    return Suite(
+        name=name,
+        title=name,
+        backbone="",
+        train_on="",
+        datasets=tuple(datasets),
+        attack={},
+        asked=f"{name}.toml",
+    )
