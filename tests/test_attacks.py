@@ -7,9 +7,11 @@ from torch import nn
 
 from zsrobust.attacks import attacks, frozen, perturbation_size
 from zsrobust.attacks.cw import CW
+from zsrobust.attacks.losses import cross_entropy
 from zsrobust.attacks.mim import MIM
 from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD, objective
+from zsrobust.attacks.search import ascend
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import judge
@@ -311,3 +313,22 @@ def test_torchattacks_classes_are_attacks_too():
         attacks.create("torchattacks:PGD,stepz=5")
     with pytest.raises(ZSRobustError, match="no eps to hold it to"):
         attacks.create("torchattacks:CW")
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_gradient_ascent_takes_the_steps_of_pgd_and_leaves_weights_alone(norm):
+    classifier, images, labels = nonlinear(8)
+    attack = PGD(eps=0.05, step_size=0.02, steps=4, norm=norm, random_start=False, early_stop=False)
+    found = ascend(
+        lambda points: cross_entropy(classifier(points), labels),
+        images,
+        images,
+        eps=0.05,
+        norm=norm,
+        steps=4,
+        step_size=0.02,
+    )
+    assert torch.equal(found, attack(classifier, images, labels, numbers(images)))
+    assert not found.requires_grad
+    assert not images.requires_grad
+    assert all(weight.grad is None for weight in classifier.parameters())

@@ -14,19 +14,13 @@ from torch import nn
 from zsrobust.attacks import apgd as module
 from zsrobust.attacks import attacks, perturbation_size
 from zsrobust.attacks import autoattack as engine
-from zsrobust.attacks.apgd import (
-    APGD,
-    Search,
-    apgd,
-    apgd_targeted,
-    cross_entropy,
-    dlr,
-    targeted_dlr,
-)
+from zsrobust.attacks.apgd import APGD, apgd, apgd_targeted
 from zsrobust.attacks.autoattack import AutoAttack, AutoAttackCeDlr, AutoAttackRobustVLM
 from zsrobust.attacks.fab import fab_targeted, to_boundary
+from zsrobust.attacks.losses import cross_entropy, dlr, targeted_dlr
 from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.search import Search
 from zsrobust.attacks.square import bump, square, window
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.identity import describe_attack

@@ -7,17 +7,27 @@ decides who survived: the referee (`zsrobust.evaluation`) does.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.geometry import Norm, perturbation_size
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry
 from zsrobust.core.specs import format_eps
 
-Norm = Literal["linf", "l2"]
+__all__ = [
+    "Attack",
+    "Norm",
+    "attacks",
+    "check_bounds",
+    "exact",
+    "frozen",
+    "perturbation_size",
+    "slots",
+]
 
 
 class Attack(Protocol):
@@ -48,12 +58,6 @@ class Attack(Protocol):
 
 
 attacks: Registry[Attack] = Registry("attack", "attacks")
-
-
-def perturbation_size(delta: Tensor, norm: Norm) -> Tensor:
-    """Return the size (N,) of perturbations (N, 3, S, S) in the norm."""
-    flat = delta.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
 
 
 def slots(classifier: nn.Module, images: int) -> int:

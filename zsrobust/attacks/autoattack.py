@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
-from zsrobust.attacks.apgd import TARGETS, Search, apgd, apgd_targeted, rivals
+from zsrobust.attacks.apgd import TARGETS, apgd, apgd_targeted
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.fab import fab_targeted
 from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.search import Search, rivals
 from zsrobust.attacks.square import square
 
 CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  #: that the losses compare

@@ -11,8 +11,8 @@ import zsrobust.attacks.apgd
 import zsrobust.attacks.pgd
 import zsrobust.attacks.square  # noqa: F401 (the default's members must be registered)
 from zsrobust.attacks import Attack, Norm, attacks, check_bounds, frozen
-from zsrobust.attacks.apgd import Search
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.search import Search
 from zsrobust.core.errors import ZSRobustError
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen, perturbation_size
-from zsrobust.attacks.apgd import TARGETS, Rows, Search, per_image, rivals
+from zsrobust.attacks.apgd import TARGETS
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.geometry import per_image
+from zsrobust.attacks.search import Rows, Search, rivals
 
 ALPHA = 0.1  # at most this share of the step from the image itself
 OVERSHOOT = 1.05  # η

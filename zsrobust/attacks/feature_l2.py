@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.draws import Draws
-from zsrobust.attacks.notes import note
-from zsrobust.attacks.pgd import project, uniform_start, uphill
+from zsrobust.attacks.geometry import uniform_start
+from zsrobust.attacks.search import ascend
 from zsrobust.core.errors import ZSRobustError
 
 
@@ -50,20 +50,15 @@ class FeatureL2:
         with frozen(classifier):
             with torch.no_grad():
                 clean = embed(images)
-            points, stuck = uniform_start(images, draws, self.eps, self.norm, "feature_l2"), False
-            for _ in range(self.steps):
-                distances = (embed(points.requires_grad_()) - clean).square().sum(1)
-                (gradient,) = torch.autograd.grad(distances.sum(), points)
-                stuck |= not gradient.flatten(1).any(dim=1).all()
-                points = project(
-                    images,
-                    points.detach() + uphill(gradient, self.step_size, self.norm),
-                    self.eps,
-                    self.norm,
-                )
-        if stuck:
-            note("attack_zero_gradients")
-        return points
+            return ascend(
+                lambda points: (embed(points) - clean).square().sum(1),
+                images,
+                uniform_start(images, draws, self.eps, self.norm, "feature_l2"),
+                eps=self.eps,
+                norm=self.norm,
+                steps=self.steps,
+                step_size=self.step_size,
+            )
 
 
 attacks.register("feature_l2")(FeatureL2())

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.geometry import per_image, project, uphill
+from zsrobust.attacks.losses import cross_entropy
 from zsrobust.attacks.notes import note
-from zsrobust.attacks.pgd import objective, project, uphill
 from zsrobust.core.errors import ZSRobustError
 
 
@@ -48,15 +49,13 @@ class MIM:
             for step in range(self.steps):
                 points = adversarial[left].requires_grad_()
                 logits = classifier(points)
-                (gradient,) = torch.autograd.grad(
-                    objective("ce", logits, labels[left]).sum(), points
-                )
+                (gradient,) = torch.autograd.grad(cross_entropy(logits, labels[left]).sum(), points)
                 if self.early_stop and step:  # the first is the clean image
                     safe = logits.argmax(1) == labels[left]
                     left, points, gradient = left[safe], points[safe], gradient[safe]
                 if not len(left):
                     break
-                size = gradient.flatten(1).norm(p=1, dim=1)[:, None, None, None]
+                size = per_image(gradient.flatten(1).norm(p=1, dim=1))
                 if not size.all():
                     note("attack_zero_gradients")
                 momentum[left] = self.decay * momentum[left] + gradient / size.clamp_min(

@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen, slots
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.geometry import per_image, project, uniform_start, uphill
+from zsrobust.attacks.losses import objective
 from zsrobust.attacks.notes import note
 
 Places = NDArray[np.int64]  # of images among those that an attack was given
@@ -142,7 +143,7 @@ class PGD:
         )
         moved = self._project(images, points + self._move(gradient))
         if self.early_stop:
-            moved = torch.where(_per_image(safe), moved, points)
+            moved = torch.where(per_image(safe), moved, points)
         return moved, safe, gradient.flatten(1).any(dim=1)
 
     def _start(self, images: Tensor, draws: Draws, restart: int) -> Tensor:
@@ -158,51 +159,6 @@ class PGD:
 
     def _project(self, images: Tensor, points: Tensor) -> Tensor:
         return project(images, points, self.eps, self.norm)
-
-
-def uniform_start(
-    images: Tensor, draws: Draws, eps: float, norm: Norm, name: str, *key: object
-) -> Tensor:
-    """Return points drawn uniformly from the ball around the images, clipped to [0, 1]; `name` and `key` are the draws'."""
-    shape = images.shape[1:]
-    if norm == "linf":
-        noise = draws.uniform(shape, name, *key).to(images) * 2 - 1
-        return (images + eps * noise).clamp(0, 1)
-    direction = draws.normal(shape, name, *key).to(images)
-    radius = draws.uniform((), f"{name} radius", *key).to(images)
-    radius = eps * radius ** (1 / images[0].numel())
-    return (images + _unit(direction) * _per_image(radius)).clamp(0, 1)
-
-
-def uphill(gradient: Tensor, step_size: float, norm: Norm) -> Tensor:
-    """Return the step of this size in the norm, (N, 3, S, S), that a linear function with the gradient gains most from."""
-    return step_size * (gradient.sign() if norm == "linf" else _unit(gradient))
-
-
-def project(images: Tensor, points: Tensor, eps: float, norm: Norm) -> Tensor:
-    """Return the points moved into the ball around the images and into [0, 1]."""
-    delta = points - images
-    if norm == "linf":
-        delta = delta.clamp(-eps, eps)
-    else:
-        delta = delta * _per_image(
-            (eps / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1)
-        )
-    return (images + delta).clamp(0, 1)
-
-
-def objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return what an attack maximizes, (N,), from logits (N, K): cross-entropy, or the margin max_j≠y z_j - z_y.
-
-    Cross-entropy is written as softplus(logsumexp_j≠y z_j - z_y), which it equals. The usual form takes 1 - p_y, which
-    float32 rounds to 0 for an image that CLIP is sure of: its gradient would vanish, and a weak attack look like a
-    robust model.
-    """
-    true = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    if loss == "ce":
-        return F.softplus(others.logsumexp(1) - true)
-    return others.amax(1) - true
 
 
 @torch.no_grad()
@@ -222,14 +178,6 @@ def _unbroken(
 
 def _index(places: Places, like: Tensor) -> Tensor:
     return torch.from_numpy(places).to(like.device, non_blocking=True)
-
-
-def _per_image(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
-
-
-def _unit(direction: Tensor) -> Tensor:
-    return direction / _per_image(direction.flatten(1).norm(dim=1).clamp_min(1e-12))
 
 
 attacks.register("pgd")(PGD())

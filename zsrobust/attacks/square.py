@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks, check_bounds, frozen
-from zsrobust.attacks.apgd import Rows, Search, per_image
 from zsrobust.attacks.draws import Draws
-from zsrobust.attacks.pgd import objective
+from zsrobust.attacks.geometry import per_image
+from zsrobust.attacks.losses import margin as margin_of
+from zsrobust.attacks.search import Rows, Search
 
 SHARE = 0.8  # p: the first windows' share of an image, halved after each of these queries
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -242,7 +243,7 @@ def _unit(array: Tensor) -> Tensor:
 def _ask(classifier: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the margins (R,) at points, and which the classifier gets wrong."""
     logits = classifier(points)
-    return objective("margin", logits, labels), logits.argmax(1) != labels
+    return margin_of(logits, labels), logits.argmax(1) != labels
 
 
 def _corner(sizes: Tensor, numbers: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:

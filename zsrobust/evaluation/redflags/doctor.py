@@ -11,8 +11,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack
-from zsrobust.attacks.apgd import apgd, apgd_targeted, rivals
+from zsrobust.attacks.apgd import apgd, apgd_targeted
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.search import rivals
 from zsrobust.evaluation.memory import fitting
 from zsrobust.evaluation.redflags.measurements import Sample, examine, logits_of
 from zsrobust.results import flags

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, Norm, frozen, slots
-from zsrobust.attacks.apgd import Search
 from zsrobust.attacks.autoattack import Watch, are_probabilities
 from zsrobust.attacks.draws import Draws
-from zsrobust.attacks.pgd import PGD, objective
+from zsrobust.attacks.losses import objective
+from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.search import Search
 from zsrobust.attacks.square import square
 from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import arithmetic

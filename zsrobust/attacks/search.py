@@ -1,0 +1,118 @@
+"""Searches that attacks share: plain gradient ascent, and the images that a search has yet to break."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.attacks import slots
+from zsrobust.attacks.geometry import Norm, project, uphill
+from zsrobust.attacks.notes import note
+
+ROWS = 64  # a batch that fits wherever an attack runs at all
+
+
+def ascend(
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int,
+    step_size: float,
+) -> Tensor:
+    """Return the last of `steps` points of projected gradient ascent, (N, 3, S, S) in [0, 1].
+
+    `loss` maps points (N, 3, S, S) to a value for each, (N,). The points begin at `start` and stay
+    within eps of `images`. Gradients are taken with respect to the points only. A gradient of
+    exactly zero is noted.
+    """
+    points = start.detach()
+    moving = torch.ones((), dtype=torch.bool, device=images.device)
+    for _ in range(steps):
+        points.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(points).sum(), points)
+        moving &= gradient.flatten(1).any(dim=1).all()
+        moved = points.detach() + uphill(gradient, step_size, norm)
+        points = project(images, moved, eps, norm)
+    if not moving:
+        note("attack_zero_gradients")
+    return points
+
+
+class Search:
+    """Images that an attack searches for, and the adversarial ones found: one for each at most, which then is left alone."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        """Start with nothing found for images (N, 3, S, S) in [0, 1] and labels (N,)."""
+        self.images, self.labels = images.contiguous(), labels
+        self.adversarial = self.images.clone()
+        self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.most = max(len(images), ROWS)  #: rows that go through the classifier together
+
+    @classmethod
+    @torch.no_grad()
+    def begin(cls, classifier: nn.Module, images: Tensor, labels: Tensor) -> tuple[Self, Tensor]:
+        """Return a search with batches that fit the classifier, and the logits (N, K); what is wrong is found already."""
+        search = cls(images, labels)
+        search.most = slots(classifier, search.most)
+        logits: Tensor = classifier(images)
+        search.broken = logits.argmax(1) != labels
+        return search, logits
+
+    @property
+    def left(self) -> Tensor:
+        """The indices of the images that are not broken."""
+        return (~self.broken).nonzero()[:, 0]
+
+    def pairs(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows (image, rank of the target), as two tensors (R,), for targets (N, T); images that break yield no more.
+
+        As many targets at a time as keep the number of rows below `most`.
+        """
+        rank = 0
+        while rank < targets.shape[1] and len(left := self.left):
+            end = min(rank + max(1, self.most // len(left)), targets.shape[1])
+            ranks = torch.arange(rank, end, device=left.device)
+            yield left.repeat(len(ranks)), ranks.repeat_interleave(len(left))
+            rank = end
+
+    def take(self, owners: Tensor, points: Tensor, wrong: Tensor) -> Tensor | None:
+        """Keep the `points` (R, 3, S, S) that are `wrong`, (R,), one for each of their `owners`, indices of images.
+
+        Return which rows are left, those of images not broken; None if that is all of them.
+        """
+        if not wrong.any():
+            return None
+        rows = wrong.nonzero()[:, 0]
+        first = torch.full_like(self.labels, len(owners)).scatter_reduce(
+            0, owners[rows], rows, "amin"
+        )[owners[rows]]
+        self.adversarial[owners[first]] = points[first]
+        self.broken[owners[first]] = True
+        return (~self.broken[owners]).nonzero()[:, 0]
+
+    @torch.no_grad()
+    def verify(self, classifier: nn.Module, before: Tensor) -> None:
+        """Predict again what was found since `broken` was as `before`; give up what is not adversarial in this batch."""
+        new = (self.broken & ~before).nonzero()[:, 0]
+        if len(new):
+            lost = new[classifier(self.adversarial[new]).argmax(1) == self.labels[new]]
+            self.adversarial[lost], self.broken[lost] = self.images[lost], False
+
+
+@dataclass
+class Rows:
+    """Tensors of R rows each."""
+
+    def __getitem__(self, chosen: Tensor) -> Self:
+        """Return the rows at some indices."""
+        return type(self)(**{name: tensor[chosen] for name, tensor in vars(self).items()})
+
+
+def rivals(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the classes (N, count), other than the labels, that have the highest logits (N, K)."""
+    return logits.scatter(1, labels[:, None], -torch.inf).topk(count).indices
