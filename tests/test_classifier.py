@@ -1,12 +1,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.evaluation.meter import Meter
 from zsrobust.models.clip import load_clip, weights_digest
+from zsrobust.models.tokens import embed, project
 from zsrobust.models.visual_prompts import prompted
-from zsrobust.models.zeroshot import ZeroShotClassifier
+from zsrobust.models.wrappers import Purified
+from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.settings import suites
+from zsrobust.training.learner import BFloat16
 
 PROMPTS = [["a photo of a red circle", "something red"], ["a blue star"], ["the letter q"]]
 
@@ -54,6 +59,99 @@ def test_images_of_another_size_are_resized_inside(clip):
     inside = F.interpolate(images, size=32, mode="bicubic", align_corners=False)
     classifier = clip.classifier(PROMPTS)
     assert torch.equal(classifier(images), classifier(inside))
+
+
+def test_features_are_embeddings_of_length_one(clip):
+    images = torch.rand(4, 3, 32, 32)
+    classifier = clip.classifier(PROMPTS)
+    embeddings = classifier.embeddings(images)
+    assert torch.equal(embeddings, clip.encoder(classifier.prepared(images)))
+    assert torch.equal(classifier.features(images), F.normalize(embeddings, dim=-1))
+    assert torch.equal(classifier(images), classifier.features(images) @ classifier.head.T)
+
+
+def test_tokens_are_the_patches_of_the_pass_that_gives_the_embeddings(clip):
+    """open_clip's own `output_tokens` gives the normed patches; the class token's way gives `embeddings`, to the bit."""
+    images = torch.rand(4, 3, 64, 64, requires_grad=True)  # resized inside
+    classifier, tower = clip.classifier(PROMPTS), clip.encoder
+    tokens = classifier.tokens(images)
+    assert tokens.shape == (4, 16, 64)
+    tower.output_tokens = True
+    try:
+        embeddings, patches = tower(classifier.prepared(images))
+    finally:
+        tower.output_tokens = False
+    assert torch.allclose(tokens, patches @ tower.proj, atol=1e-5)
+    seen = []
+    hook = tower.transformer.register_forward_hook(lambda module, given, out: seen.append(out))
+    again, states = embed(tower, classifier.prepared(images))
+    hook.remove()
+    assert torch.equal(again, embeddings)
+    assert torch.equal(again, classifier.embeddings(images))
+    assert torch.equal(states, seen[0][:, 1:])
+    assert torch.equal(project(tower, seen[0][:, 0]), again)
+    (gradient,) = torch.autograd.grad(tokens.square().sum(), images)
+    assert gradient.abs().sum() > 0
+    assert not tower.transformer._forward_hooks
+
+
+@pytest.mark.parametrize("kind", [{"pool_type": "avg"}, {"final_ln_after_pool": True}])
+def test_tokens_of_a_tower_that_pools_another_way(kind):
+    tower = VisionTransformer(16, 8, 32, 2, 2, 4.0, output_dim=6, **kind).eval()
+    classifier = ZeroShotClassifier(tower, torch.eye(3, 6), [0.5] * 3, [0.25] * 3, 16)
+    images = torch.rand(2, 3, 16, 16)
+    tokens = classifier.tokens(images)
+    assert tokens.shape == (2, 4, 6)
+    _, patches = tower._pool(tower.transformer(tower._embeds(classifier.prepared(images))))
+    normed = tower.ln_post(patches) if "final_ln_after_pool" in kind else patches
+    assert torch.allclose(tokens, normed @ tower.proj, atol=1e-6)
+
+
+def test_learned_prompts_are_no_patch_tokens(clip):
+    images = torch.rand(2, 3, 32, 32)
+    classifier = clip.classifier(PROMPTS, prompted(clip, 7, 0))
+    assert classifier.tokens(images).shape == (2, 16, 64)
+    plain = clip.classifier(PROMPTS, prompted(clip, 0, 0))
+    expected = clip.classifier(PROMPTS).tokens(images)
+    assert torch.allclose(plain.tokens(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [
+        torch.nn.Flatten(),
+        VisionTransformer(16, 8, 32, 1, 2, 4.0, 0.1, attentional_pool=True),
+        VisionTransformer(16, 8, 32, 1, 2, 4.0, patch_dropout=0.5),
+    ],
+    ids=["no transformer", "attention", "dropped patches"],
+)
+def test_a_tower_without_patch_tokens_is_one_line(tower):
+    classifier = ZeroShotClassifier(tower, torch.eye(3, 6), [0.5] * 3, [0.25] * 3, 16)
+    with pytest.raises(ZSRobustError, match="has no patch tokens"):
+        classifier.tokens(torch.rand(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("what", ["embeddings", "features", "tokens"])
+def test_what_is_around_a_classifier_passes_on_what_it_computes(clip, what):
+    images, classifier = torch.rand(2, 3, 32, 32), clip.classifier(PROMPTS)
+    expected = getattr(classifier, what)(images)
+    meter = Meter(Purified(classifier, lambda images: images.flip(3)))
+    assert torch.equal(getattr(meter, what)(images.flip(3)), expected)
+    assert meter.forward_passes == 2
+    half = getattr(HalfPrecision(classifier), what)(images)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, expected, atol=0.05 * float(expected.abs().max()))
+    assert not torch.equal(half, expected)
+    assert not hasattr(Meter(torch.nn.Flatten()), what)
+    assert not hasattr(HalfPrecision(torch.nn.Flatten()), what)
+
+
+def test_tokens_in_bfloat16_are_float32(clip):
+    images = torch.rand(2, 3, 32, 32)
+    half = clip.classifier(PROMPTS, BFloat16(clip.encoder)).tokens(images)
+    full = clip.classifier(PROMPTS).tokens(images)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, full, atol=0.05 * float(full.abs().max()))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.load.*")

@@ -35,6 +35,16 @@ class Meter(nn.Module):
         """The classifier's image embeddings, counted as its logits are; missing where it has none."""
         return partial(self._metered, self.classifier.features)
 
+    @property
+    def embeddings(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's embeddings that are not normalized, counted; missing where it has none."""
+        return partial(self._metered, self.classifier.embeddings)
+
+    @property
+    def tokens(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's patch tokens, counted; missing where it has none."""
+        return partial(self._metered, self.classifier.tokens)
+
     def _metered(self, function: Any, images: Tensor) -> Tensor:
         self.forward_passes += len(images)
         found: Tensor = function(images)

@@ -55,8 +55,20 @@ class Purified(nn.Module):
     @property
     def features(self) -> Callable[[Tensor], Tensor]:
         """The classifier's image embeddings, (N, D), of what it sees; missing where it has none."""
-        embed: Any = self.classifier.features
-        return lambda images: embed(self._purified(images))
+        return self._of_purified(self.classifier.features)
+
+    @property
+    def embeddings(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's embeddings that are not normalized, of what it sees; missing where it has none."""
+        return self._of_purified(self.classifier.embeddings)
+
+    @property
+    def tokens(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's patch tokens, of what it sees; missing where it has none."""
+        return self._of_purified(self.classifier.tokens)
+
+    def _of_purified(self, function: Any) -> Callable[[Tensor], Tensor]:
+        return lambda images: function(self._purified(images))
 
     def _purified(self, images: Tensor) -> Tensor:
         purified = self.purify(images)

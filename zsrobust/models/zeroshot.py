@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsrobust.models.tokens import embed, project
+
 #: Means and standard deviations that a classifier may use in the place of its backbone's.
 NORMALIZATIONS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
@@ -47,9 +49,21 @@ class ZeroShotClassifier(nn.Module):
             images = F.interpolate(images, size=self.side, mode="bicubic", align_corners=False)
         return (images - self.mean) / self.std
 
+    def embeddings(self, images: Tensor) -> Tensor:
+        """Return the image embeddings, (N, D), of images (N, 3, S, S) in [0, 1], as the tower computes them."""
+        embeddings: Tensor = self.encoder(self.prepared(images))
+        return embeddings
+
     def features(self, images: Tensor) -> Tensor:
         """Return the unit-norm image embeddings, (N, D), of images (N, 3, S, S) in [0, 1]."""
-        return F.normalize(self.encoder(self.prepared(images)), dim=-1)
+        return F.normalize(self.embeddings(images), dim=-1)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return the patch tokens, (N, L, D), of images (N, 3, S, S) in [0, 1], without the class token.
+
+        The tower's own last norm and projection are applied. Raises ZSRobustError for a tower without patch tokens.
+        """
+        return project(self.encoder, embed(self.encoder, self.prepared(images))[1])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, K), of images (N, 3, S, S) in [0, 1]."""
@@ -74,8 +88,18 @@ class HalfPrecision(nn.Module):
 
     @property
     def features(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's image embeddings (N, D), float32, in the same precision; missing where it has none."""
+        """The classifier's unit-norm embeddings (N, D), float32, in the same precision; missing where it has none."""
         return partial(self._halved, self.classifier.features)
+
+    @property
+    def embeddings(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's embeddings (N, D) as `features` are, not normalized; missing where it has none."""
+        return partial(self._halved, self.classifier.embeddings)
+
+    @property
+    def tokens(self) -> Callable[[Tensor], Tensor]:
+        """The classifier's patch tokens (N, L, D) as `features` are; missing where it has none."""
+        return partial(self._halved, self.classifier.tokens)
 
     def _halved(self, function: Any, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.float16):
