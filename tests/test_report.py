@@ -17,11 +17,12 @@ from PIL import Image
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting import figures
+from zsrobust.reporting.columns import DASH, percent
 from zsrobust.reporting.report import build
 from zsrobust.reporting.report.flags import _UNKNOWN, explain
 from zsrobust.reporting.report.gallery import _png
 from zsrobust.reporting.rows import rows
-from zsrobust.reporting.tables import DASH, ROWS, percent
+from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.selection import Selection
 from zsrobust.results.store import load_results, read, write

@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from zsrobust import load_results, results
-from zsrobust.reporting import baseline, figures, tables
+from zsrobust.reporting import baseline, figures, formats, tables
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
@@ -62,11 +62,11 @@ def test_the_tables_are_those_of_the_cells(frame, number):
     assert "—" not in "".join(entry.text for _, entries in made.rows for entry in entries)
     for suffix in (".md", ".tex", ".csv"):
         stored = STORED / "mini" / f"table{number if number.isdigit() else f'_{number}'}{suffix}"
-        assert tables.render(made, suffix) == stored.read_text(encoding="utf-8")
+        assert formats.render(made, suffix) == stored.read_text(encoding="utf-8")
 
 
 def test_the_readme_shows_that_table(frame):
-    shown = tables.render(page(frame, "1"), ".md").split("\n\n")[1]
+    shown = formats.render(page(frame, "1"), ".md").split("\n\n")[1]
     assert f"<!-- zsrobust table 1 --suite mini -->\n{shown}\n" in (ROOT / "README.md").read_text(
         encoding="utf-8"
     )

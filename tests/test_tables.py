@@ -8,8 +8,9 @@ from test_results import make, outcomes
 
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting import reported, statistics, tables
-from zsrobust.reporting.tables import build, render
+from zsrobust.reporting import columns, formats, reported, statistics, tables
+from zsrobust.reporting.formats import render
+from zsrobust.reporting.tables import build
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
@@ -189,12 +190,12 @@ def test_other_eps_and_other_tables(stored):
     ],
 )
 def test_percent_is_rounded_half_to_even_once(share, text):
-    assert tables.percent(Fraction(*share)) == text
+    assert columns.percent(Fraction(*share)) == text
 
 
 def test_the_html_is_whole_and_escapes(stored):
     text = render(build("1", stored, CHOSEN, intervals=True), ".html")
-    assert "<strong>37.50</strong> <small> (13.7–69.4)</small>" in text
+    assert "<strong>37.50</strong> <small>(13.7–69.4)</small>" in text
     assert '<sup><a href="#note1">1</a></sup>' in text
     assert "odd &amp; 5%" in text
     assert text.count("<tr>") == text.count("</tr>") == 7
@@ -224,7 +225,10 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
     results.write(flagged, outcomes(), tmp_path)
     page = build("4", load_results(tmp_path), CHOSEN)
     assert page.header == ["Method", "Clean", "Clean, zero-shot", "Robust", "Robust, zero-shot"]
-    assert ([entry.notes for entry in page.rows[0][1]], page.notes) == ([[], [], [1], []], ["odd"])
+    assert ([entry.notes for entry in page.rows[0][1]], page.notes) == (
+        [(), (), ("odd",), ()],
+        ["odd"],
+    )
     assert [[entry.text for entry in entries][1:3] for _, entries in page.rows] == [
         ["62.50", "12.50"],
         ["62.50", "25.00"],
@@ -303,8 +307,7 @@ def test_beside_the_papers_numbers_stand_the_difference_and_what_is_doubtful(tmp
         list(zip([title for title, _ in shown], [entry for _, entry in shown], strict=True))[-9:-6]
     )
     assert pmg["· paper"].text == "48.24"
-    notes = [page.notes[mark - 1] for mark in pmg["· paper"].notes]
-    assert reported.errata()["E2"].line in notes
+    assert reported.errata()["E2"].line in pmg["· paper"].notes
     assert page.rows[10][1][-1].text == "849"  # seconds an epoch of PMG-AFT
     missing = dict(page.rows[3:6])
     assert missing["FT-Standard"][0].text == "—"
@@ -343,3 +346,18 @@ def test_numbers_of_another_target_dataset_are_not_compared_with(tmp_path):
         ZSRobustError, match="nothing to compare Table 1 of the suite paper_cifar100"
     ):
         build("1", paper(tmp_path, second), Selection.of(second), compare=True)
+
+
+def test_a_column_added_in_one_place_is_in_every_table_in_every_format(stored, monkeypatch):
+    everywhere = frozenset(("datasets", "averages", "report", "defense", "defenses"))
+    added = columns.Column(
+        "sum", "Sum", lambda row: columns.Entry(str(len(row.cells))), places=everywhere
+    )
+    monkeypatch.setattr(columns, "DETAILS", (*columns.DETAILS, added))
+    for number in ("1", "4"):
+        page = build(number, stored, CHOSEN)
+        assert page.header[-1] == "Sum"
+        assert page.rows[0][1][-1].text == "2"
+        for suffix in formats.FORMATS:
+            assert "Sum" in render(page, suffix)
+    assert [columns.terminal(place)[-1] for place in ("defense", "defenses")] == [added, added]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from zsrobust import results
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
-from zsrobust.reporting import comparison, report, tables
+from zsrobust.reporting import comparison, formats, report, tables
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Samples
 from zsrobust.results.selection import Selection
@@ -147,8 +147,8 @@ def tell(folder: Path) -> None:
     frame = results.load_results(folder)
     for number in ("1", "2"):
         page = tables.build(number, frame, Selection.of(MINI), intervals=True)
-        for suffix in tables.FORMATS:
-            tables.render(page, suffix)
+        for suffix in formats.FORMATS:
+            formats.render(page, suffix)
     comparison.render(comparison.compare(frame, "clip", "tecoa", Selection.of(MINI)), ".md")
 
 

@@ -414,7 +414,7 @@ def table(
     the only one that the results hold.
     """
     from zsrobust.core.specs import normalize
-    from zsrobust.reporting import tables
+    from zsrobust.reporting import formats, tables
 
     number = number or _number_in(out, "table")
     tables.find(number)
@@ -427,7 +427,7 @@ def table(
         compare=compare == "paper",
         more=[normalize(spec) for spec in defenses],
     )
-    _print(tables.render(page, out.suffix if out else ".md"), out)
+    _print(formats.render(page, out.suffix if out else ".md"), out)
 
 
 @main.command()

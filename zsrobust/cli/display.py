@@ -1,10 +1,10 @@
 """What a run shows while it works, and when it is done."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,11 +19,13 @@ from rich.text import Text
 
 from zsrobust.core.errors import counted
 from zsrobust.evaluation.redflags.doctor import Diagnosis
-from zsrobust.reporting.statistics import wilson
-from zsrobust.reporting.tables import DASH, percent
-from zsrobust.results.cell import Outcomes, Result
+from zsrobust.reporting.columns import Column, Entry, filled, terminal
+from zsrobust.reporting.rows import Row, rows
+from zsrobust.results.cell import Result
+from zsrobust.results.store import frame_of
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
+from zsrobust.settings.suites import Suite
 
 
 class Live(Reporter):
@@ -108,36 +110,13 @@ def live() -> Iterator[Live]:
 def print_results(found: Sequence[Result], shown: Live, folder: Path) -> None:
     """Print the cells of a run: every dataset of one defense under one attack, or the averages of several."""
     console = Console()
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in found:
-        defense, attack = result.identity["defense"], result.identity["attack"]
-        groups.setdefault((defense["spec"], attack["spec"], attack["eps"]), []).append(result)
-    table = Table(title=_title(groups))
-    single = len(groups) == 1
-    table.add_column("dataset" if single else "defense", overflow="fold")
-    for heading in (
-        ("images", "clean", "robust", "mean per class")
-        if single
-        else ("attack", "images", "clean", "robust")
-    ):
-        table.add_column(heading, justify="right", no_wrap=heading != "attack", overflow="fold")
-    for (spec, attack, eps), results in groups.items():
-        if single:
-            for result in results:
-                title = result.identity["dataset"]["title"]
-                table.add_row(title, *_numbers(result), _per_class(result, folder))
-            table.add_section()
-        name = [f"average of {len(results)}"] if single else [spec, f"{attack} {eps}"]
-        table.add_row(*name, str(sum(result.images for result in results)), *_means(results))
-    console.print(table)
+    places = {result.path: folder / f"{result.path}.json" for result in found}
+    rows = _rows(frame_of((places[result.path], result) for result in found))
+    console.print(_each_dataset(rows[0]) if len(rows) == 1 else _averages(rows))
     for result in found:
         if result.status == "failed":
-            place = folder / f"{result.path}.json"
-            console.print(
-                f"failed: {(result.error or '').strip().splitlines()[-1]} ({place})",
-                markup=False,
-                soft_wrap=True,
-            )
+            error = (result.error or "").strip().splitlines()[-1]
+            console.print(f"failed: {error} ({places[result.path]})", markup=False, soft_wrap=True)
     stored = f"{counted(len(found), 'cell')} in {folder}; {counted(shown.computed, 'image')} attacked in this run"
     console.print(
         stored + ("." if shown.computed else ": all were stored. --force computes them again."),
@@ -145,6 +124,60 @@ def print_results(found: Sequence[Result], shown: Live, folder: Path) -> None:
     )
     if line := _took(shown.fresh):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _rows(frame: pd.DataFrame) -> list[Row]:
+    """Return the rows of the cells of a run, one for each defense, attack and eps, over the datasets that were run."""
+    found: list[Row] = []
+    for _, cells in frame.groupby(["defense", "attack", "eps"], sort=False):
+        name = str(cells["suite"].iloc[0])
+        datasets = tuple(cells["dataset"])
+        suite = Suite(name=name, title=name, backbone="", train_on="", datasets=datasets, attack={})
+        found += rows(cells, suite).values()
+    return found
+
+
+def _each_dataset(row: Row) -> Table:
+    """Return a table of one defense under one attack: a line for each dataset, and their average."""
+    cell = next(iter(row.cells.values()))
+    under = f"{cell['defense']} under {cell['attack']} {cell['eps']}"
+    shown = terminal("defense")
+    table = _table(f"{under}: accuracy (%) with 95% intervals", ["Dataset"], shown)
+    lines = [row.only(name) for name in row.cells]
+    for line, entries in zip(lines, filled(shown, lines), strict=True):
+        (cell,) = line.cells.values()
+        table.add_row(Text(cell["dataset_title"]), *map(_with_interval, entries))
+    table.add_section()
+    (entries,) = filled(shown, [row])
+    table.add_row(f"average of {len(lines)}", *map(_with_interval, entries))
+    return table
+
+
+def _averages(found: Sequence[Row]) -> Table:
+    """Return a table of several defenses or attacks: a line for each, averaged over its datasets."""
+    shown = terminal("defenses")
+    table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown)
+    for row, entries in zip(found, filled(shown, found), strict=True):
+        cell = next(iter(row.cells.values()))
+        under = f"{cell['attack']} {cell['eps']}"
+        table.add_row(Text(str(cell["defense"])), under, *(entry.text for entry in entries))
+    return table
+
+
+def _table(title: str, headings: Sequence[str], columns: Sequence[Column]) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    return table
+
+
+def _with_interval(entry: Entry) -> str:
+    if entry.interval is None:
+        return entry.text
+    low, high = (100 * end for end in entry.interval)
+    return f"{entry.text} [{low:3.0f}, {high:3.0f}]"
 
 
 def _took(results: Sequence[Result]) -> str:
@@ -161,49 +194,6 @@ def _took(results: Sequence[Result]) -> str:
     share = sum(result.forward + result.backward for result in known) / passes
     taken = sum(result.seconds for result in known)
     return f"Attacks took {taken:,.0f} s; the plan said at most {planned:,.0f} s. {share:.0%} of its passes were needed."
-
-
-def _title(groups: Collection[tuple[str, str, str]]) -> str:
-    if len(groups) != 1:
-        return "Average accuracy (%) over the datasets"
-    ((spec, attack, eps),) = groups
-    return f"{spec} under {attack} {eps}: accuracy (%) with 95% intervals"
-
-
-def _numbers(result: Result) -> tuple[str, str, str]:
-    if result.status == "failed":
-        return str(result.images), DASH, DASH
-    return (
-        str(result.images),
-        _share(result.clean_correct, result.images),
-        _share(result.robust_correct, result.images),
-    )
-
-
-def _share(correct: int, images: int) -> str:
-    """Return the percentage with its 95% interval."""
-    low, high = wilson(correct, images)
-    return f"{percent(Fraction(correct, images))} [{100 * low:3.0f}, {100 * high:3.0f}]"
-
-
-def _per_class(result: Result, folder: Path) -> str:
-    """Return clean and robust accuracy, in percent, as means over the classes."""
-    if result.status == "failed":
-        return DASH
-    clean, robust = Outcomes.read(folder / f"{result.path}.npz").mean_per_class(result.everything)
-    return f"{100 * clean:.2f}  {100 * robust:.2f}"
-
-
-def _means(results: Sequence[Result]) -> tuple[str, str]:
-    if any(result.status == "failed" for result in results):
-        return DASH, DASH
-    clean = sum(
-        (Fraction(result.clean_correct, result.images) for result in results), Fraction(0)
-    ) / len(results)
-    robust = sum(
-        (Fraction(result.robust_correct, result.images) for result in results), Fraction(0)
-    ) / len(results)
-    return percent(clean), percent(robust)
 
 
 def print_diagnoses(found: Sequence[Diagnosis], console: Console) -> None:

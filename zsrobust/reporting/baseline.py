@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.reporting import reported, tables
+from zsrobust.reporting.columns import percent
 from zsrobust.reporting.comparison import IMAGES, Looked, look, points
 from zsrobust.reporting.rows import Metric
 from zsrobust.reporting.statistics import holm, mcnemar, newcombe, wilson
@@ -401,7 +402,7 @@ def _verdict(ours: Stored, theirs: Stored, way: str | None, why: str) -> Verdict
 
 
 def _shown(cell: Stored) -> str:
-    return " / ".join(tables.percent(Fraction(*cell.counts(metric))) for metric in METRICS)
+    return " / ".join(percent(Fraction(*cell.counts(metric))) for metric in METRICS)
 
 
 def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Verdict]]:
@@ -438,7 +439,7 @@ def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Ver
             why = (
                 f"retrained: the mean of {len(row)} cells moved, p {p:.1g} after Holm's correction"
             )
-            shown = [" / ".join(map(tables.percent, each)) for each in (ours, theirs)]
+            shown = [" / ".join(map(percent, each)) for each in (ours, theirs)]
             verdicts.append(Verdict(name, None, why, shown[0], shown[1], moved, row=True))
     return notes, verdicts
 
@@ -524,7 +525,7 @@ def _against(
         f"the paper's number is {off:.2f} points outside of our interval{doubt}"
         if off > tolerance
         else doubt.removeprefix("; "),
-        f"{tables.percent(Fraction(*counts))} ({low:.1f}–{high:.1f})",
+        f"{percent(Fraction(*counts))} ({low:.1f}–{high:.1f})",
         str(claim.percent),
         points(Fraction(*counts) - Fraction(claim.percent) / 100),
     )

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from zsrobust.core.errors import ZSRobustError, suggest
+from zsrobust.reporting.formats import escaped
 from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import holm, mcnemar
-from zsrobust.reporting.tables import escaped
 from zsrobust.results.cell import Outcomes, Result, Right
 from zsrobust.results.identity import differences
 from zsrobust.results.selection import Selection

@@ -12,9 +12,10 @@ import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
-from zsrobust.reporting.rows import Metric, Need, Row, rows
+from zsrobust.reporting.columns import percent
+from zsrobust.reporting.rows import METRICS, Metric, Need, Row, rows
 from zsrobust.reporting.statistics import wilson
-from zsrobust.reporting.tables import ROWS, percent
+from zsrobust.reporting.tables import ROWS
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 WIDTH = 3.25  #: inches: one column
-METRICS: tuple[Metric, ...] = ("robust", "clean")
 CURVE = "interpolation"  #: the series of Figure 5 that is a curve
 COLUMNS = [
     "series",

@@ -1,17 +1,18 @@
 """Rows: the cells of one defense under one attack over a suite, and their means. No torch here."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from zsrobust.reporting.statistics import mean_interval
+from zsrobust.reporting.statistics import mean_interval, wilson
 from zsrobust.settings.suites import Suite
 
 Metric = Literal["robust", "clean"]
+METRICS: tuple[Metric, ...] = ("robust", "clean")
 
 
 class Need(NamedTuple):
@@ -64,15 +65,24 @@ class Row:
         )
 
     def interval(self, metric: Metric, zero_shot: bool = False) -> tuple[float, float] | None:
-        """Return the 95% bootstrap interval of that mean, each end in [0, 1]."""
+        """Return the 95% interval of that mean, each end in [0, 1]: a bootstrap's, and Wilson's of a single dataset."""
         counts = self._all_counts(metric, zero_shot)
-        return None if counts is None else mean_interval(counts)
+        if counts is None:
+            return None
+        return wilson(*counts[0]) if len(counts) == 1 else mean_interval(counts)
+
+    def averaged(self, zero_shot: bool = False) -> list[str]:
+        """Return the names of the datasets that the mean is over."""
+        left_out = self.suite.train_on if zero_shot else None
+        return [name for name in self.suite.datasets if name != left_out]
+
+    def only(self, dataset: str) -> "Row":
+        """Return the row of one dataset alone, whose mean is the accuracy on it."""
+        suite = replace(self.suite, datasets=(dataset,))
+        return Row(suite, {dataset: self.cells[dataset]})
 
     def _all_counts(self, metric: Metric, zero_shot: bool) -> list[tuple[int, int]] | None:
-        names = [
-            name for name in self.suite.datasets if not (zero_shot and name == self.suite.train_on)
-        ]
-        counts = [self.counts(name, metric) for name in names]
+        counts = [self.counts(name, metric) for name in self.averaged(zero_shot)]
         complete = [each for each in counts if each is not None]
         return None if self.mixed or len(complete) < len(counts) or not counts else complete
 

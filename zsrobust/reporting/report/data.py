@@ -12,9 +12,10 @@ import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps, parse_eps, split_spec
+from zsrobust.reporting.columns import DASH, percent
 from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import wilson
-from zsrobust.reporting.tables import DASH, ROWS, percent
+from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Outcomes, Result
 from zsrobust.results.selection import Selection, known_suite
 from zsrobust.results.store import frame_of, outcomes_match, paths, read

@@ -1,0 +1,175 @@
+"""The formats of a table: Markdown, LaTeX, CSV, HTML. No torch here."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+
+from tabulate import tabulate
+
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.reporting.columns import DASH, Entry
+
+
+@dataclass(frozen=True)
+class Page:
+    """A table ready to print."""
+
+    caption: str
+    header: list[str]
+    rows: list[tuple[str, list[Entry]]]
+    lines: list[str]  #: what is printed below the table
+    intervals: bool = False  #: whether to print the entries' intervals
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """The footnotes, in the order of their numbers; the first has number 1."""
+        return list(
+            dict.fromkeys(
+                note for _, entries in self.rows for each in entries for note in each.notes
+            )
+        )
+
+    def numbers(self, entry: Entry) -> list[int]:
+        """Return the numbers of an entry's footnotes."""
+        return [self.notes.index(note) + 1 for note in entry.notes]
+
+    def interval(self, entry: Entry) -> str:
+        """Return an entry's interval in percent, or nothing where the table prints none."""
+        if entry.interval is None or not self.intervals:
+            return ""
+        low, high = entry.interval
+        return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def render(page: Page, suffix: str) -> str:
+    """Return the table in the format of a file suffix; raises ZSRobustError for an unknown one."""
+    if suffix not in FORMATS:
+        raise ZSRobustError(
+            f"{suffix or 'A file without suffix'!r} is not a table format. "
+            f"Write to a file that ends in {', '.join(FORMATS)}."
+        )
+    return FORMATS[suffix](page)
+
+
+def markdown(page: Page) -> str:
+    """Return the table as Markdown, the best number of a column in bold."""
+
+    def show(entry: Entry) -> str:
+        text = f"**{entry.text}**" if entry.best else entry.text
+        if interval := page.interval(entry):
+            text += f" ({interval})"
+        return text + "".join(f" [{number}]" for number in page.numbers(entry))
+
+    body = [[escaped(title), *map(show, entries)] for title, entries in page.rows]
+    header = [escaped(title) for title in page.header]
+    table = tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=_align(page))
+    lines = [*page.lines, *(f"[{number}] {note}" for number, note in enumerate(page.notes, 1))]
+    return "\n\n".join([f"**{page.caption}**", table, *map(escaped, lines)]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return a text of which Markdown makes no columns and no HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _align(page: Page) -> list[str]:
+    return ["left"] + ["right"] * (len(page.header) - 1)
+
+
+def latex(page: Page) -> str:
+    """Return the table as LaTeX, for the packages booktabs and graphicx: as wide as the page, or as a column."""
+    wide = len(page.header) > 8
+
+    def show(entry: Entry) -> str:
+        text = _tex(entry.text)
+        text = rf"\textbf{{{text}}}" if entry.best else text
+        if interval := page.interval(entry):
+            text = rf"\shortstack[r]{{{text}\\\scriptsize {_tex(interval)}}}"
+        return text + "".join(rf"\textsuperscript{{{each}}}" for each in page.numbers(entry))
+
+    body = [[_tex(title), *map(show, entries)] for title, entries in page.rows]
+    first, *others = map(_tex, page.header)
+    header = [first, *(rf"\rotatebox{{90}}{{{title}}}" if wide else title for title in others)]
+    table = tabulate(
+        body, header, tablefmt="latex_raw", colalign=_align(page), disable_numparse=True
+    )
+    for rule in ("toprule", "midrule", "bottomrule"):
+        table = table.replace(r"\hline", rf"\{rule}", 1)
+    lines = [_tex(line) for line in page.lines]
+    lines += [
+        rf"\textsuperscript{{{number}}} {_tex(note)}" for number, note in enumerate(page.notes, 1)
+    ]
+    small = "\n".join(rf"\par\raggedright\footnotesize {line}" for line in lines)
+    kind, width = ("table*", "textwidth") if wide else ("table", "columnwidth")
+    number, _, caption = page.caption.partition(". ")  # LaTeX numbers it itself
+    return (
+        f"% {number}; needs \\usepackage{{booktabs,graphicx}}\n\\begin{{{kind}}}\n\\caption{{{_tex(caption)}}}\n"
+        f"\\resizebox{{\\{width}}}{{!}}{{%\n{table}}}\n{small}\n\\end{{{kind}}}\n"
+    )
+
+
+_TEX = {
+    "L_general": r"$L_\mathrm{general}$",
+    "L_clean": r"$L_\mathrm{clean}$",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "—": "---",
+    "–": "--",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "·": r"$\cdot$",
+    "ε": r"$\epsilon$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\to$",
+    "×": r"$\times$",
+}
+
+
+def _tex(text: str) -> str:
+    return re.sub("|".join(map(re.escape, _TEX)), lambda found: _TEX[found[0]], text)
+
+
+def comma_separated(page: Page) -> str:
+    """Return the table as CSV: the numbers alone, empty where there is none; intervals in columns of their own."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    ends = ("", " low", " high") if page.intervals else ("",)
+    writer.writerow(
+        [page.header[0], *(f"{title}{end}" for title in page.header[1:] for end in ends)]
+    )
+    for title, entries in page.rows:
+        numbers = []
+        for entry in entries:
+            numbers.append("" if entry.text == DASH else entry.text)
+            if page.intervals:
+                numbers += [f"{100 * end:.2f}" for end in entry.interval or ()] or ["", ""]
+        writer.writerow([title, *numbers])
+    return out.getvalue()
+
+
+def html(page: Page) -> str:
+    """Return the table as a page of HTML that needs nothing else."""
+    import jinja2
+
+    template = resources.files(__name__.rpartition(".")[0]).joinpath("table.html")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(page=page)
+
+
+FORMATS: dict[str, Callable[[Page], str]] = {
+    ".md": markdown,
+    ".tex": latex,
+    ".csv": comma_separated,
+    ".html": html,
+}
