@@ -63,7 +63,7 @@ def test_a_file_becomes_the_type_that_is_asked_for():
         ("steps = 1.0", "steps = 1.0 is not valid; expected a whole number."),
         ("rate = nan", "rate = nan is not valid; expected a finite number."),
         ("rate = 1e400", "rate = inf is not valid; expected a finite number."),
-        ("eps = 2.0", "eps = 2.0 is not valid; expected a bound on pixels such as '8/255'."),
+        ("eps = 2.0", "eps = 2.0 is not valid; expected a bound such as '8/255' or 0.03."),
         ("datasets = 'abc'", "datasets = 'abc' is not valid; expected a list."),
         ("datasets = ['a', 3]", "datasets[1] = 3 is not valid; expected a line of text."),
         ("title = 'a\x7fb'", None),

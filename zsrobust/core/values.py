@@ -36,7 +36,7 @@ Name = Annotated[
 ]
 #: Of images, for example; the bound is beyond the size of any dataset.
 Count = Annotated[int, Meta(ge=1, le=10**12, description="a whole number above 0")]
-Bound = Annotated[float, Meta(gt=0, lt=1, description="a bound on pixels such as '8/255'")]
+Bound = Annotated[float, Meta(gt=0, lt=1, description="a bound such as '8/255' or 0.03")]
 Scalar = Annotated[bool | int | float | str, Meta(description="a number, text, or true or false")]
 
 _WORDS = {
@@ -68,24 +68,24 @@ def read_json(content: str | bytes, kind: type[T], where: str, see: str = "") ->
     return check(values, kind, where, see)
 
 
-def check(value: Any, kind: type[T], where: str, see: str = "") -> T:
+def check(value: Any, kind: type[T], where: str, see: str = "", path: str = "") -> T:
     """Return a value as a `kind`: tables become dataclasses, and lists tuples, where `kind` asks for them.
 
     Nothing else is converted: "1" is not a number, true is not 1. Infinity and NaN are not valid.
     Raises ZSRobustError for a field that is unknown, missing, or not valid. `where` names the file,
-    and `see` is the next command.
+    `path` is where the value is in it, and `see` is the next command.
     """
     try:
-        parts = list(_walk(value, kind, ""))
+        parts = list(_walk(value, kind, path))
     except RecursionError:
         raise ZSRobustError(f"{where} is nested too deeply. {see}".rstrip()) from None
-    for path, part, expected in parts:
-        place = f"{where}: {path}" if path else where
+    for step, part, expected in parts:
+        place = f"{where}: {step}" if step else where
         if isinstance(part, dict) and dataclasses.is_dataclass(expected):
             _check_keys(part, expected, place, see)
         if not fits(part, expected):
             raise ZSRobustError(
-                f"{place}{' =' if path else ':'} {_short(part)} is not valid; "
+                f"{place}{' =' if step else ':'} {_short(part)} is not valid; "
                 f"expected {describe(expected)}. {see}".rstrip()
             )
     return msgspec.convert(value, kind)
@@ -94,7 +94,7 @@ def check(value: Any, kind: type[T], where: str, see: str = "") -> T:
 def check_fields(instance: Any, where: str) -> None:
     """Raise ZSRobustError for a field of a dataclass's instance that is not of its type; see `check`."""
     for name, kind in _types(type(instance)).items():
-        check({name: getattr(instance, name)}, dict[str, kind], where)  # type: ignore[valid-type]  # a type made here
+        check(getattr(instance, name), kind, where, path=name)
 
 
 def fits(value: Any, kind: Any) -> bool:
