@@ -150,8 +150,8 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
     ("arguments", "message"),
     [
         (("run", "--suite", "minni"), "Unknown suite 'minni'. Did you mean mini?"),
-        (("run", "--suite", "mine.toml"), "No suite file mine.toml"),
-        (("--plugin", "mine.toml", "list"), "mine.toml is no file of entries"),
+        (("run", "--suite", "mine.toml"), "The suite file mine.toml is missing"),
+        (("--plugin", "mine.toml", "list"), "mine.toml cannot be read: No such file"),
         (
             (*QUICK, "--protocol", "refrence"),
             "Unknown protocol 'refrence'. Did you mean reference?",
@@ -165,7 +165,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
             (*QUICK, "--defense", "tecoa:prompts=realeased"),
             "prompts='realeased' is not one of released, openai",
         ),
-        ((*QUICK, "--protocol", "mine.toml"), "No protocol file mine.toml"),
+        ((*QUICK, "--protocol", "mine.toml"), "The protocol file mine.toml is missing"),
         ((*QUICK, "--data-root", "nowhere"), "Directory 'nowhere' does not exist"),
         (("data", "cifar11", *MINI), "Unknown dataset 'cifar11'. Did you mean cifar10"),
         (("data", "cifar10:valid", *MINI), "a split is test or train"),
@@ -445,21 +445,32 @@ def test_pictures_that_change_in_a_folder_are_prepared_and_measured_again(zsrobu
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[dataset]\nbirds = 3", "dataset holds no tables"),
-        ("weights = 3", "weights holds no tables"),
+        ("[dataset]\nbirds = 3", "mine.toml: dataset.birds = 3 is not valid; expected a table"),
+        ("weights = 3", "mine.toml: weights = 3 is not valid; expected a table"),
         ("[dataset.birds]\nfolder = 3", "folder is text, not 3"),
         ('[dataset.birds]\nsize = "8"', "size is a whole number, not '8'"),
         ('[dataset.birds]\ntemplates = "a {}"', "templates is a list of texts"),
         ('[dataset.birds]\ntemplates = ["a photo"]', "each template has one {}"),
         ('[dataset."../birds"]\nlike = "cifar10"', "needs a name of letters, digits and _"),
         ('[weights.ours]\ntitle = "x"', "do not say their paper, where"),
-        ('datasets = "cifar10"', "datasets is a list of names"),
-        ('[recipe]\nepochs = "4"', "epochs of its recipe is a number"),
-        ('[limits]\nautoattack = "32"', "limits are whole numbers"),
-        ("[recipe]\nencoder = false", "encoder and prompts are tables"),
+        ('datasets = "cifar10"', "datasets = 'cifar10' is not valid; expected a list of datasets"),
+        ('[recipe]\nepochs = "4"', "recipe.epochs = '4' is not valid; expected a whole number"),
+        (
+            '[limits]\nautoattack = "32"',
+            "limits.autoattack = '32' is not valid; expected a whole number",
+        ),
+        ("[recipe]\nencoder = false", "recipe.encoder = False is not valid; expected a table"),
         ('backbon = "x"', "Did you mean backbone"),
         ('like = "mine.toml"', "is like itself"),
-        ("= 3", "is not one"),
+        ("= 3", "mine.toml is not valid TOML"),
+        ("datasets = []", "datasets = [] is not valid; expected a list of datasets"),
+        ('datasets = ["a", "b", "a"]', "datasets has 'a' twice"),
+        ('name = "mini"', "Unknown field 'name'"),
+        ("[recipe]\nepoch = 4", "recipe: Unknown field 'epoch'. Did you mean epochs?"),
+        ('[recipe]\nalpha = "x"', "recipe.alpha = 'x' is not valid; expected a finite number"),
+        ("[recipe.encoder]\nlr = nan", "recipe.encoder.lr = nan is not valid"),
+        ("[attack]\nstep = 4", "attack: Unknown field 'step'. Did you mean steps?"),
+        ('[attack]\neps = "8/0"', "attack.eps = '8/0' is not valid; expected a bound such as"),
     ],
 )
 def test_a_wrong_file_of_a_user_is_one_line(zsrobust, tmp_path, content, message):
@@ -474,11 +485,13 @@ def test_a_wrong_file_of_a_user_is_one_line(zsrobust, tmp_path, content, message
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("zoom = '1/0'", "is not one"),
-        ("native = 'cifar10'", "native is a list"),
+        ("zoom = '1/0'", "zoom = '1/0' is not valid; expected a finite number"),
+        ("native = 'cifar10'", "native = 'cifar10' is not valid; expected a list"),
         ("zoom = 0.5", "it is 1 or more"),
         ("judgd = 'any'", "Did you mean judged"),
-        ("judged = 'never'", "is not one"),
+        ("judged = 'never'", "judged = 'never' is not valid; expected one of any, final"),
+        ("logit_scale = inf", "logit_scale = inf is not valid; expected a finite number"),
+        ("like = 'refrence'", "Did you mean reference?"),
     ],
 )
 def test_a_wrong_protocol_is_one_line(zsrobust, tmp_path, content, message):

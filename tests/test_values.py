@@ -79,11 +79,11 @@ def test_a_file_becomes_the_type_that_is_asked_for():
             "sources = [{repo = 'r', order = 'x'}]",
             "sources[0].order = 'x' is not valid; expected one of canonical.",
         ),
-        ("more = [{a = inf}]", "more = [{'a': inf}] is not valid; expected finite numbers."),
+        ("more = [{a = inf}]", "more[0].a = inf is not valid; expected a finite number."),
         (f"steps = '{'x' * 1000}'", "is not valid; expected a whole number."),
         ("steps = 2020-01-01", "steps = datetime.date(2020, 1, 1) is not valid"),
-        ("step = 3", "Unknown field of mine.toml: 'step'. Did you mean steps? Its fields: title,"),
-        ("sources = [{rep = 'r'}]", "Unknown field of mine.toml: sources[0]: 'rep'. Did you mean"),
+        ("step = 3", "mine.toml: Unknown field 'step'. Did you mean steps? Its fields: title,"),
+        ("sources = [{rep = 'r'}]", "mine.toml: sources[0]: Unknown field 'rep'. Did you mean"),
         ("steps = [[[", "mine.toml is not valid TOML: Invalid value (at end of document)."),
     ],
 )
@@ -96,7 +96,7 @@ def test_the_one_line_of_a_wrong_file(line, message):
     assert "mine.toml" in told
     assert "\n" not in told
     assert len(told) < 250
-    assert told.endswith("See: zsrobust list suites") or told.startswith("Unknown field")
+    assert told.endswith("See: zsrobust list suites") or "Unknown field" in told
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ _WORDS = {
     float: "a finite number",
     str: "text",
     bool: "true or false",
-    Any: "finite numbers",
+    Any: "a finite number",  # nothing else is wrong there
 }
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
@@ -128,7 +128,8 @@ def _check_keys(table: Mapping[str, Any], kind: Any, place: str, see: str) -> No
     known = [field.name for field in fields]
     for key in table:
         if key not in known:
-            raise suggest(f"field of {place}:", key, known, f"Its fields: {', '.join(known)}.")
+            unknown = suggest("field", key, known, f"Its fields: {', '.join(known)}.")
+            raise ZSRobustError(f"{place}: {unknown}")
     for field in fields:
         default = field.default is not dataclasses.MISSING
         if not default and field.default_factory is dataclasses.MISSING and field.name not in table:
@@ -152,10 +153,11 @@ def _parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
         if isinstance(value, dict) and dataclasses.is_dataclass(option):
             known = _types(option)
             yield from ((f".{key}", part, known.get(key, Any)) for key, part in value.items())
-        elif isinstance(value, dict) and _is(origin, Mapping):
-            yield from ((f".{key}", part, inner[1]) for key, part in value.items())
-        elif isinstance(value, list | tuple) and _is(origin, Sequence):
-            each = inner[0] if inner[1:] in ((), (...,)) else Any
+        elif isinstance(value, dict) and (option is Any or _is(origin, Mapping)):
+            each = inner[1] if inner else Any
+            yield from ((f".{key}", part, each) for key, part in value.items())
+        elif isinstance(value, list | tuple) and (option is Any or _is(origin, Sequence)):
+            each = inner[0] if inner and inner[1:] in ((), (...,)) else Any
             yield from ((f"[{place}]", part, each) for place, part in enumerate(value))
 
 

@@ -35,18 +35,20 @@ class Defense:
         default_factory=dict
     )  #: values that a spec sets for the recipe and its options
 
+    @property
+    def settable(self) -> dict[str, Any]:
+        """The types of what a spec or a suite can set, by name: fields of the recipe, and its options."""
+        if self.recipe is None:
+            return {}
+        fields = {
+            name: kind for name, kind in field_types(self.recipe).items() if name not in FIXED
+        }
+        options = {name: type(value) for name, value in self.recipe.options.items()}
+        return {**fields, **options, **self.choices}
+
     def configure(self, fields: Mapping[str, str], where: str) -> "Defense":
         """Return the defense with fields of its recipe, or of the recipe's options, set from a spec."""
-        if self.recipe is None:
-            kinds = {}
-        else:
-            kinds = {
-                name: kind for name, kind in field_types(self.recipe).items() if name not in FIXED
-            }
-            kinds |= {name: type(value) for name, value in self.recipe.options.items()} | dict(
-                self.choices
-            )
-        return dataclasses.replace(self, overrides=parse_fields(fields, kinds, where))
+        return dataclasses.replace(self, overrides=parse_fields(fields, self.settable, where))
 
     def recipe_for(self, suite: Suite) -> Recipe | None:
         """Return the recipe with the suite's values in it, and what the spec set on top."""

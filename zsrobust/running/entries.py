@@ -1,11 +1,15 @@
-"""A user's own entries: a TOML file with tables `[dataset.NAME]` and `[weights.NAME]`, as ours are written."""
+"""A user's files: a suite, and tables `[dataset.NAME]` and `[weights.NAME]`, as ours are written."""
 
-import tomllib
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.attacks import attacks
+from zsrobust.core.errors import ZSRobustError, suggest
 from zsrobust.core.registry import load_plugins
+from zsrobust.core.values import check, read_toml
 from zsrobust.datasets.catalogue import register_dataset
+from zsrobust.defenses import Defense, defenses
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
@@ -13,38 +17,70 @@ _loaded: set[Path] = set()
 
 
 def load_suite(name: str | None) -> Suite:
-    """Return a suite, the default one for None; a user's file may hold datasets and weights of its own beside it."""
-    loaded = suites.load(name or suites.DEFAULT)
+    """Return a suite, the default one for None; a user's file may hold datasets and weights of its own beside it.
+
+    Raises ZSRobustError also for a field of its attacks or recipes that no attack or recipe has.
+    """
+    loaded = suites.load(suites.DEFAULT if name is None else name)
     if name and name.endswith(".toml"):
         load_entries(Path(name))
+        _check_sections(loaded)
     return loaded
 
 
 def load_entries(path: Path) -> None:
     """Register the datasets and weights of a TOML file, once; paths in it are relative to its folder.
 
-    Raises ZSRobustError if it is missing or not TOML, and for an entry that is not one.
+    Raises ZSRobustError if it is missing or not TOML, and for an entry that is not valid.
     """
     load_plugins()
     try:
         if path.resolve() in _loaded:
             return
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ZSRobustError(f"{path} is no file of entries: {error}") from None
-    for kind in suites.ENTRIES:
-        entries = tables.get(kind, {})
-        if not isinstance(entries, dict) or not all(
-            isinstance(fields, dict) for fields in entries.values()
-        ):
-            raise ZSRobustError(
-                f"{path}: {kind} holds no tables. Write [{kind}.NAME], and its fields below."
-            )
-    for name, fields in tables.get("dataset", {}).items():
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no disk can store such a name
+        reason = getattr(error, "strerror", None) or error
+        raise ZSRobustError(f"{path} cannot be read: {reason}. Give a TOML file.") from None
+    tables = read_toml(content, dict[str, Any], str(path))
+    found = {
+        kind: check(tables.get(kind, {}), dict[str, dict[str, Any]], str(path), path=kind)
+        for kind in suites.ENTRIES
+    }
+    for name, fields in found["dataset"].items():
         register_dataset(name, fields, path.parent)
-    if "weights" in tables:
+    if found["weights"]:
         from zsrobust.defenses.weights import register_weights
 
-        for name, fields in tables["weights"].items():
+        for name, fields in found["weights"].items():
             register_weights(name, fields, path.parent)
     _loaded.add(path.resolve())
+
+
+def _check_sections(suite: Suite) -> None:
+    """Raise ZSRobustError for a field of `attack` or `recipe` that is unknown or not valid."""
+    where = f"The suite {suite.asked}"
+    known = sorted({each for name in attacks for each in _fields(attacks[name])})
+    for key in suite.attack:
+        if key not in known:
+            unknown = suggest("field", key, known, f"Fields of attacks: {', '.join(known)}.")
+            raise ZSRobustError(f"{where}: attack: {unknown}")
+    check(suite.recipe, _recipe_type(), where, path="recipe")
+
+
+def _fields(entry: Any) -> list[str]:
+    if not dataclasses.is_dataclass(entry):
+        return []
+    return [field.name for field in dataclasses.fields(entry)]
+
+
+def _recipe_type() -> type:
+    """Return a dataclass of what a suite may set in a recipe: for any, or for one of a group."""
+    kinds: dict[str, Any] = {}
+    for defense in (defenses[name] for name in defenses):
+        if isinstance(defense, Defense):
+            kinds |= defense.settable
+    plain = [(name, kind, None) for name, kind in kinds.items()]
+    group = dataclasses.make_dataclass("Group", plain)
+    groups = [(name, group, None) for name in ("encoder", "prompts")]
+    others = [each for each in plain if each[0] not in ("encoder", "prompts")]
+    return dataclasses.make_dataclass("Section", [*others, *groups])

@@ -50,8 +50,8 @@ class Files(Generic[T]):
         known = [each.name for each in dataclasses.fields(self.type) if each.name not in named]  # type: ignore[arg-type]  # a dataclass
         for key in values:
             if key not in known:
-                fields = f"Its fields: like, {', '.join(known)}."
-                raise suggest(f"field of the {self.kind} {name}:", key, known, fields)
+                unknown = suggest("field", key, known, f"Its fields: like, {', '.join(known)}.")
+                raise ZSRobustError(f"{where}: {unknown}")
         return check({**values, **named}, self.type, where, self._see)
 
     @property
