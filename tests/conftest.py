@@ -19,7 +19,6 @@ from fresh import Done
 from zsrobust.cli import main
 from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import datasets
-from zsrobust.datasets.catalogue import entries
 from zsrobust.running.bench import _select
 from zsrobust.running.entries import _loaded
 
@@ -41,14 +40,13 @@ def zsrobust(
     speed of this machine measured, unless the call is for the `whole`.
     """
     load_plugins()
-    known, registered = dict(entries), dict(datasets._entries)
+    registered = dict(datasets._entries)
     monkeypatch.chdir(tmp_path)
 
     def forget() -> None:
         """Forget what a user's file registered, as the end of a process does."""
-        for registry, before in ((entries, known), (datasets._entries, registered)):
-            registry.clear()
-            registry.update(before)
+        datasets._entries.clear()
+        datasets._entries.update(registered)
         _loaded.clear()
         _select.cache_clear()
 

@@ -14,8 +14,8 @@ from colors import ColorReader, picture
 import zsrobust
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import load_plugins
-from zsrobust.datasets import Cut, cache, catalogue, datasets
-from zsrobust.datasets.catalogue import entries, register_dataset
+from zsrobust.datasets import Cut, cache, datasets
+from zsrobust.datasets.catalogue import listed, register_dataset
 from zsrobust.datasets.sources import hub
 from zsrobust.datasets.sources.labels import assign
 from zsrobust.settings import suites
@@ -31,22 +31,19 @@ def _places(tmp_path, monkeypatch):
     load_plugins()
     monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path / "data"))
-    known = dict(entries)
     registered = dict(datasets._entries)
     yield
-    entries.clear()
-    entries.update(known)
     datasets._entries.clear()
     datasets._entries.update(registered)
 
 
-def names_of(entry):
-    return list(entry.called["names"])
+def names_of(name):
+    return list(datasets[name].origin.called["names"])
 
 
 def labels_of(name):
     """Return a few labels, those that copies are known to swap among them; all where a layout needs all."""
-    classes = len(entries[name].classes)
+    classes = len(datasets[name].classes)
     some = {0, 1, 2, 16, 17, 26, 57, 100, 189, 206, 207, classes - 1}
     return (
         list(range(classes))
@@ -56,21 +53,24 @@ def labels_of(name):
 
 
 def test_it_has_the_sixteen_with_the_papers_sizes():
-    assert list(entries) == list(PAPER)
-    assert sum(entry.size for entry in entries.values()) == 344_128
-    assert [name for name, entry in entries.items() if entry.train_size] == [
+    known = listed()
+    assert list(known) == list(PAPER)
+    assert sum(dataset.size for dataset in known.values()) == 344_128
+    assert [name for name, dataset in known.items() if dataset.train_size] == [
         "cifar100",
         "tiny_imagenet",
     ]
-    assert {name: entry.side for name, entry in entries.items() if entry.side} == SIZES
-    for name, entry in entries.items():
+    assert {name: dataset.side for name, dataset in known.items() if dataset.side} == SIZES
+    for name, dataset in known.items():
         check_entry(name)
-        assert entry.citation
-        assert entry.licence
-        assert entry.metric == "top-1"
-        assert entry.sources
-        assert entry.layout == name
-        assert all(len(called) == len(entry.classes) for called in entry.called.values())
+        assert dataset.name == name
+        assert dataset.citation
+        assert dataset.license
+        assert dataset.metric == "top-1"
+        assert dataset.origin.sources
+        assert dataset.origin.layout == name
+        called = dataset.origin.called.values()
+        assert all(len(names) == len(dataset.classes) for names in called)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -78,15 +78,15 @@ def test_a_local_copy_in_torchvisions_layout_gets_the_right_labels(name, tmp_pat
     side = SIZES.get(name)
     labels = labels_of(name)
     pictures = [(label, picture(label, side or 200, side or 300)) for label in labels]
-    layouts.build(name, tmp_path / "data", pictures, names_of(entries[name]))
+    layouts.build(name, tmp_path / "data", pictures, names_of(name))
     part = f"part_of_{name}"
     register_dataset(part, {"like": name, "size": len(labels)}, tmp_path)
-    result = zsrobust.evaluate(ColorReader(len(entries[name].classes)), dataset=part, limit=2)
+    result = zsrobust.evaluate(ColorReader(len(datasets[name].classes)), dataset=part, limit=2)
     assert result.clean_correct == result.images == 2
     images = datasets[part].open("test", Cut(224))
     assert sorted(images.labels) == labels
     assert images.pixels.shape == (len(labels), 3, side or 224, side or 224)
-    reader = ColorReader(len(entries[name].classes))
+    reader = ColorReader(len(datasets[name].classes))
     assert (
         reader(torch.from_numpy(np.array(images.pixels)).float() / 255).argmax(1).tolist()
         == images.labels.tolist()
@@ -101,7 +101,7 @@ def test_prepared_images_know_their_digest_and_it_is_the_one_computed_from_them(
         "cifar10",
         tmp_path / "data",
         [(k, picture(k, 32, 32)) for k in range(10)],
-        names_of(entries["cifar10"]),
+        names_of("cifar10"),
     )
     register_dataset("part", {"like": "cifar10", "size": 10}, tmp_path)
     images = datasets["part"].open("test", Cut(224))
@@ -114,20 +114,20 @@ def test_a_copy_with_another_number_of_images_is_refused(tmp_path):
         "cifar10",
         tmp_path / "data",
         [(k, picture(k, 32, 32)) for k in range(10)],
-        names_of(entries["cifar10"]),
+        names_of("cifar10"),
     )
     with pytest.raises(
         ZSRobustError, match=r"cifar-10-batches-py holds 10 images; cifar10 \(test\) has 10000"
     ):
-        entries["cifar10"].load("test", Cut(224))
+        datasets["cifar10"].open("test", Cut(224))
     assert not list((tmp_path / "cache" / "prepared").iterdir())
 
 
 def test_a_copy_that_is_not_whole_is_refused(tmp_path):
-    layouts.build("stl10", tmp_path / "data", [(0, picture(0, 96, 96))], names_of(entries["stl10"]))
+    layouts.build("stl10", tmp_path / "data", [(0, picture(0, 96, 96))], names_of("stl10"))
     (tmp_path / "data" / "stl10_binary" / "test_y.bin").unlink()
     with pytest.raises(ZSRobustError, match="stl10_binary is not whole: it has no test_y.bin"):
-        entries["stl10"].load("test", Cut(224))
+        datasets["stl10"].open("test", Cut(224))
 
 
 def folder_of(tmp_path, classes, name="birds"):
@@ -153,7 +153,7 @@ def test_a_folder_and_a_toml_entry_are_a_dataset(tmp_path):
 
 
 def test_a_part_of_a_dataset_is_one_of_its_own(tmp_path):
-    wanted = names_of(entries["cifar10"])
+    wanted = names_of("cifar10")
     folder_of(tmp_path, wanted, "mine")
     (tmp_path / "mine" / "truck").rename(tmp_path / "mine" / "zebra")
     with pytest.raises(ZSRobustError, match="unknown classes: 'zebra'; missing classes: 'truck'"):
@@ -261,20 +261,18 @@ def test_a_killed_preparation_leaves_nothing_that_looks_complete_and_the_next_on
 def test_another_cut_is_another_cache_where_images_have_sizes_of_their_own(tmp_path):
     folder_of(tmp_path, ["a", "b"])
     register_dataset("birds", {"folder": "birds"}, tmp_path)
-    first = entries["birds"].prepare("test", Cut(224), lambda *progress: None)
-    second = entries["birds"].prepare(
-        "test", Cut(224, 256 / 224, "bilinear"), lambda *progress: None
-    )
+    first = datasets["birds"].prepare("test", Cut(224))
+    second = datasets["birds"].prepare("test", Cut(224, 256 / 224, "bilinear"))
     assert first != second
     assert cache.read(second).cut == Cut(224, 256 / 224, "bilinear")
-    assert entries["birds"].state("test", Cut(224)).where == "prepared"
-    assert entries["birds"].state("test", Cut(96)).where == "local"
+    assert datasets["birds"].state("test", Cut(224)).where == "prepared"
+    assert datasets["birds"].state("test", Cut(96)).where == "local"
 
 
 def test_a_damaged_cache_says_so(tmp_path):
     folder_of(tmp_path, ["a", "b"])
     register_dataset("birds", {"folder": "birds"}, tmp_path)
-    folder = entries["birds"].prepare("test", Cut(224), lambda *progress: None)
+    folder = datasets["birds"].prepare("test", Cut(224))
     pixels = folder / "pixels.npy"
     os.truncate(pixels, pixels.stat().st_size - 5)
     with pytest.raises(ZSRobustError, match="is damaged .* Delete it, and it is prepared again"):
@@ -298,15 +296,15 @@ def test_the_flowers_whose_labels_are_sorted_as_strings_are_refused():
         ZSRobustError,
         match="102 classes that are not this dataset's: unknown classes: '1', '10', '100'",
     ):
-        assign(numbers, entries["flowers102"].called, [], "nelorth/oxford-flowers")
+        assign(numbers, datasets["flowers102"].origin.called, [], "nelorth/oxford-flowers")
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_list_of_names_is_mapped_to_the_canonical_order(name):
-    entry = entries[name]
-    for called in entry.called.values():
+    origin = datasets[name].origin
+    for called in origin.called.values():
         order = np.random.RandomState(0).permutation(len(called))
-        mapped = assign([called[k] for k in order], entry.called, entry.dropped, name)
+        mapped = assign([called[k] for k in order], origin.called, origin.dropped, name)
         same = {}
         for k, each in enumerate(called):
             same.setdefault(each.lower(), set()).add(k)
@@ -315,11 +313,11 @@ def test_every_list_of_names_is_mapped_to_the_canonical_order(name):
 
 
 def test_tiny_imagenets_hub_copies_sort_other_wnids():
-    entry = entries["tiny_imagenet"]
-    theirs = sorted(entry.called["hub"])
-    mapped = assign(theirs, entry.called, [], "zh-plus")
+    dataset = datasets["tiny_imagenet"]
+    theirs = sorted(dataset.origin.called["hub"])
+    mapped = assign(theirs, dataset.origin.called, [], "zh-plus")
     assert sum(mapped[k] != k for k in mapped) == 189
-    assert entry.classes[mapped[theirs.index("n07646821")]] == "goose"
+    assert dataset.classes[mapped[theirs.index("n07646821")]] == "goose"
 
 
 def test_prompts_of_the_protocols():
@@ -402,18 +400,16 @@ def test_preparing_takes_no_memory_that_grows(tmp_path):
 def test_a_source_without_names_needs_a_declared_order(tmp_path):
     from zsrobust.datasets.sources.records import Opened, Record
 
-    label_of = entries["pcam"]._labels(Opened(None, iter(())), "a/b", canonical=False)
+    part = datasets["pcam"].origin.part(datasets["pcam"], "test")
+    label_of = part._labels(Opened(None, iter(())), "a/b", in_order=False)
     with pytest.raises(ZSRobustError, match="a/b, row 1: label 0 carries no class names"):
         label_of(Record("row 1", b"", 0))
-    assert (
-        entries["pcam"]._labels(Opened(None, iter(())), "a/b", canonical=True)(
-            Record("row 1", b"", 1)
-        )
-        == 1
-    )
+    label_of = part._labels(Opened(None, iter(())), "a/b", in_order=True)
+    assert label_of(Record("row 1", b"", 1)) == 1
 
 
 def test_the_revisions_are_pinned():
-    for entry in catalogue.entries.values():
-        assert all(len(source.revision) == 40 for source in entry.sources)
-        assert all(isinstance(source, hub.HubSource) for source in entry.sources)
+    for dataset in listed().values():
+        sources = dataset.origin.sources
+        assert all(len(source.revision) == 40 for source in sources)
+        assert all(isinstance(source, hub.HubSource) for source in sources)

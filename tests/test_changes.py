@@ -12,7 +12,7 @@ from colors import picture
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import Cut, cache, datasets
-from zsrobust.datasets.catalogue import entries, register_dataset
+from zsrobust.datasets.catalogue import register_dataset
 
 CUT = Cut(64)
 
@@ -22,23 +22,24 @@ def _places(tmp_path, monkeypatch):
     load_plugins()
     monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path / "data"))
-    known, registered = dict(entries), dict(datasets._entries)
+    registered = dict(datasets._entries)
     yield
-    for registry, before in ((entries, known), (datasets._entries, registered)):
-        registry.clear()
-        registry.update(before)
+    datasets._entries.clear()
+    datasets._entries.update(registered)
 
 
 def build(tmp_path: Path, name: str, shift: int = 0, split: str = "test") -> None:
     """Write a copy of CIFAR-10 or CIFAR-100 with ten pictures; `shift` makes them others."""
     pictures = [(label, picture((label + shift) % 10, 32, 32)) for label in range(10)]
-    layouts.build(name, tmp_path / "data", pictures, list(entries[name].called["names"]), split)
+    layouts.build(
+        name, tmp_path / "data", pictures, list(datasets[name].origin.called["names"]), split
+    )
 
 
 def prepare(name: str = "part", split: str = "test") -> tuple[str, list[str], Path]:
     """Return the digest of the images, the lines that a person sees, and the folder."""
     lines: list[str] = []
-    folder = entries[name].prepare(
+    folder = datasets[name].prepare(
         split, CUT, lambda what, done, total: lines.append(what) if not total else None
     )
     return cache.read(folder).digest, lines, folder

@@ -7,22 +7,23 @@ import pytest
 from colors import encoded
 from hubserver import HubServer, parquet, wds, zipped
 
-from zsrobust.datasets.catalogue import entries
+from zsrobust.datasets.catalogue import listed
 from zsrobust.settings import suites
 
+DATASETS = listed()
 PAPER = suites.load("paper").datasets
 ALL_CLASSES = {"eurosat"}  # its class names are the folders of the archive
 
 #: What the hub's copies call the classes where it is not our list in our order: with the orders and errors they have.
 THEIRS = {
-    "cifar100": lambda entry: entry.called["hub"],
-    "food101": lambda entry: swapped(entry.called["names"], 16, 17),
-    "tiny_imagenet": lambda entry: sorted(entry.called["hub"]),
-    "imagenet": lambda entry: None,
-    "caltech101": lambda entry: sorted(
-        [*(name.lower() for name in entry.called["names"]), "background_google"]
+    "cifar100": lambda origin: origin.called["hub"],
+    "food101": lambda origin: swapped(origin.called["names"], 16, 17),
+    "tiny_imagenet": lambda origin: sorted(origin.called["hub"]),
+    "imagenet": lambda origin: None,
+    "caltech101": lambda origin: sorted(
+        [*(name.lower() for name in origin.called["names"]), "background_google"]
     ),
-    "pcam": lambda entry: None,
+    "pcam": lambda origin: None,
 }
 
 
@@ -34,16 +35,16 @@ def swapped(names, one, other):
 
 def pictures(name):
     """Return (the hub's label, an encoded picture that says the canonical label by its color)."""
-    entry = entries[name]
-    classes = len(entry.classes)
+    dataset, origin = DATASETS[name], DATASETS[name].origin
+    classes = len(dataset.classes)
     labels = (
         range(classes)
         if name in ALL_CLASSES
         else sorted({k for k in (0, 1, 16, 17, 26, 57, 189) if k < classes})
     )
-    theirs = THEIRS.get(name, lambda entry: entry.called["names"])(entry)
-    size = {"height": entry.side, "width": entry.side} if entry.side else {}
-    canonical = {called[k].lower(): k for called in entry.called.values() for k in range(classes)}
+    theirs = THEIRS.get(name, lambda origin: origin.called["names"])(origin)
+    size = {"height": dataset.side, "width": dataset.side} if dataset.side else {}
+    canonical = {called[k].lower(): k for called in origin.called.values() for k in range(classes)}
     of_label = {k: k for k in labels}
     if theirs is not None:
         of_label = {
@@ -56,13 +57,15 @@ def pictures(name):
 
 def repository(name, source):
     """Return the files of a dataset's repository on the hub, and the number of its test images."""
-    entry = entries[name]
+    dataset = DATASETS[name]
     theirs, images = pictures(name)
     if source.format == "zip":
-        named = [(entry.called["names"][label], content) for label, content in images]
+        named = [(dataset.origin.called["names"][label], content) for label, content in images]
         return {source.test[0]: zipped(named, source.inside)}, len(images)
     if source.format == "tar":
-        return wds(images, theirs or [f"class {k}" for k in range(len(entry.classes))]), len(images)
+        return wds(images, theirs or [f"class {k}" for k in range(len(dataset.classes))]), len(
+            images
+        )
     extra = {}
     if source.names:  # caltech256: labels from 1, and a column of names
         extra = {source.names: [theirs[label] for label, _ in images]}
@@ -129,7 +132,7 @@ def test_every_dataset_is_downloaded_prepared_and_right_and_then_works_offline(p
     parts = []
     with HubServer() as server:
         for name in PAPER:
-            source = entries[name].sources[0]
+            source = DATASETS[name].origin.sources[0]
             files, size = repository(name, source)
             server.add(source.repo, files, revision=source.revision)
             parts.append(f'[dataset.part_of_{name}]\nlike = "{name}"\nsize = {size}\n')
@@ -160,13 +163,13 @@ def test_every_dataset_is_downloaded_prepared_and_right_and_then_works_offline(p
 
 PREPARE = """
 import sys
-from zsrobust.datasets import Cut
-from zsrobust.datasets.catalogue import entries, register_dataset
+from zsrobust.datasets import Cut, datasets
+from zsrobust.datasets.catalogue import register_dataset
 from zsrobust.registry import ZSRobustError
 from pathlib import Path
 register_dataset("third", {"like": "cifar10", "size": int(sys.argv[1])}, Path())
 try:
-    print("prepared", entries["third"].prepare("test", Cut(32), lambda *progress: None))
+    print("prepared", datasets["third"].prepare("test", Cut(32)))
 except ZSRobustError as error:
     print(error)
 """
@@ -181,7 +184,7 @@ def test_the_next_source_is_tried_where_one_is_gone_gated_or_another_set(place):
         return line
 
     with HubServer() as server:
-        _, gated, good = entries["cifar10"].sources
+        _, gated, good = DATASETS["cifar10"].origin.sources
         server.add(
             gated.repo,
             {"test-00000-of-00001.parquet": b"PAR1"},
@@ -208,7 +211,9 @@ def test_without_network_and_data_a_run_says_at_once_what_is_missing(place):
     }
     done = zsrobust(place, "run", "--defense", "pmg_aft", "--attack", "autoattack", ok=2, **offline)
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("Error: 16 of 16 datasets are not here: cifar10, cifar100, stl10")
+    assert line.startswith(
+        "Error: 16 of 16 datasets are not on this machine: cifar10, cifar100, stl10"
+    )
     assert all(
         told in line for told in ("--data-root", "ZSROBUST_DATA", "--suite mini", "127.0.0.1:9")
     )

@@ -19,7 +19,7 @@ from colors import picture
 from zsrobust.attacks.draws import Draws
 from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import Images, datasets
-from zsrobust.datasets.catalogue import entries, register_dataset
+from zsrobust.datasets.catalogue import register_dataset
 from zsrobust.defenses import defenses
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.meter import Meter
@@ -72,7 +72,7 @@ def bench(folder, tmp_path_factory):
         )
         for k in range(2)
     ]
-    layouts.build("cifar10", root, noisy, list(entries["cifar10"].called["names"]))
+    layouts.build("cifar10", root, noisy, list(datasets["cifar10"].origin.called["names"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZSROBUST_CACHE", str(root / "cache"))
         register_dataset(
@@ -85,8 +85,7 @@ def bench(folder, tmp_path_factory):
         bench = Bench(suite, protocol, Workshop(suite, root))
         bench.images(CELL)
         yield bench
-    for registered in (entries, datasets._entries):
-        del registered["reference_cifar10"]
+    del datasets._entries["reference_cifar10"]
 
 
 CELL = Cell("clip", "pgd10", EPS, "reference_cifar10", None, 0)

@@ -13,7 +13,6 @@ from PIL import Image
 from zsrobust.attacks import attacks
 from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import datasets
-from zsrobust.datasets.catalogue import entries
 from zsrobust.defenses import defenses
 from zsrobust.running.entries import _loaded, load_entries
 from zsrobust.settings import protocols, suites
@@ -112,9 +111,7 @@ def test_edited_protocols(values, place):
 def registered():
     """What a file registers is forgotten."""
     load_plugins()
-    kept = [
-        (registry, dict(registry)) for registry in (entries, datasets._entries, defenses._entries)
-    ]
+    kept = [(registry, dict(registry)) for registry in (datasets._entries, defenses._entries)]
 
     def forget() -> None:
         for registry, before in kept:

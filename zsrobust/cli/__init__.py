@@ -851,7 +851,7 @@ def _suite(name: str | None) -> "Suite":
 
 def _check_data(names: Sequence[str]) -> None:
     """Fail at once, before torch is imported, where datasets must be downloaded and the network does not answer."""
-    from zsrobust.datasets.catalogue import check_available
+    from zsrobust.cli.stock import check_available
 
     check_available(names)
 

@@ -54,6 +54,10 @@ class Registry(Generic[T]):
         load_plugins()
         return iter(self._entries)
 
+    def registered(self) -> dict[str, T]:
+        """Return the entries so far, by name. Unlike a look-up, this loads no plugins."""
+        return dict(self._entries)
+
     def create(self, spec: str, defaults: Mapping[str, Any] | None = None) -> T:
         """Return the entry a spec string names, with the spec's fields set.
 

@@ -1,17 +1,21 @@
 """Datasets: labeled images with class names and prompts, and the fixed subsets of them."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.registry import Registry
+from zsrobust.core.registry import E, Registry
+
+if TYPE_CHECKING:
+    from zsrobust.datasets.origin import Origin
 
 Split = Literal["test", "train"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -123,63 +127,75 @@ def _hash(text: str) -> bytes:
 class State:
     """Where the images of a split are now."""
 
-    where: Literal["prepared", "local", "hub", "missing"]
-    place: str  #: the folder, or the repository
-    size: int | None = None  #: bytes on disk, or to download; None where that is not known
+    where: Literal["built in", "prepared", "local", "hub", "missing"]
+    place: str = ""  #: the folder, or the repository
+    size: int | None = None  #: bytes on disk; None where that is not known
+
+    @property
+    def opens(self) -> bool:
+        """Whether the images open at once: nothing is downloaded, and nothing is prepared."""
+        return self.where in ("built in", "prepared")
 
 
-#: Called with what is done ("preparing cifar10"), how much of it, and how much in all; 0 of 0: a line to be seen.
+#: Called with the step ("preparing cifar10"), what is done of it, and its total; 0 of 0 is a line to print.
 Progress = Callable[[str, int, int], None]
 
 
-class Origin(Protocol):
-    """Where a dataset comes from that must be prepared before it can be opened."""
-
-    def state(self, split: Split, cut: Cut | None) -> State:
-        """Return where its images are; for a cut of None, whichever was prepared."""
-
-    def to_download(self, split: Split) -> int:
-        """Return the bytes to download before its images can be prepared; raises ZSRobustError if they cannot be had."""
-
-    def prepare(self, split: Split, cut: Cut, progress: Progress) -> Path:
-        """Download what is missing, decode it once, and return the folder of the prepared images."""
-
-    def load(self, split: Split, cut: Cut) -> Images:
-        """Return the images, prepared first if they are not."""
+def _silent(step: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What is known of a dataset without opening it, and the function that opens it."""
+    """What is known of a dataset before it is opened, and where its images come from.
 
+    The images come from `load` or from an `origin`. An origin's images are prepared once, and cached.
+    """
+
+    name: str = ""  #: the name in the registry, which sets it
     title: str  #: as printed in tables
     group: str  #: general, fine-grained, scene, domain-specific or medical
     about: str  #: one line: what it shows and where it comes from
     classes: tuple[str, ...]  #: class names as they stand in the prompts, in label order
     templates: tuple[str, ...]  #: prompts with one "{}" each
     size: int  #: number of images of the test split
-    side: (
-        int | None
-    )  #: the images are squares of this many pixels a side; None: each has a size of its own, and is cut
-    load: Callable[[Split], Images] | None = (
-        None  #: "test" for evaluation, "train" where there is a training split
-    )
-    train_size: int | None = None  #: number of images of the training split, where there is one
-    split: str | None = None  #: what the evaluation split is upstream, where that needs telling
-    by_class: bool = False  #: whether torchvision has its images class by class: `reference` selects in that order
+    side: int | None  #: in pixels, if all images are squares of one size; None: images are cut
+    load: Callable[[Split], Images] | None = None  #: returns the images of a split
+    train_size: int | None = None  #: number of images of the training split; None: there is none
+    split: str | None = None  #: the evaluation split's name upstream; None stays out of identities
+    by_class: bool = False  #: torchvision lists its images class by class: `reference` follows that
+    #: other class names and templates, by the name of the wording: "released", "openai"
     wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
-    #: other class names and templates, by name: "released", "openai"
-    may_be_shown: bool = (
-        False  #: whether its license lets anyone show its images, in a report's gallery say
-    )
-    origin: Origin | None = (
-        None  #: in the place of `load`: where it comes from, if it must be prepared
-    )
+    may_be_shown: bool = False  #: whether its license lets anyone show its images
+    metric: str = "top-1"
+    license: str = ""
+    citation: str = ""
+    origin: "Origin | None" = None
+
+    def state(self, split: Split, cut: Cut | None) -> State:
+        """Return where the images of a split are; for a cut of None, prepared with any cut."""
+        if self.origin is None:
+            return State("built in")
+        return self.origin.part(self, split).state(cut)
+
+    def to_download(self, split: Split) -> int:
+        """Return the bytes to download before a split can be opened.
+
+        Raises Unreachable without the network, and ZSRobustError when no source has the images.
+        """
+        return 0 if self.origin is None else self.origin.part(self, split).to_download()
+
+    def prepare(self, split: Split, cut: Cut, progress: Progress = _silent) -> Path | None:
+        """Return the folder of a split's prepared images; None for a dataset without an origin.
+
+        What is missing is downloaded and decoded first. Raises ZSRobustError if that fails.
+        """
+        return None if self.origin is None else self.origin.part(self, split).prepare(cut, progress)
 
     def open(self, split: Split, cut: Cut) -> Images:
         """Return the images of a split; `cut` is for those that are not squares of one size."""
         if self.origin is not None:
-            return self.origin.load(split, cut)
+            return self.origin.part(self, split).open(cut)
         if self.load is None:
             raise ZSRobustError(
                 f"The dataset {self.title!r} has neither a function to load it nor an origin."
@@ -199,4 +215,21 @@ class Dataset:
         return [group for group in groups.values() if len(group) > 1]
 
 
-datasets: Registry[Dataset] = Registry("dataset", "datasets")
+class Datasets(Registry[Dataset]):
+    """The registry of datasets. A dataset learns its name when it is registered."""
+
+    def register(self, name: str) -> Callable[[E], E]:
+        """Return a function that registers a dataset under `name`; see `Registry.register`."""
+        add = super().register(name)
+
+        def named(entry: E) -> E:
+            if isinstance(entry, Dataset):
+                add(dataclasses.replace(entry, name=name))
+            else:
+                add(entry)
+            return entry
+
+        return named
+
+
+datasets = Datasets("dataset", "datasets")

@@ -75,13 +75,12 @@ class Workshop:
         if path.exists():
             checkpoint = Checkpoint.read(path)
             # Images that are not here are not fetched to be compared.
-            there = dataset.origin is None or dataset.origin.state("train", cut).where == "prepared"
-            images = dataset.open("train", cut).subset(recipe.limit) if there else None
+            here = dataset.state("train", cut).opens
+            images = dataset.open("train", cut).subset(recipe.limit) if here else None
             self._compare(checkpoint, recipe, texts(recipe, dataset), images)
         else:
-            if dataset.origin is not None:
-                with ranks.first():
-                    dataset.origin.prepare("train", cut, self.preparing)
+            with ranks.first():
+                dataset.prepare("train", cut, self.preparing)
             images = dataset.open("train", cut).subset(recipe.limit)
 
             def report(done: int, total: int, note: str) -> None:

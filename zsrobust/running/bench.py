@@ -15,7 +15,7 @@ from torch import nn
 from zsrobust.attacks import Attack, frozen
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
-from zsrobust.datasets import Cut, Images, datasets
+from zsrobust.datasets import Cut, Images, Split, datasets
 from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import Tower, Wrapped, defenses
 from zsrobust.defenses.workshop import Workshop
@@ -183,13 +183,10 @@ class Bench:
                 raise ZSRobustError(
                     f"{named!r}: a split is test or train, as in tiny_imagenet:train."
                 )
-            origin, chosen = datasets[name].origin, "train" if split == "train" else "test"
-            if origin is None:
-                yield f"{name} needs no preparation"
-                continue
+            chosen: Split = "train" if split == "train" else "test"
             cut = self.train_cut if chosen == "train" else self.cut
-            folder = origin.prepare(chosen, cut, reporter.preparing)  # type: ignore[arg-type]  # a Split
-            yield f"{named} is prepared in {folder}"
+            folder = datasets[name].prepare(chosen, cut, reporter.preparing)
+            yield f"{named} is prepared in {folder}" if folder else f"{name} needs no preparation"
 
     @property
     def train_cut(self) -> Cut:

@@ -111,11 +111,11 @@ def _add_downloads(bill: Bill, bench: Bench, needed: dict[tuple[str, Split], Non
     absent: list[str] = []
     offline: Unreachable | None = None
     for name, split in needed:
-        origin = datasets[name].origin
-        if origin is None or origin.state(split, bench.cut).where in ("prepared", "local"):
+        state = datasets[name].state(split, bench.cut)
+        if state.opens or state.where == "local":
             continue
         try:
-            if size := origin.to_download(split):
+            if size := datasets[name].to_download(split):
                 bill.downloads.append((name if split == "test" else f"{name} ({split})", size))
         except Unreachable as error:
             offline = error

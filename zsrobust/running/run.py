@@ -40,8 +40,7 @@ def prepare(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> None:
     """
     for name in dict.fromkeys(cell.dataset for cell in cells):
         dataset = datasets[name]
-        if dataset.origin is not None:
-            dataset.origin.prepare("test", bench.cut, reporter.preparing)
+        dataset.prepare("test", bench.cut, reporter.preparing)
         classes = dataset.wordings.get(bench.protocol.prompts, (dataset.classes,))[0]
         for group in dataset.look_alikes(bench.protocol.prompts):
             alike = ", ".join(f"{label} {classes[label]!r}" for label in group)

@@ -56,6 +56,10 @@ class HubSource:
                 f"{self.repo}: revision {self.revision!r} is not a full commit of 40 hex digits."
             )
 
+    def parts(self, split: Split) -> tuple[str, ...]:
+        """Return the repository's splits, or files of a zip, that make our split."""
+        return self.test if split == "test" else self.train
+
 
 @dataclass(frozen=True)
 class HubFile:
@@ -71,7 +75,7 @@ def files(source: HubSource, split: Split, folder: Path) -> list[HubFile]:
 
     Raises ZSRobustError if there are none or not all, and Unreachable if the listing is not stored and cannot be asked for.
     """
-    names = source.test if split == "test" else source.train
+    names = source.parts(split)
     if not names:
         raise ZSRobustError(f"{source.repo} serves as no {split} split.")
     listing = _listing(source, folder)

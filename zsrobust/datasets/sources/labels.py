@@ -1,8 +1,10 @@
 """Labels are mapped by name: what a source calls a class, to the class's place in the canonical order."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets.sources.records import Record
 
 
 def fold(name: str) -> str:
@@ -54,3 +56,31 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:4])) + (
         f" and {len(names) - 4} more" if len(names) > 4 else ""
     )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Maps the labels of a copy's records to the dataset's."""
+
+    by_number: Mapping[int, int | None]  #: None: the class is left out
+    by_name: Mapping[str, set[int | None]]  #: by folded name; more than one where it is ambiguous
+    where: str  #: the copy
+    dataset: str
+
+    def __call__(self, record: Record) -> int | None:
+        """Return the dataset's label of a record; None for a class that is left out.
+
+        Raises ZSRobustError for a label that is not one of the dataset's.
+        """
+        label = record.label
+        if isinstance(label, int) and label in self.by_number:
+            return self.by_number[label]
+        found = self.by_name.get(fold(label), set()) if isinstance(label, str) else set()
+        if len(found) == 1:
+            return next(iter(found))
+        why = "is not one of its classes"
+        if isinstance(label, int) and not self.by_number:
+            why = "carries no class names, so that its labels have no meaning"
+        raise ZSRobustError(
+            f"{self.where}, {record.where}: label {label!r} {why} ({self.dataset})."
+        )

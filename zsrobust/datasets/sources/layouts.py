@@ -45,6 +45,41 @@ class Layout:
     ]  #: takes the folder's path; raises ZSRobustError that names a damaged file
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A copy of a dataset on this machine."""
+
+    place: Path
+    layout: Layout | None = None  #: None: one subfolder a class
+
+    def is_whole(self, split: Split) -> bool:
+        """Return whether it has all files that a split needs."""
+        if self.layout is None:
+            return True
+        return split in self.layout.needs and not self._missing(split)
+
+    def parts(self, split: Split) -> tuple[str, ...]:
+        """Return the files and folders that a split depends on, relative to the place."""
+        needs = self.layout.needs if self.layout else {}
+        if "train" in needs and split in needs:
+            return needs[split]
+        return (".",)
+
+    def open(self, split: Split) -> Opened:
+        """Open a split; raises ZSRobustError for a copy that lacks some of its files."""
+        if self.layout is None:
+            return open_folder(self.place)
+        if missing := self._missing(split):
+            raise ZSRobustError(
+                f"{self.place} is not whole: it has no {missing[0]}. Complete it, or move it away."
+            )
+        return self.layout.read(self.place, split)
+
+    def _missing(self, split: Split) -> list[str]:
+        needs = self.layout.needs.get(split, ()) if self.layout else ()
+        return [needed for needed in needs if not (self.place / needed).exists()]
+
+
 def open_folder(folder: Path) -> Opened:
     """Open a folder of one subfolder a class: classes sorted by name, their images by path, however deep.
 
