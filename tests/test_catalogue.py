@@ -1,5 +1,6 @@
 """The 16 datasets: what the catalogue says, and that local copies in their real layouts get the right labels."""
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -14,10 +15,11 @@ from colors import ColorReader, picture
 import zsrobust
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import load_plugins
-from zsrobust.datasets import Cut, cache, datasets
+from zsrobust.datasets import Cut, Dataset, State, cache, datasets
 from zsrobust.datasets.catalogue import listed, register_dataset
 from zsrobust.datasets.sources import hub
 from zsrobust.datasets.sources.labels import assign
+from zsrobust.running.entries import load_entries
 from zsrobust.settings import suites
 from zsrobust.testing import check_dataset, check_entry
 
@@ -170,11 +172,11 @@ def test_a_part_of_a_dataset_is_one_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"folder": "nowhere"}, "no folder .*nowhere"),
-        ({"like": "cifar"}, "Unknown dataset 'cifar'. Did you mean cifar10"),
-        ({"folders": ["a", "b"]}, "needs its size"),
+        ({"folder": "nowhere"}, "there is no folder .*nowhere"),
+        ({"like": "cifar"}, "dataset.mine: like: Unknown dataset 'cifar'. Did you mean cifar10"),
+        ({"folders": ["a", "b"]}, "size is missing"),
         ({"like": "cifar10", "foldr": "x"}, "Did you mean folder"),
-        ({}, "needs a folder, or `like`"),
+        ({}, "expected a folder, or `like`"),
         (
             {
                 "like": "cifar10",
@@ -182,13 +184,57 @@ def test_a_part_of_a_dataset_is_one_of_its_own(tmp_path):
             },
             "not a full commit",
         ),
-        ({"like": "cifar10", "sources": [{"repo": "a/b"}]}, "revision"),
+        (
+            {"like": "cifar10", "sources": [{"repo": "a/b"}]},
+            r"dataset.mine: sources\[0\]: revision is missing",
+        ),
+        ({"like": "mini_shapes"}, "like: Unknown dataset 'mini_shapes'"),
+        ({"like": "cifar10", "size": True}, "dataset.mine: size = True is not valid; expected a"),
+        ({"like": "cifar10", "templates": []}, r"templates = \[\] is not valid"),
+        ({"like": "cifar10", "classes": ["a"]}, "classes has 1 names; expected 10, as cifar10 has"),
+        ({"like": "cifar10", "folders": ["a"]}, "folders has 1 names; expected 10, as cifar10 has"),
     ],
 )
 def test_a_bad_entry_is_one_line(fields, message, tmp_path):
     with pytest.raises(ZSRobustError, match=message) as caught:
         register_dataset("mine", fields, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_copy_whose_folders_have_names_of_their_own_is_mapped_by_their_order(tmp_path):
+    theirs = [f"c{label:02}" for label in range(10)]
+    folder_of(tmp_path, theirs, "mine")
+    register_dataset(
+        "mine", {"like": "cifar10", "folder": "mine", "side": 200, "folders": theirs}, tmp_path
+    )
+    assert datasets["mine"].size == 10
+    register_dataset("square", {"like": "mine"}, tmp_path)
+    assert datasets["square"].origin == datasets["mine"].origin
+
+
+def test_a_dataset_learns_its_name_when_it_is_registered():
+    dataset = Dataset(
+        title="Any",
+        group="general",
+        about="Nothing.",
+        classes=("a", "b"),
+        templates=("{}",),
+        size=1,
+        side=1,
+        load=lambda split: None,
+    )
+    assert datasets.register("any")(dataset) is dataset
+    assert datasets["any"] == dataclasses.replace(dataset, name="any")
+    assert all(datasets[name].name == name for name in datasets)
+    assert datasets["any"].state("test", None) == State("built in")
+    assert datasets["any"].prepare("test", Cut(1)) is None
+    assert datasets["any"].to_download("test") == 0
+
+
+def test_the_error_of_an_entry_names_its_file(tmp_path):
+    (tmp_path / "mine.toml").write_text('[dataset.mine]\nlike = "cifar10"\nsize = 0\n')
+    with pytest.raises(ZSRobustError, match=r"mine.toml: dataset.mine: size = 0 is not valid"):
+        load_entries(tmp_path / "mine.toml")
 
 
 def test_an_unreadable_image_is_named_and_counted_and_nothing_is_prepared(tmp_path):

@@ -447,11 +447,17 @@ def test_pictures_that_change_in_a_folder_are_prepared_and_measured_again(zsrobu
     [
         ("[dataset]\nbirds = 3", "mine.toml: dataset.birds = 3 is not valid; expected a table"),
         ("weights = 3", "mine.toml: weights = 3 is not valid; expected a table"),
-        ("[dataset.birds]\nfolder = 3", "folder is text, not 3"),
-        ('[dataset.birds]\nsize = "8"', "size is a whole number, not '8'"),
-        ('[dataset.birds]\ntemplates = "a {}"', "templates is a list of texts"),
+        ("[dataset.birds]\nfolder = 3", "folder = 3 is not valid; expected a line of text"),
+        ('[dataset.birds]\nsize = "8"', "size = '8' is not valid; expected a whole number above 0"),
+        (
+            '[dataset.birds]\ntemplates = "a {}"',
+            "templates = 'a {}' is not valid; expected a list of lines of text",
+        ),
         ('[dataset.birds]\ntemplates = ["a photo"]', "each template has one {}"),
-        ('[dataset."../birds"]\nlike = "cifar10"', "needs a name of letters, digits and _"),
+        (
+            '[dataset."../birds"]\nlike = "cifar10"',
+            "the name is not valid; expected letters, digits and _",
+        ),
         ('[weights.ours]\ntitle = "x"', "do not say their paper, where"),
         ('datasets = "cifar10"', "datasets = 'cifar10' is not valid; expected a list of datasets"),
         ('[recipe]\nepochs = "4"', "recipe.epochs = '4' is not valid; expected a whole number"),

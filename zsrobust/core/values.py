@@ -162,11 +162,11 @@ def _parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the one type."""
+    """Return the types of a union, or the one type, without their ranges."""
     if typing.get_origin(kind) is Annotated:
         return _options(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return typing.get_args(kind)
+        return tuple(part for option in typing.get_args(kind) for part in _options(option))
     return (kind,)
 
 

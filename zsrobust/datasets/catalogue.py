@@ -23,7 +23,6 @@ from zsrobust.datasets.sources.layouts import LAYOUTS, open_folder
 TEMPLATE = "This is a photo of a {}"  # PMG-AFT paper, section 3.1
 
 Lines = Annotated[tuple[Line, ...], Meta(min_length=1, description="a list of lines of text")]
-Sources = Annotated[tuple[HubSource, ...], Meta(description="a list of tables")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Entry:
     citation: str | None = None
 
     dropped: Lines | None = None
-    sources: Sources | None = None
+    sources: tuple[HubSource, ...] | None = None
     layout: Line | None = None
     folder: Line | None = None  #: relative to the file's folder
     train_folder: Line | None = None
@@ -74,16 +73,20 @@ def register_dataset(name: str, fields: Mapping[str, Any], base: Path) -> None:
 
     Raises ZSRobustError that names the field and what is wrong with it.
     """
-    where = f"The dataset {name!r} of {base}"
+    where = f"dataset.{name}"
     if not re.fullmatch(r"[A-Za-z]\w{0,99}", name):
-        raise ZSRobustError(f"{where}: the name is not valid; expected letters, digits and _.")
-    entry = check(fields, Entry, where)
+        raise ZSRobustError(
+            f"dataset.{name!r}: the name is not valid; expected letters, digits and _."
+        )
+    entry = check(fields, Entry, where, "See: docs/extending.md")
     _check_texts(entry, where)
     origin = entry.values(Origin) | _own_folders(entry, base, where)
-    dataset = _like(name, entry, origin) if entry.like else _new(name, entry, origin, base, where)
+    dataset = (
+        _like(name, entry, origin, where) if entry.like else _new(name, entry, origin, base, where)
+    )
     dataset = _counted(dataset)
     if not dataset.size:
-        raise ZSRobustError(f"{where} needs its size, the number of test images.")
+        raise ZSRobustError(f"{where}: size is missing; expected the number of test images.")
     datasets.register(name)(dataset)
 
 
@@ -91,12 +94,13 @@ def _check_texts(entry: Entry, where: str) -> None:
     for template in entry.templates or ():
         if template.count("{}") != 1:
             raise ZSRobustError(
-                f"{where}: templates = {template!r} is not valid; each template has one {{}}, "
+                f"{where}: templates: {template!r} is not valid; each template has one {{}}, "
                 "for the class name."
             )
     if entry.layout not in (None, *LAYOUTS):
-        see = f"Layouts: {', '.join(LAYOUTS)}."
-        raise suggest(f"layout of {where}:", str(entry.layout), list(LAYOUTS), see)
+        known = list(LAYOUTS)
+        unknown = suggest("layout", str(entry.layout), known, f"Layouts: {', '.join(known)}.")
+        raise ZSRobustError(f"{where}: {unknown}")
 
 
 def _own_folders(entry: Entry, base: Path, where: str) -> dict[str, Path]:
@@ -105,15 +109,25 @@ def _own_folders(entry: Entry, base: Path, where: str) -> dict[str, Path]:
     found = {key: base.resolve() / folder for key, folder in named.items() if folder}
     for key, folder in found.items():
         if not is_folder(folder):
-            raise ZSRobustError(f"{where}: {key}: there is no folder {folder}.")
+            raise ZSRobustError(
+                f"{where}: {key}: there is no folder {folder}. Give its path relative to the file."
+            )
     return found
 
 
-def _like(name: str, entry: Entry, origin: dict[str, Any]) -> Dataset:
+def _like(name: str, entry: Entry, origin: dict[str, Any], where: str) -> Dataset:
     """Return a dataset that is another one but for what the entry sets."""
     other = listed().get(str(entry.like))
     if other is None or other.origin is None:
-        raise suggest("dataset", str(entry.like), list(listed()), "See: zsrobust data")
+        unknown = suggest("dataset", str(entry.like), list(listed()), "See: zsrobust data")
+        raise ZSRobustError(f"{where}: like: {unknown}")
+    for key in ("classes", "folders"):
+        names = getattr(entry, key) or other.classes
+        if len(names) != len(other.classes):
+            raise ZSRobustError(
+                f"{where}: {key} has {len(names)} names; expected {len(other.classes)}, "
+                f"as {entry.like} has."
+            )
     values = entry.values(Dataset)
     if "folder" in origin or "train_folder" in origin:
         origin = {"layout": None, **origin}
@@ -130,7 +144,7 @@ def _new(name: str, entry: Entry, origin: dict[str, Any], base: Path, where: str
     names: Sequence[str] | None = entry.folders or entry.classes
     if names is None:
         if "folder" not in origin:
-            raise ZSRobustError(f"{where} needs a folder, or `like`.")
+            raise ZSRobustError(f"{where}: folder is missing; expected a folder, or `like`.")
         names = open_folder(origin["folder"]).names or ()
     classes = entry.classes or tuple(each.replace("_", " ") for each in names)
     values = {

@@ -47,7 +47,10 @@ def load_entries(path: Path) -> None:
         for kind in suites.ENTRIES
     }
     for name, fields in found["dataset"].items():
-        register_dataset(name, fields, path.parent)
+        try:
+            register_dataset(name, fields, path.parent)
+        except ZSRobustError as error:
+            raise ZSRobustError(f"{path}: {error}") from error
     if found["weights"]:
         from zsrobust.defenses.weights import register_weights
 
