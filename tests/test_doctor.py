@@ -12,7 +12,7 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import datasets
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.redflags.doctor import Diagnosis, measure
-from zsrobust.results.flags import FLAGS
+from zsrobust.results.flags import look_up
 from zsrobust.running import single
 from zsrobust.running.single import diagnose
 from zsrobust.settings import suites
@@ -43,7 +43,7 @@ def test_honest_defenses_pass(spec, checkpoints):
 def test_masked_clips_are_caught(kind, clip):
     found = diagnose(kind(clip), dataset="mini_positions", limit=4)
     assert not found.passes
-    assert masked.CAUGHT[kind] <= {flag.name for flag in found.flags}, found
+    assert masked.CAUGHT[kind] <= set(found.flags), found
     assert found.verdict.startswith("do not trust it: ")
 
 
@@ -64,7 +64,7 @@ def test_masked_linear_classifiers_are_caught(kind):
     attack = PGD(eps=8 / 255, step_size=2 / 255)
     found = Diagnosis("module", "toy", measure(kind(classifier), attack, pixels, labels, draws))
     assert not found.passes
-    assert masked.CAUGHT[kind] <= {flag.name for flag in found.flags}, found
+    assert masked.CAUGHT[kind] <= set(found.flags), found
     assert Diagnosis("module", "toy", measure(classifier, attack, pixels, labels, draws)).passes
 
 
@@ -96,11 +96,12 @@ def test_a_weak_attack_is_told():
         labels,
         draws,
     )
-    assert FLAGS["overstated"] in Diagnosis("module", "toy", checks).flags
+    assert "overstated" in Diagnosis("module", "toy", checks).flags
 
 
 @pytest.mark.parametrize(
-    ("left", "verdict"), [(0.125, "passes"), (0.25, "do not trust it: the undefended model stands")]
+    ("left", "verdict"),
+    [(0.125, "passes"), (0.25, "do not trust it: the undefended model survives")],
 )
 def test_the_undefended_model_must_fall_and_no_other(left, verdict, monkeypatch, checkpoints):
     shares = {
@@ -160,7 +161,7 @@ def test_the_table_says_what_is_wrong_and_what_to_do(capsys):
     assert "passes" in text
     assert "do not trust it: zero gradients" in text
     assert "100.0 │   50.0 │     25.0" in text
-    assert " ".join(FLAGS["zero_gradients"].remedy.split()) in " ".join(text.split())
+    assert look_up("zero_gradients").remedy in " ".join(text.split())
 
 
 PLUGIN = """

@@ -56,7 +56,7 @@ def test_what_counts_as_robust_depends_on_which_images_were_attacked():
 
 
 def test_a_result_and_its_outcomes_make_a_round_trip(tmp_path):
-    result = make(flags=["a flag"], training={"epoch_seconds": 1.5})
+    result = make(flags=["a_flag"], messages=["a message"], training={"epoch_seconds": 1.5})
     path = results.write(result, outcomes(), tmp_path)
     assert path == tmp_path / "mini/sound/pgd10-eps=6-255/clip/mini_shapes.json"
     assert results.read(path) == result
@@ -69,6 +69,30 @@ def test_a_result_and_its_outcomes_make_a_round_trip(tmp_path):
         "mini_shapes.json",
         "mini_shapes.npz",
     ]
+
+
+def test_a_stored_sentence_is_read_as_its_name_and_the_file_stays_as_it_is(tmp_path):
+    path = results.write(make(), outcomes(), tmp_path)
+    stored = json.loads(path.read_text())
+    del stored["digest"]
+    stored["flags"] = [
+        "Red flag: the classifier computes gradients while it predicts.",
+        "Mine: a foreign warning.",
+    ]
+    path.write_text(json.dumps({**stored, "digest": store._digest(stored)}))
+    before = path.read_bytes()
+    result = results.read(path)
+    assert result.flags == ["attack_warned", "inside"]
+    assert result.messages == ["Mine: a foreign warning."]
+    assert load_results(tmp_path)["flags"].tolist() == [result.flags]
+    assert path.read_bytes() == before
+
+
+def test_only_names_are_stored_and_no_messages_leave_no_field(tmp_path):
+    with pytest.raises(ZSRobustError, match="a flag is not a name"):
+        results.write(make(flags=["Red flag: a sentence."]), outcomes(), tmp_path)
+    path = results.write(make(flags=["inside"]), outcomes(), tmp_path)
+    assert "messages" not in json.loads(path.read_text())
 
 
 def test_subsets_and_seeds_are_stored_apart():

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import re
 from fractions import Fraction
@@ -11,6 +12,7 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting import columns, formats, reported, statistics, tables
 from zsrobust.reporting.formats import render
 from zsrobust.reporting.tables import build
+from zsrobust.results.flags import look_up
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
@@ -24,6 +26,7 @@ SUITE = suites.Suite(
     limits={"autoattack": 4},
 )
 CHOSEN = Selection.of(SUITE)
+ODD = dataclasses.replace(SUITE, title="odd & 5%")  # what LaTeX and HTML must escape
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def stored(tmp_path):
         make("clip", "mini_a", clean_correct=8, robust_correct=1, **free), outcomes(), tmp_path
     )
     results.write(
-        make("clip", "mini_b", clean_correct=7, robust_correct=0, flags=["odd & 5%"], **free),
+        make("clip", "mini_b", clean_correct=7, robust_correct=0, flags=["odd_flag"], **free),
         outcomes(),
         tmp_path,
     )
@@ -77,7 +80,7 @@ Images: A 8, B 8.
 
 Versions: zsrobust 0.1.0.
 
-[1] odd & 5%
+[1] Flag odd_flag: this version of zsrobust has no words for it.
 """
 
 LATEX = r"""% Table 3; needs \usepackage{booktabs,graphicx}
@@ -120,7 +123,7 @@ def test_the_golden_files(stored, number, suffix, golden):
 
 
 def test_the_latex_has_rules_escapes_and_balanced_braces(stored):
-    text = render(build("1", stored, CHOSEN), ".tex")
+    text = render(build("1", stored, Selection.of(ODD)), ".tex")
     assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "hline")] == [
         1,
         1,
@@ -130,6 +133,7 @@ def test_the_latex_has_rules_escapes_and_balanced_braces(stored):
     assert r"CLIP & 12.50 & 0.00\textsuperscript{1} & 6.25 & 0.00 & 0.0" in re.sub(" +", " ", text)
     assert r"\textbf{37.50}" in text
     assert r"odd \& 5\%" in text
+    assert r"Flag odd\_flag: this version" in text
     assert "—" not in text
     assert text.count("{") == text.count("}")
 
@@ -194,7 +198,7 @@ def test_percent_is_rounded_half_to_even_once(share, text):
 
 
 def test_the_html_is_whole_and_escapes(stored):
-    text = render(build("1", stored, CHOSEN, intervals=True), ".html")
+    text = render(build("1", stored, Selection.of(ODD), intervals=True), ".html")
     assert "<strong>37.50</strong> <small>(13.7–69.4)</small>" in text
     assert '<sup><a href="#note1">1</a></sup>' in text
     assert "odd &amp; 5%" in text
@@ -221,13 +225,14 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
             results.write(
                 make(spec, name, clean_correct=5, robust_correct=correct), outcomes(), tmp_path
             )
-    flagged = make("tecoa", "mini_b", clean_correct=5, robust_correct=1, flags=["odd"])
+    flagged = make("tecoa", "mini_b", clean_correct=5, robust_correct=1, flags=["odd", "inside"])
     results.write(flagged, outcomes(), tmp_path)
     page = build("4", load_results(tmp_path), CHOSEN)
+    words = [look_up("odd").sentence, look_up("inside").sentence]
     assert page.header == ["Method", "Clean", "Clean, zero-shot", "Robust", "Robust, zero-shot"]
     assert ([entry.notes for entry in page.rows[0][1]], page.notes) == (
-        [(), (), ("odd",), ()],
-        ["odd"],
+        [(), (), tuple(words), ()],
+        words,
     )
     assert [[entry.text for entry in entries][1:3] for _, entries in page.rows] == [
         ["62.50", "12.50"],

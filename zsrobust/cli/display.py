@@ -22,6 +22,7 @@ from zsrobust.evaluation.redflags.doctor import Diagnosis
 from zsrobust.reporting.columns import Column, Entry, filled, terminal
 from zsrobust.reporting.rows import Row, rows
 from zsrobust.results.cell import Result
+from zsrobust.results.flags import look_up
 from zsrobust.results.store import frame_of
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
@@ -210,7 +211,7 @@ def print_diagnoses(found: Sequence[Diagnosis], console: Console) -> None:
             Text(each.title), each.dataset, f"{each.checks['images']:.0f}", *shares, each.verdict
         )
     console.print(table)
-    for flag in {flag.name: flag for each in found for flag in each.flags}.values():
+    for flag in map(look_up, dict.fromkeys(name for each in found for name in each.flags)):
         console.print(
             f"\n{flag.title}: {flag.means}\n  What to do: {flag.remedy}",
             markup=False,

@@ -17,6 +17,7 @@ from zsrobust.core.errors import counted
 from zsrobust.reporting.rows import METRICS, Metric, Row
 from zsrobust.reporting.statistics import wilson
 from zsrobust.results.cell import Outcomes
+from zsrobust.results.flags import look_up
 from zsrobust.results.store import read
 
 DASH = "—"
@@ -145,13 +146,13 @@ def _accuracy(dataset: str, metric: Metric) -> Callable[[Row], Entry]:
         path = str(cell["path"])
         counts = row.counts(dataset, metric)
         if counts is None:
-            return Entry(notes=_flags(cell), about="the cell failed", cell=path)
+            return Entry(notes=_footnotes(cell), about="the cell failed", cell=path)
         correct, images = counts
         return Entry(
             percent(share := Fraction(correct, images)),
             share,
             wilson(correct, images),
-            notes=_flags(cell),
+            notes=_footnotes(cell),
             about=f"{correct} of {images} images",
             cell=path,
         )
@@ -186,14 +187,14 @@ def _flagged(mean: Callable[[Row], Entry]) -> Callable[[Row], Entry]:
 
     def entry(row: Row) -> Entry:
         found = mean(row)
-        flags = sorted({flag for cell in row.cells.values() for flag in _flags(cell)})
+        flags = sorted({note for cell in row.cells.values() for note in _footnotes(cell)})
         return replace(found, notes=(*found.notes, *flags))
 
     return entry
 
 
-def _flags(cell: Mapping[Hashable, Any]) -> tuple[str, ...]:
-    return tuple(cell["flags"])
+def _footnotes(cell: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    return tuple(look_up(flag).sentence for flag in cell["flags"])
 
 
 def _details(place: Place) -> list[Column]:

@@ -18,6 +18,7 @@ from zsrobust.core.files import leftovers, write_atomically
 from zsrobust.core.specs import field_types, parse_eps
 from zsrobust.core.values import fits
 from zsrobust.results.cell import Outcomes, Result, Samples
+from zsrobust.results.flags import is_name, named
 
 FORMAT = "zsrobust-result-2"
 MOST = 10**12  #: images, more than any set has
@@ -43,6 +44,8 @@ def write(
     path = folder / result.path.with_name(result.path.name + ".json")
     try:
         _check(result)
+        if not all(map(is_name, result.flags)):
+            raise ValueError("a flag is not a name; write its text into messages")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ZSRobustError(f"{path}: this result cannot be stored: {error}.") from error
     for left in [
@@ -106,6 +109,7 @@ def read(path: Path) -> Result:
         if result.status not in ("ok", "failed") or (result.status == "ok" and not result.images):
             raise ValueError("impossible status")
         _check(result)
+        result.flags, result.messages = named(result.flags, result.messages)
         _row(path, result)  # every field that a table reads is there
         if (
             result.path.parts
@@ -155,7 +159,7 @@ def _check(result: Result) -> None:
             ),
         )
     ):
-        raise ValueError("a flag, or a version, is more than a line")
+        raise ValueError("a flag, a message or a version is not one line")
     parse_eps(known["attack"]["eps"])
     json.dumps(asdict(result), ensure_ascii=False, allow_nan=False).encode()
 
@@ -172,6 +176,7 @@ def load_results(folder: str | Path = "results") -> pd.DataFrame:
     `folder` may also be the folder of one suite in it. Columns: suite protocol defense defense_title attack eps dataset
     dataset_title seed limit images clean_correct robust_correct status epoch_seconds history seconds flags versions path
     made knowledge. `defense` and `attack` are spec strings; `history` is that of the training, a dictionary an epoch.
+    `flags` has the names of red flags and notes; `zsrobust.results.flags.look_up` has their words.
     `knowledge` is what the attack knew of a test-time defense, "adaptive" or "oblivious"; "" for other defenses.
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """

@@ -22,10 +22,11 @@ from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import Tower
 from zsrobust.evaluation.meter import Sampler, device_of
 from zsrobust.evaluation.redflags.measurements import SAMPLE, examine
+from zsrobust.evaluation.redflags.rules import raised
 from zsrobust.evaluation.referee import run_cell
 from zsrobust.models.wrappers import Knowledge
-from zsrobust.results import flags
 from zsrobust.results.cell import Result
+from zsrobust.results.flags import NOT_COMPUTED
 from zsrobust.running.bench import Bench, _select, about
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
@@ -308,12 +309,11 @@ def _look_for_flags(
             knowledge=knowledge,
             batch_size=result.batch_size,
         )
-        result.flags = flags.sentences(result.checks, result.flags)
+        result.flags = sorted({*result.flags, *raised(result.checks)})
     except Exception as error:
-        result.flags = [
-            *result.flags,
-            one_line(f"Red flags could not be computed: {type(error).__name__}: {error}"),
-        ]
+        reason = one_line(f"Red flags were not computed: {type(error).__name__}: {error}")
+        result.flags = sorted({*result.flags, NOT_COMPUTED})
+        result.messages = [*(result.messages or ()), reason]
 
 
 def _last_line(error: str | None) -> str:

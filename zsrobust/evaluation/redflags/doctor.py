@@ -16,8 +16,8 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.search import rivals
 from zsrobust.evaluation.memory import fitting
 from zsrobust.evaluation.redflags.measurements import Sample, examine, logits_of
-from zsrobust.results import flags
-from zsrobust.results.flags import Flag
+from zsrobust.evaluation.redflags.rules import raised
+from zsrobust.results.flags import look_up
 
 TARGETS = 3  # of APGD-T: the likeliest wrong classes
 QUERIES = 500  # of Square
@@ -34,25 +34,22 @@ class Diagnosis:
 
     title: str
     dataset: str
-    checks: dict[
-        str, float
-    ]  #: as `zsrobust.redflags.examine` returns them, and the share that each attack left
+    #: as `measurements.examine` returns them, and the share of images that each attack left
+    checks: dict[str, float]
 
     @property
-    def flags(self) -> list[Flag]:
-        """What is wrong; empty if nothing is."""
-        return flags.raised(self.checks)
+    def flags(self) -> list[str]:
+        """The names of the red flags that were raised; `zsrobust.results.flags.look_up` has their words."""
+        return raised(self.checks)
 
     @property
     def verdict(self) -> str:
         """The verdict in words."""
         if not self.checks["correct"]:
             return "nothing is right, so there is nothing to attack"
-        return (
-            f"do not trust it: {', '.join(flag.title for flag in self.flags)}"
-            if self.flags
-            else "passes"
-        )
+        if not self.flags:
+            return "passes"
+        return f"do not trust it: {', '.join(look_up(name).title for name in self.flags)}"
 
     @property
     def passes(self) -> bool:
@@ -75,7 +72,7 @@ def measure(
     batch_size: int | None = None,
     progress: Progress = _silent,
 ) -> dict[str, float]:
-    """Return the measurements of `zsrobust.redflags.examine`, and what an attack and a stronger one leave.
+    """Return the measurements of `examine`, and what an attack and a stronger one leave.
 
     `clean`, `pgd` and `strongest` are shares of all images that are right, without and under attack; `overstated` is the
     share of what is right without attack that only the stronger one breaks. `progress` hears how many steps of how many are

@@ -1,6 +1,6 @@
 """Measures, on a small fixed sample, what tells a robust classifier from one that merely withstands an attack.
 
-Cheap enough for every cell; what the numbers say is decided in `zsrobust.flags`.
+Cheap enough for every cell; `rules` decides which measurements raise a flag.
 """
 
 import math
@@ -174,7 +174,7 @@ def examine(
     knowledge: Knowledge = "adaptive",
     batch_size: int | None = None,
 ) -> dict[str, float]:
-    """Return measurements on images (N, 3, S, S) in [0, 1] with labels (N,); see `zsrobust.flags` for what they say.
+    """Return measurements on images (N, 3, S, S) in [0, 1] with labels (N,); `rules` decides which raise a flag.
 
     `classifier` is the deployed one; `target` is what the attack sees, if that is another. Of the attack only eps, norm and
     the number of its steps matter: the probes are PGD and Square. `batch_size` is how many images a classifier takes at

@@ -22,10 +22,10 @@ from zsrobust.reporting.report.data import (
     static_rows,
     views,
 )
-from zsrobust.reporting.report.flags import explain
 from zsrobust.reporting.report.gallery import BUDGET, pictures
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Samples
+from zsrobust.results.flags import look_up
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
@@ -63,6 +63,7 @@ def build(folder: Path, own: Sequence[Suite] = ()) -> str:
         },
         figures=_figures(found),
         flags=_flags(found),
+        messages=sorted({line for result in found.results for line in result.messages or ()}),
         failed=_failed(found),
         counts={
             "cells": len(found.results),
@@ -152,7 +153,7 @@ def _figures(found: Collection) -> list[dict[str, str]]:
 
 
 def _flags(found: Collection) -> list[dict[str, Any]]:
-    """Return every distinct flag with what it means, and the cells that bear it, row by row."""
+    """Return every distinct flag with its words and its cells, row by row."""
     where: dict[str, dict[str, list[str]]] = {}
     for result in found.results:
         for flag in result.flags:
@@ -161,8 +162,7 @@ def _flags(found: Collection) -> list[dict[str, Any]]:
             )
     return [
         {
-            "flag": flag,
-            "means": explain(flag),
+            "words": look_up(flag),
             "count": sum(map(len, lines.values())),
             "rows": sorted(lines.items()),
         }

@@ -17,6 +17,7 @@ from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Outcomes, Result
+from zsrobust.results.flags import look_up
 from zsrobust.results.selection import Selection, known_suite
 from zsrobust.results.store import frame_of, outcomes_match, paths, read
 from zsrobust.settings import suites
@@ -97,7 +98,8 @@ def cells(found: Collection) -> dict[str, Any]:
 def _cell(result: Result, place: str, pool: Pool) -> dict[str, Any]:
     counts = {"robust": result.robust_correct, "clean": result.clean_correct}
     optional = {
-        "flags": [pool.number(flag) for flag in result.flags],
+        "flags": [pool.number(look_up(flag).sentence) for flag in result.flags],
+        "messages": result.messages,
         "training": pool.number(result.training) if result.training else None,
         "error": result.error,
         "sha256": result.outcomes,

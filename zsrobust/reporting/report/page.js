@@ -260,7 +260,7 @@
       cell.error && make("pre", {}, cell.error),
       terms([
         ["Robust", counted(cell, "robust")], ["Clean", counted(cell, "clean")],
-        ["Red flags", cell.flags?.map((number) => pool[number]).join(" ")],
+        ["Red flags", cell.flags?.map((number) => pool[number]).join(" ")], ["Messages", cell.messages?.join(" ")],
         ["Time", `${cell.seconds.toLocaleString("en")} s on ${pool[cell.device] || "an unknown device"}`],
         ["Passes", `${forward} images forward, ${backward} backward`],
         ["Training", training?.epoch_seconds != null && `${training.epoch_seconds} s an epoch`],
