@@ -82,8 +82,11 @@ PATIENCE = 120.0  # seconds that a run may take
 class Ticks:
     """Counts the moments at which a run touches its folders, and acts at one of them.
 
-    The moments are before a file is opened, renamed, removed or made a folder, and before and after it is written or synced.
+    The moments are before a file is opened, renamed or removed, before and after it is written or synced, and before
+    a folder is made or removed.
     """
+
+    AUDITED = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
     def __init__(
         self, at: int | None = None, act: Callable[[], None] = lambda: None, full: bool = False
@@ -95,7 +98,7 @@ class Ticks:
         os.write, os.fsync = self._around(os.write), self._around(os.fsync)
 
     def hear(self, event: str, given: tuple) -> None:
-        if event not in ("open", "os.rename", "os.remove", "os.mkdir") or not given or self.busy:
+        if event not in self.AUDITED or not given or self.busy:
             return
         path = given[0]
         if not isinstance(path, str | os.PathLike) or not re.search(
@@ -103,7 +106,7 @@ class Ticks:
         ):
             return
         writes = event != "open" or bool((given[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        self.tick(writes and event != "os.remove")
+        self.tick(writes and event not in ("os.remove", "os.rmdir"))
 
     def tick(self, writes: bool = True) -> None:
         self.count += 1

@@ -1,7 +1,6 @@
 """Runs that share a folder: claims, whoever dies; two runs at once; jobs of submitit."""
 
 import errno
-import hashlib
 import json
 import os
 import signal
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +60,7 @@ defenses.register("slow")(Defense(title="Slow", paper="none", recipe=Recipe(obje
 
 
 def claims_in(folder: Path) -> list[Path]:
-    return list(folder.rglob("*.claim*"))
+    return [path for path in folder.rglob("*") if ".claim" in str(path.relative_to(folder))]
 
 
 def die_holding(path: Path) -> None:
@@ -82,8 +80,8 @@ def test_a_claim_is_one_process_s_and_is_given_back_however_it_ends(tmp_path):
             claimed(path),
         ):
             pass
-        (claim,) = claims_in(tmp_path)
-        assert claim.name == ".cell.json.claim"
+        assert claims.claim_of(path).name == ".cell.json.claim"
+        assert len(os.listdir(claims.claim_of(path))) == 1
     assert not claims_in(tmp_path)
     with pytest.raises(KeyboardInterrupt), claimed(path):
         raise KeyboardInterrupt
@@ -119,126 +117,169 @@ def test_of_many_that_find_a_dead_process_s_claim_one_takes_it_over(tmp_path):
     assert not claims_in(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", ['{"host": "far", "process": 1, "machine": "far", "born": "1"}', ""]
-)
+FAR = "1.1.0123456789abcdef.0123456789abcdef@far"  # the name of an owner on another machine
+
+
+def leave_claim(path: Path, owner: str) -> Path:
+    """Leave the claim of an owner by name, and return the owner's file."""
+    claim = claims.claim_of(path)
+    claim.mkdir()
+    (claim / owner).touch()
+    return claim / owner
+
+
+@pytest.mark.parametrize("named", [True, False])
 def test_a_claim_from_elsewhere_lasts_as_long_as_it_is_touched_whatever_the_clocks_say(
-    tmp_path, monkeypatch, content
+    tmp_path, monkeypatch, named
 ):
     monkeypatch.setattr(claims, "STALE", 0.3)
-    path, claim = tmp_path / "cell.json", tmp_path / ".cell.json.claim"
-    claim.write_text(content)
-    os.utime(claim, (1, 1))  # a clock far behind
+    path = tmp_path / "cell.json"
+    owner = leave_claim(path, FAR if named else "unknown")
+    os.utime(owner, (1, 1))  # a clock far behind
     for second in (5, 3, 9**9):  # one that is set back, one far ahead
         time.sleep(0.2)
         with (
-            pytest.raises(BusyError, match="process 1 on far" if content else "another process"),
+            pytest.raises(BusyError, match="process 1 on far" if named else "another process"),
             claimed(path),
         ):
             pass
-        os.utime(claim, (second, second))
+        os.utime(owner, (second, second))
     with pytest.raises(BusyError), claimed(path):
         pass
     time.sleep(0.4)
     with claimed(path):
-        assert claim.read_text() != content
+        assert not owner.exists()
 
 
-@pytest.mark.parametrize("left", ["", "its mark", "a mark", "a draft", "a blank draft"])
-def test_what_a_killed_process_left_when_its_thing_was_made_is_cleared(tmp_path, left):
+def test_the_claim_of_an_older_version_is_a_file_and_is_respected(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "STALE", 0.2)
     path = tmp_path / "cell.json"
+    claims.claim_of(path).write_text('{"host": "far", "process": 1}')
+    with pytest.raises(BusyError, match="another process"), claimed(path):
+        pass
+    time.sleep(0.3)
+    with claimed(path):
+        assert claims.claim_of(path).is_dir()
+
+
+def test_a_process_id_that_was_given_again_is_another_process(tmp_path):
+    """The process with this id lives, but was not started when the owner was."""
+    path = tmp_path / "cell.json"
+    with claimed(path):
+        (name,) = os.listdir(claims.claim_of(path))
+    process, _, rest = name.split(".", 2)
+    owner = leave_claim(path, f"{process}.1.{rest}")
+    with claimed(path):
+        assert not owner.exists()
+
+
+@pytest.mark.parametrize("left", ["a claim", "an empty claim", "a draft", "an empty draft"])
+def test_what_a_process_leaves_that_is_killed_at_any_moment_is_cleared(tmp_path, left):
+    path, claim = tmp_path / "cell.json", tmp_path / ".cell.json.claim"
     die_holding(path)
-    (claim,) = claims_in(tmp_path)
-    content = claim.read_text()
-    marks = {
-        "its mark": (f".{hashlib.sha256(content.encode()).hexdigest()[:16]}", content),
-        "a mark": (".0123456789abcdef", content),
-        "a draft": (".0123456789abcdef.new", content),
-        "a blank draft": (".0.new", ""),
-    }
-    if left:
-        name, held = marks[left]
-        claim.with_name(claim.name + name).write_text(held)
+    if "draft" in left:
+        claim = claim.rename(f"{claim}.0123456789abcdef")
+    if "empty" in left:
+        next(claim.iterdir()).unlink()
     assert claims.abandoned(claim)
     claims.clear(path)
     assert not claims_in(tmp_path)
     with claimed(path):
+        (claim, owner) = sorted(claims_in(tmp_path))
         assert not claims.abandoned(claim)
         claims.clear(path)
-        assert claims_in(tmp_path) == [claim]
+        assert owner.exists()
 
 
-def test_a_process_that_dies_while_it_takes_a_claim_over_keeps_nobody_waiting(tmp_path):
-    """The mark of who removes a claim says whose it is, so that it is seen at once that he is dead."""
-    path, mark = tmp_path / "cell.json", None
-    die_holding(path)
-    (claim,) = claims_in(tmp_path)
-    dead = claim.read_text()
-    mark = claim.with_name(f"{claim.name}.{hashlib.sha256(dead.encode()).hexdigest()[:16]}")
-    mark.write_text(dead)
-    for _ in range(2):  # the first look removes the mark
-        with suppress(BusyError), claimed(path):
-            break
-    else:
-        raise AssertionError("the claim stays")
-    assert not claims_in(tmp_path)
+def test_a_claim_appears_with_its_owner_in_it(tmp_path, monkeypatch):
+    path, rename = tmp_path / "cell.json", Path.rename
 
+    def look(draft: Path, claim: Path) -> Path:
+        assert not claims.claim_of(path).exists()
+        assert len(list(draft.iterdir())) == 1
+        return rename(draft, claim)
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_claim_is_never_seen_empty_where_files_can_be_linked(tmp_path, monkeypatch, links):
-    path, seen, write = tmp_path / "cell.json", [], os.write
-
-    def look(file: int, content: bytes) -> int:
-        seen.append(claims.claim_of(path).exists())
-        return write(file, content)
-
-    def no_links(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "no links on this disk")
-
-    monkeypatch.setattr(claims.os, "write", look)
-    if not links:
-        monkeypatch.setattr(claims.os, "link", no_links)
+    monkeypatch.setattr(Path, "rename", look)
     with claimed(path):
-        assert seen[-1] != links
-        with pytest.raises(BusyError, match=f"process {os.getpid()}"), claimed(path):
-            pass
+        assert len(list(claims.claim_of(path).iterdir())) == 1
     assert not claims_in(tmp_path)
 
 
-def test_a_disk_that_is_full_leaves_no_claim(tmp_path, monkeypatch):
-    def full(*_: object) -> None:
+def test_who_finds_a_dead_owner_too_late_removes_nothing_of_the_next(tmp_path, monkeypatch):
+    """Between the look at a dead owner and its removal, another takes the claim."""
+    path = tmp_path / "cell.json"
+    die_holding(path)
+    is_dead, next_owner = claims._is_dead, claimed(path)
+
+    def late(owner: Path) -> bool:
+        monkeypatch.setattr(claims, "_is_dead", is_dead)
+        next_owner.__enter__()
+        return True
+
+    monkeypatch.setattr(claims, "_is_dead", late)
+    with pytest.raises(BusyError, match=f"process {os.getpid()}"), claimed(path):
+        pass
+    assert not claims.abandoned(claims.claim_of(path))
+    next_owner.__exit__(None, None, None)
+    assert not claims_in(tmp_path)
+
+
+def test_a_rename_whose_answer_was_lost_is_a_claim(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def lose(draft: Path, claim: Path) -> None:
+        rename(draft, claim)
+        raise FileNotFoundError(errno.ENOENT, "asked again: no draft")
+
+    monkeypatch.setattr(Path, "rename", lose)
+    with claimed(tmp_path / "cell.json"):
+        assert len(claims_in(tmp_path)) == 2
+    assert not claims_in(tmp_path)
+
+
+def test_a_claim_that_nobody_is_seen_to_own_is_busy(tmp_path):
+    """NFS keeps the removed file of an owner under another name while somebody reads it."""
+    leave_claim(tmp_path / "cell.json", ".nfs0001")
+    with pytest.raises(BusyError, match="another process"), claimed(tmp_path / "cell.json"):
+        pass
+
+
+@pytest.mark.parametrize("call", ["mkdir", "touch", "rename"])
+def test_a_disk_that_is_full_leaves_no_claim(tmp_path, monkeypatch, call):
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as at_first:
-        at_first.setattr(claims.os, "write", full)
-        with (
-            pytest.raises(ZSRobustError, match="No space left on device"),
-            claimed(tmp_path / "cell.json"),
-        ):
-            pass
+    monkeypatch.setattr(Path, call, full)
+    with (
+        pytest.raises(ZSRobustError, match="No space left on device"),
+        claimed(tmp_path / "cell.json"),
+    ):
+        pass
     assert not claims_in(tmp_path)
-    with claimed(tmp_path / "cell.json"), monkeypatch.context() as later:
-        later.setattr(claims.os, "write", full)
-        held = claims.claimed(tmp_path / "other.json")
-        with pytest.raises(ZSRobustError):
-            held.__enter__()
-    assert not claims_in(tmp_path)
+
+
+def test_whoever_may_write_beside_a_claim_may_take_it_over(tmp_path):
+    tmp_path.chmod(0o775)
+    with claimed(tmp_path / "cell.json"):
+        assert claims.claim_of(tmp_path / "cell.json").stat().st_mode & 0o777 == 0o775
 
 
 def test_a_claim_that_was_lost_is_not_taken_back(tmp_path):
-    path, claim = tmp_path / "cell.json", tmp_path / ".cell.json.claim"
+    path = tmp_path / "cell.json"
     with claimed(path):
-        claim.write_text("another's")
-    assert claim.read_text() == "another's"
+        next(claims.claim_of(path).iterdir()).unlink()
+        (claims.claim_of(path) / FAR).touch()
+    assert os.listdir(claims.claim_of(path)) == [FAR]
 
 
 def test_claims_are_touched(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT", 0.05)
-    with claimed(tmp_path / "cell.json"):
-        (claim,) = claims_in(tmp_path)
-        os.utime(claim, (1, 1))
+    path = tmp_path / "cell.json"
+    with claimed(path):
+        owner = next(claims.claim_of(path).iterdir())
+        os.utime(owner, (1, 1))
         time.sleep(0.3)
-        assert claim.stat().st_mtime > 1
+        assert owner.stat().st_mtime > 1
 
 
 def test_who_wants_what_another_makes_waits_for_it_or_goes_on(tmp_path, monkeypatch):

@@ -1,18 +1,24 @@
-"""Claims: several runs share a folder, and none of them makes what another is making.
+"""Claims: several runs share a folder, and no two of them make the same file.
 
-A claim is a small file beside what is made, `.NAME.claim`. One process can create it; a thread of that touches it until the
-thing is made. It is taken over when its process is dead, where that can be seen; else, on another machine, when nobody
-touched it for STALE seconds. These are counted here, from when we first looked: clocks are never compared.
+A claim is a small folder beside the file, `.NAME.claim`. It contains one empty file, whose name identifies the
+owner. A run prepares this folder under another name and renames it, which fails while another owner is inside.
+To free a claim, a run removes the owner's file, whose name is never used again, and then the empty folder. So a
+run that is late removes nothing of the next owner, and a killed run leaves nothing that blocks.
 
-Nothing but creating, linking, reading and removing files is asked of the file system. Locks of the kernel (`filelock`) would
-be less code, but on some mounts of NFS and Lustre they hold on one machine only, and nobody says so.
+An owner counts as dead when its process is, on this machine; on another machine, when nobody has touched its
+file for STALE seconds. They are counted here, from the first look: clocks are never compared.
+
+`filelock` 4.2 is no substitute. `SoftFileLease` takes over a dead owner only by exchanging two names, which NFS
+refuses, and an owner that was killed before it wrote its record blocks forever. The kernel's locks do not reach
+other machines on some mounts of NFS and Lustre.
 """
 
 import errno
 import glob
 import hashlib
-import json
 import os
+import re
+import shutil
 import signal
 import socket
 import threading
@@ -20,70 +26,64 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import slug
 
-BEAT = 15.0  # seconds from one touch of a claim to the next
-STALE = 120.0  # seconds without one, after which a claim is nobody's
-PAUSE = 1.0  # seconds from one look at another's claim to the next
-DRAFT = ".new"  # how the name of a claim ends that is being written
+BEAT = 15.0  # seconds from one touch of an owner's file to the next
+STALE = 120.0  # seconds without a touch, after which an owner on another machine counts as dead
+PAUSE = 1.0  # seconds from one look at another run's claim to the next
+TRIES = 20  # how often a run tries to take a claim that others take and free meanwhile
+
+#: The name of an owner's file. It is never used again.
+OWNER = re.compile(
+    r"(?P<process>[0-9]+)\.(?P<born>[0-9]*)\.(?P<machine>[0-9a-f]{16})\.[0-9a-f]{16}@(?P<host>.+)"
+)
+
+#: Owners on other machines: when their file was last touched, and since when we know that, in seconds.
+_watched: dict[Path, tuple[int, float]] = {}
 
 
 class BusyError(ZSRobustError):
-    """Another process is making it."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A claim as it was read; another look that sees the same saw no touch in between."""
-
-    content: str  #: empty while it is being written, or if it is not ours to read
-    place: int  #: its inode
-    touched: int
-
-
-#: Claims of other machines: how they looked, and since when they look so, in seconds of this process.
-_watched: dict[Path, tuple[Seen, float]] = {}
+    """Another process makes the file."""
 
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Within it, `path` is this process's to make; raises BusyError, at once, if it is another's."""
-    claim = claim_of(path)
-    mine = _take(claim, path)
+    """Within it, only this process makes `path`.
+
+    Raises BusyError at once if another process has the claim, and ZSRobustError if the folder is not writable.
+    """
+    owner = _take(path)
     stop = threading.Event()
-    beat = threading.Thread(target=_touch, args=(claim, stop), daemon=True)
-    beat.start()
+    beat = threading.Thread(target=_touch, args=(owner, stop), daemon=True)
     try:
+        beat.start()
         yield
     finally:
         stop.set()
-        beat.join()  # it has the file open, and NFS keeps what is open
-        with suppress(OSError):
-            _remove(claim, mine, lambda seen: seen.content == mine)
+        _free(owner)
 
 
 @contextmanager
-def sole(path: Path, tell: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Within it, `path` is there, or this process's to make.
+def sole(path: Path, report: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Within it, `path` exists, or only this process makes it.
 
-    While it is another's, this waits, and tells whose it is; without `tell` it raises BusyError.
+    While another process has the claim, this waits, and reports the owner. Without `report` it raises BusyError.
     """
     with ExitStack() as stack:
-        told = None
+        reported = ""
         while not path.exists():
             try:
                 stack.enter_context(claimed(path))
                 break
             except BusyError as busy:
-                if tell is None:
+                if report is None:
                     raise
-                if str(busy) != told:
-                    tell(f"waiting: {busy}")
-                    told = str(busy)
+                if str(busy) != reported:
+                    report(f"waiting: {busy}")
+                    reported = str(busy)
                 time.sleep(PAUSE)
         else:
             clear(path)
@@ -92,10 +92,8 @@ def sole(path: Path, tell: Callable[[str], None] | None = None) -> Iterator[None
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within it, SIGTERM interrupts as Ctrl-C does, so that claims are given back: Slurm and torchrun end processes so."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # others cannot say what signals do
+    """Within it, SIGTERM interrupts as Ctrl-C does, so that claims are freed: Slurm and torchrun send it."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -105,188 +103,127 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _take(claim: Path, path: Path) -> str:
-    """Create a claim and return its content; raises BusyError, or ZSRobustError if nothing can be written there."""
-    mine = _myself()
-    try:
-        claim.parent.mkdir(parents=True, exist_ok=True)
-        while not _create(claim, mine):
-            seen = _look(claim)
-            if seen is None:  # given back meanwhile
-                continue
-            if not _is_stale(claim, seen) or not _remove(claim, seen.content, seen.__eq__):
-                raise BusyError(f"{path.name} is made by {_owner(seen)}")
-        _sweep(claim)
-    except OSError as error:
-        raise ZSRobustError(
-            f"Cannot write {claim}: {error.strerror}. Choose another folder."
-        ) from error
-    return mine
-
-
-def clear(path: Path) -> None:
-    """Remove what a process left here that was killed when it had made `path`, and had not given its claim back."""
-    claim = claim_of(path)
-    with suppress(OSError):
-        _sweep(claim)
-        seen = _look(claim)
-        if seen and _is_stale(claim, seen):
-            _remove(claim, seen.content, seen.__eq__)
-
-
 def claim_of(path: Path) -> Path:
-    """Return where the claim on a file is, while it is made."""
+    """Return the folder that is the claim on a file."""
     return path.with_name(f".{path.name}.claim")
 
 
 def abandoned(claim: Path) -> bool:
-    """Return whether the process of a claim is dead, as far as that can be seen from here, or the claim is gone."""
-    seen = _look(claim)
-    return seen is None or _is_stale(claim, seen)
+    """Return whether a claim has no owner that is alive, as far as this machine can see."""
+    return all(_is_dead(owner) for owner in _owners(claim))
 
 
-def _sweep(claim: Path) -> None:
-    """Remove what processes left that were killed in the moment in which they took or removed a claim on the same."""
-    for left in claim.parent.glob(f"{glob.escape(claim.name)}.*"):
-        seen = _look(left)
-        if seen and (_is_stale(left, seen) or (left.name.endswith(DRAFT) and not seen.content)):
-            left.unlink(missing_ok=True)
+def clear(path: Path) -> None:
+    """Remove what dead processes left of their claims on `path`, and of their attempts to take one."""
+    claim = claim_of(path)
+    for folder in (claim, *claim.parent.glob(f"{glob.escape(claim.name)}.*")):
+        with suppress(OSError):
+            for owner in _owners(folder):
+                if _is_dead(owner):
+                    owner.unlink(missing_ok=True)
+            folder.rmdir()  # fails while an owner is inside
 
 
-def _myself() -> str:
-    """Return what a claim of this process says; no two are alike."""
-    about = {
-        "host": socket.gethostname(),
-        "process": os.getpid(),
-        "machine": _machine(),
-        "born": _born(os.getpid()),
-    }
-    return json.dumps({**about, "token": uuid.uuid4().hex})
-
-
-def _create(place: Path, content: str) -> bool:
-    """Create a file that is not there yet, seen whole or not at all; return whether it was not.
-
-    One that is empty, of a process that was killed in between, would tell nobody that its process is dead.
-    """
-    draft = place.with_name(f"{place.name}.{uuid.uuid4().hex[:16]}{DRAFT}")
+def _take(path: Path) -> Path:
+    """Return the file that names this process as the owner of the claim on `path`."""
+    claim = claim_of(path)
     try:
-        _write(draft, content)
-        os.link(draft, place)
-        return True
-    except FileExistsError:
-        return (
-            draft.stat().st_nlink == 2
-        )  # NFS may link, lose its answer, and find the link when it asks again
-    except FileNotFoundError:  # another swept it away
-        return draft.parent.is_dir() and _create(place, content)
+        for _ in range(TRIES):
+            clear(path)
+            if owners := _owners(claim):
+                raise BusyError(f"{path.name} is made by {_describe(owners[0])}")
+            claim.parent.mkdir(parents=True, exist_ok=True)
+            owner = claim / _name()
+            if _publish(owner):
+                return owner
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+        raise ZSRobustError(
+            f"Cannot write {claim}: {error.strerror}. Choose another folder."
+        ) from error
+    raise BusyError(f"{path.name} is made by another process")
+
+
+def _publish(owner: Path) -> bool:
+    """Return whether the claim is now this owner's: it appears with its owner inside, or not at all."""
+    claim = owner.parent
+    draft = claim.with_name(f"{claim.name}.{uuid.uuid4().hex[:16]}")
+    try:
+        draft.mkdir()
+        with suppress(OSError):  # whoever may write beside the claim may take it over
+            shutil.copymode(claim.parent, draft)
+        (draft / owner.name).touch()
+        draft.rename(claim)
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
             raise
+        return owner.exists()  # NFS may rename, lose the answer, and then not find the draft
     finally:
-        draft.unlink(missing_ok=True)
-    try:
-        _write(place, content)
-    except FileExistsError:
-        return False
-    return True
+        _free(draft / owner.name)
 
 
-def _write(place: Path, content: str) -> None:
-    file = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    try:
-        os.write(file, content.encode())
-    except OSError:
-        place.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(file)
-
-
-def _touch(claim: Path, stop: threading.Event) -> None:
+def _free(owner: Path) -> None:
     with suppress(OSError):
-        file = os.open(claim, os.O_RDONLY)  # once taken over, it is still ours that is touched
-        try:
-            while not stop.wait(BEAT):
-                with suppress(OSError):
-                    os.utime(file)
-        finally:
-            os.close(file)
+        owner.unlink(missing_ok=True)
+        owner.parent.rmdir()  # fails if it has another owner by now
 
 
-def _remove(claim: Path, content: str, is_it: Callable[[Seen], bool]) -> bool:
-    """Remove the claim with this content if it is the one; return whether this process was the one to see to it.
+def _touch(owner: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT):
+        with suppress(OSError):
+            os.utime(owner)
 
-    Several may want to, and by then another claim may be there: who creates a file named after the content removes the
-    claim, and nobody else does.
-    """
-    grave = claim.with_name(f"{claim.name}.{hashlib.sha256(content.encode()).hexdigest()[:16]}")
+
+def _owners(claim: Path) -> list[Path]:
+    """Return the files that name the owner of a claim: one, or none if the claim is free."""
     try:
-        if not _create(grave, _myself()):
-            seen = _look(grave)
-            if seen and _is_stale(grave, seen):  # who created it died that moment
-                grave.unlink(missing_ok=True)
-            return False
-    except OSError:  # the disk is full: what is to be removed need not stay for that
-        pass
-    try:
-        seen = _look(claim)
-        if seen and is_it(seen):
-            claim.unlink(missing_ok=True)
-    finally:
-        grave.unlink(missing_ok=True)
-    return True
+        names = os.listdir(claim)
+    except (FileNotFoundError, NotADirectoryError):  # in earlier versions a claim was a file
+        return [claim] if claim.is_file() else []
+    return [claim / name for name in names if not name.startswith(".nfs")]
 
 
-def _look(claim: Path) -> Seen | None:
-    """Return a claim as it is now, None if there is none. It is opened, as NFS shows the present only then."""
-    content = ""
+def _is_dead(owner: Path) -> bool:
+    """Return whether the process of an owner is dead, or nobody touched its file for STALE seconds."""
+    known = OWNER.fullmatch(owner.name)
+    if known and known["machine"] == _machine() and (born := _born(known["process"])) is not None:
+        return born != known["born"]
     try:
         with suppress(PermissionError):
-            content = claim.read_text(errors="replace")
-        about = claim.stat()
+            owner.open().close()  # NFS shows a file as it is now only to those who open it
+        touched = owner.stat().st_mtime_ns
     except FileNotFoundError:
-        return None
-    return Seen(content, about.st_ino, about.st_mtime_ns)
-
-
-def _is_stale(claim: Path, seen: Seen) -> bool:
-    """Return whether the process of a claim is dead, or nobody touched it for STALE seconds."""
-    about = _parse(seen)
-    if about.get("machine") == _machine() and (born := _born(about["process"])) is not None:
-        return bool(born != about["born"])
-    before, since = _watched.get(claim, (None, 0.0))
-    if before != seen:
-        _watched[claim] = seen, time.monotonic()
+        return True
+    before, since = _watched.get(owner, (None, 0.0))
+    if before != touched:
+        _watched[owner] = touched, time.monotonic()
         return False
     return time.monotonic() - since > STALE
 
 
-def _owner(seen: Seen) -> str:
-    about = _parse(seen)
-    return f"process {about['process']} on {about['host']}" if about else "another process"
+def _describe(owner: Path) -> str:
+    known = OWNER.fullmatch(owner.name)
+    return f"process {known['process']} on {known['host']}" if known else "another process"
 
 
-def _parse(seen: Seen) -> dict[str, Any]:
-    try:
-        about = json.loads(seen.content)
-        return {name: about[name] for name in ("host", "process", "machine", "born")}
-    except (ValueError, TypeError, KeyError):
-        return {}
+def _name() -> str:
+    """Return a name for the file of this process as an owner; no two are alike."""
+    process, token = os.getpid(), uuid.uuid4().hex[:16]
+    return f"{process}.{_born(process) or ''}.{_machine()}.{token}@{slug(socket.gethostname())}"
 
 
 def _machine() -> str:
-    """Return what tells this machine since it was started, and its process ids (a container has its own), from others."""
+    """Return 16 digits that identify this machine since its start, and its process ids: a container has its own."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts += [
             Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             os.readlink("/proc/self/ns/pid"),
         ]
-    return " ".join(parts)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
-def _born(process: int) -> str | None:
+def _born(process: int | str) -> str | None:
     """Return when a process of this machine was started, "" if it is dead, None if that cannot be seen."""
     try:
         # "PID (NAME) STATE …", and the 20th field from STATE on is the start in ticks since boot: proc_pid_stat(5)
@@ -295,8 +232,8 @@ def _born(process: int) -> str | None:
     except (OSError, IndexError):
         pass
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
         return ""
     except OSError:
         pass

@@ -29,7 +29,7 @@ OLDER = {"recipe", "sources", "prompts", "history"}
 #: The names of our checkpoints, and of trainings that are not done.
 OURS = re.compile(r".+-[0-9a-f]{16}\.(safetensors|partial)")
 
-CLAIM = re.compile(r"\..+\.claim(\.[0-9a-f]{16})*(\.new)?")
+CLAIM = re.compile(r"\..+\.claim(\.[0-9a-f]{16})?")
 
 
 @dataclass(frozen=True)
@@ -270,21 +270,21 @@ def _verify_rest(folder: Path, cells: _Cells, found: Verified) -> None:
 
 def _verify_hidden(files: Iterable[Path], found: Verified) -> None:
     """Tell of what runs left that were killed, but not of what is under way."""
-    there = [path for path in files if CLAIM.fullmatch(path.name)]
+    there = {path.parent for path in files if CLAIM.fullmatch(path.parent.name)}
     dead = {claim for claim in there if claims.abandoned(claim)}
     for claim in sorted(dead):
         found.find(
             claim,
             "the claim of a run that was killed",
-            f"rm {shlex.quote(str(claim))}, or run again",
+            f"rm -r {shlex.quote(str(claim))}, or run again",
         )
-    if under_way := [claim for claim in there if claim not in dead]:
+    if under_way := sorted(there - dead):
         found.notes.append(
             f"{len(under_way)} files are being made, or were by a run on another machine: {under_way[0]}"
         )
     busy = {claim.parent for claim in under_way}
     for path in files:
-        if TEMPORARY.fullmatch(path.name) and path not in there and path.parent not in busy:
+        if TEMPORARY.fullmatch(path.name) and path.parent not in busy:
             found.find(
                 path, "half written: a run was killed meanwhile", f"rm {shlex.quote(str(path))}"
             )
