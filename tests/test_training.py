@@ -343,7 +343,7 @@ def test_interpolation_lies_on_the_line_and_ends_at_its_ends(weight, checkpoints
 
 
 def test_interpolation_needs_a_tower_of_clips_shape(checkpoints):
-    with pytest.raises(ZSRobustError, match="not of CLIP's shape"):
+    with pytest.raises(ZSRobustError, match="does not have CLIP's shape"):
         Workshop(MINI, checkpoints).tower("interpolation:of=vpt_tecoa,epochs=1,limit=128,tokens=0")
 
 

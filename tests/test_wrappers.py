@@ -12,7 +12,7 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.specs import format_eps
+from zsrobust.core.specs import format_eps, join_spec, split_spec
 from zsrobust.datasets import Images
 from zsrobust.defenses import Defense, Tower, defenses
 from zsrobust.defenses.ttc import Counterattack
@@ -279,6 +279,21 @@ def test_a_field_that_is_none_stays_out_of_the_identity():
             "TTC (interpolation (0.25, FT-TeCoA))",
             "interpolation:weight=0.25",
         ),
+        (
+            "interpolation:of=tecoa:epochs=1,lr=1e-4",
+            "interpolation (0.5, FT-TeCoA)",
+            "tecoa:epochs=1,lr=1e-4",
+        ),
+        (
+            "interpolation:lr=1e-4,of=tecoa:epochs=1",
+            "interpolation (0.5, FT-TeCoA)",
+            "tecoa:epochs=1,lr=1e-4",
+        ),
+        (
+            "tte:of=interpolation:of=pmg_aft:epochs=1,weight=0.25,lr=1e-4",
+            "TTE (interpolation (0.25, PMG-AFT))",
+            "interpolation:lr=1e-4,of=pmg_aft:epochs=1,weight=0.25",
+        ),
     ],
 )
 def test_a_wrapped_defense_is_another_one_and_says_so(spec, title, of):
@@ -293,7 +308,19 @@ def test_a_wrapped_defense_is_another_one_and_says_so(spec, title, of):
         ("ttc:of=tekoa", "Did you mean tecoa"),
         ("ttc:knowledge=some", "knowledge='some' is not one of adaptive, oblivious"),
         ("ttc:gamma=1", "defense 'ttc' of 'tecoa' has no field 'gamma'"),
-        ("ttc:of=tte", "tte is wrapped already"),
+        ("ttc:of=tte", "defense 'ttc': TTE is a wrapper, too"),
+        ("ttc:of=ttc:of=ttc:of=clip", "TTC is a wrapper, too"),
+        (f"ttc{':of=interpolation' * 2000}", "Write that one: interpolation:of=tecoa"),
+        ("interpolation:of=interpolation", "Write that one: interpolation:of=tecoa"),
+        ("interpolation:of=tte:of=clip", "only weights are mixed"),
+        ("tte:of=interpolation:of=ttc", "only weights are mixed"),
+        ("interpolation:of=tecoa:epochs=1,epochs=2", "sets epochs of 'tecoa' twice"),
+        ("ttc:of=tecoa:epochs=1,eps=2/255", "write of=tecoa,epochs=1,eps=2/255; to set that of"),
+        ("ttc:of=tecoa:eps=2/255,seed=3", "to set that of 'tecoa', write tecoa:seed=3"),
+        (
+            "tte:of=interpolation:of=tecoa:lr=1,seed=3",
+            "write of=interpolation:of=tecoa,lr=1,seed=3; to set that of 'tecoa'",
+        ),
         ("ttc:steps=0", "TTC takes eps in"),
         ("tte:crops=-1", "crops=0 or more"),
     ],
@@ -302,6 +329,28 @@ def test_a_bad_spec_of_a_wrapped_defense_is_one_clear_line(spec, message):
     with pytest.raises(ZSRobustError, match=message) as caught:
         defenses.create(spec)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "own", "others"),
+    [
+        ("ttc:of=tecoa,eps=2/255", 2 / 255, None),
+        ("ttc:of=tecoa:eps=2/255", 4 / 255, 2 / 255),
+        ("ttc:of=tecoa:eps=2/255,eps=3/255", 3 / 255, 2 / 255),
+        ("ttc:of=tecoa,eps=2/255,epochs=1", 2 / 255, None),
+        ("ttc:of=interpolation:of=pmg_aft,weight=0.25,eps=2/255", 2 / 255, None),
+        ("ttc:of=interpolation:of=tecoa:eps=2/255", 4 / 255, 2 / 255),
+    ],
+)
+def test_a_field_that_two_defenses_have_means_what_the_spec_says(spec, own, others):
+    defense, suite = defenses.create(spec), suites.load("mini")
+    assert defense.eps == own
+    (recipe,) = defense.recipes(suite)
+    assert recipe.eps == (
+        defenses.create("tecoa").recipes(suite)[0].eps if others is None else others
+    )
+    normal = join_spec(*split_spec(spec))
+    assert defenses.create(normal) == defense
 
 
 @pytest.fixture

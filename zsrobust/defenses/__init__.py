@@ -46,9 +46,13 @@ class Defense:
         options = {name: type(value) for name, value in self.recipe.options.items()}
         return {**fields, **options, **self.choices}
 
+    def own_fields(self) -> dict[str, Any]:
+        """Return the types of the fields that a spec sets for this defense, and not for one it is around, by name."""
+        return self.settable
+
     def configure(self, fields: Mapping[str, str], where: str) -> "Defense":
-        """Return the defense with fields of its recipe, or of the recipe's options, set from a spec."""
-        return dataclasses.replace(self, overrides=parse_fields(fields, self.settable, where))
+        """Return the defense with the fields of a spec set; raises ZSRobustError for a field it does not have."""
+        return dataclasses.replace(self, overrides=parse_fields(fields, self.own_fields(), where))
 
     def recipe_for(self, suite: Suite) -> Recipe | None:
         """Return the recipe with the suite's values in it, and what the spec set on top."""
@@ -101,13 +105,86 @@ class Tower:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wrapped(Defense):
-    """A test-time defense around another defense, attacked with or without knowledge of it: two specs, two rows.
+class Around(Defense):
+    """A defense made from another one, whose spec is `of`.
 
-    A subclass adds its fields, and says how the classifier is wrapped.
+    A field of its spec is its own if it has a field of that name. If not, it is handed to the other defense.
+    A field right after the name of the other defense, `of=tecoa:eps=1/255`, is always that one's.
     """
 
     of: str = "tecoa"
+
+    def check_around(self, other: Defense, where: str) -> None:
+        """Raise ZSRobustError if it cannot be around the other defense."""
+
+    def title_around(self, other: Defense) -> str:
+        """Return its title, which names the other defense."""
+        return f"{self.title} ({other.title})"
+
+    def own_fields(self) -> dict[str, Any]:
+        """Return the types of its own fields by name: `of`, and those that a subclass adds."""
+        inherited = {field.name for field in dataclasses.fields(Defense)}
+        return {name: kind for name, kind in field_types(self).items() if name not in inherited}
+
+    def configure(self, fields: Mapping[str, str], where: str) -> "Around":
+        """Return the defense that a spec names.
+
+        Raises ZSRobustError for a field that no defense has, that is set twice, or that could be for two of them.
+        """
+        kinds = self.own_fields()
+        own = {key: text for key, text in fields.items() if key in kinds}
+        handed = {key: text for key, text in fields.items() if key not in kinds}
+        values = parse_fields(own, kinds, where)
+        of = values.pop("of", self.of)
+        name, attached = split_spec(of)
+        if twice := sorted(attached.keys() & handed.keys()):
+            raise ZSRobustError(f"{where} sets {twice[0]} of {name!r} twice. Set it once.")
+        self.check_around(defenses[name], where)
+        other = defenses[name].configure(attached | handed, f"{where} of {name!r}")
+        _check_unambiguous(own, of, where)
+        changed = dataclasses.replace(self, of=join_spec(name, attached | handed), **values)
+        return dataclasses.replace(changed, title=changed.title_around(other))
+
+    def recipes(self, suite: Suite) -> list[Recipe]:
+        """Return the recipes of the other defense."""
+        return defenses.create(self.of).recipes(suite)
+
+
+def _check_unambiguous(own: Mapping[str, str], of: str, where: str) -> None:
+    """Raise ZSRobustError if a field of `own` reads as if it belonged to the fields that `of` sets.
+
+    In `ttc:of=tecoa:epochs=1,eps=2/255` both defenses have a field eps.
+    """
+    chain = _chain(of)
+    attached = {key: text for _, fields in chain for key, text in fields.items()}
+    for key in own if attached else ():
+        shared = [name for name, _ in chain if key in defenses[name].own_fields()]
+        if shared and key not in ("of", *attached):
+            names = ":of=".join(name for name, _ in chain)
+            apart = join_spec("", attached | {key: own[key]}).removeprefix(":")
+            raise ZSRobustError(
+                f"{where}: {key} is a field of {shared[0]!r}, too. To set its own, write of={names},{apart}; "
+                f"to set that of {shared[0]!r}, write {shared[0]}:{key}={own[key]}"
+            )
+
+
+def _chain(of: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the names of a defense and of those that it is around, and the fields right after each name but `of`."""
+    name, fields = split_spec(of)
+    entry = defenses[name]
+    if not isinstance(entry, Around):
+        return [(name, fields)]
+    inner = fields.pop("of", entry.of)
+    return [(name, fields), *_chain(inner)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(Around):
+    """A test-time defense around another defense, attacked with or without knowledge of it: two specs, two rows.
+
+    A subclass adds its fields, and makes the wrapper of the classifier.
+    """
+
     knowledge: Knowledge = "adaptive"
 
     def wrapper(self, workshop: "Workshop") -> Wrapper:
@@ -116,37 +193,20 @@ class Wrapped(Defense):
 
     @property
     def passes(self) -> int:
-        """How many passes through the image tower one through what is deployed takes, for estimates."""
+        """The number of passes through the image tower for one through what is deployed, for estimates."""
         return 1
 
-    def own_fields(self) -> dict[str, Any]:
-        """Return the types of its fields by name: `of`, `knowledge`, and those of a subclass."""
-        inherited = {field.name for field in dataclasses.fields(Defense)}
-        return {name: kind for name, kind in field_types(self).items() if name not in inherited}
-
-    def configure(self, fields: Mapping[str, str], where: str) -> "Wrapped":
-        """Return the defense that a spec names; fields that it does not have itself go to the other defense."""
-        kinds = self.own_fields()
-        values = parse_fields(
-            {key: value for key, value in fields.items() if key in kinds}, kinds, where
-        )
-        name, others = split_spec(values.pop("of", self.of))
-        others |= {key: value for key, value in fields.items() if key not in kinds}
-        if others:
-            defenses[name].configure(others, f"{where} of {name!r}")
-        of = join_spec(name, others)
-        inner = defenses.create(of)
-        if isinstance(inner, Wrapped):
+    def check_around(self, other: Defense, where: str) -> None:
+        """Raise ZSRobustError if the other defense is a wrapper, too."""
+        if isinstance(other, Wrapped):
             raise ZSRobustError(
-                f"{where}: {of} is wrapped already. Choose a defense of the weights: of=tecoa"
+                f"{where}: {other.title} is a wrapper, too. Wrap a defense of the weights: of=tecoa"
             )
-        changed = dataclasses.replace(self, of=of, **values)
-        unaware = ", oblivious attack" if changed.knowledge == "oblivious" else ""
-        return dataclasses.replace(changed, title=f"{self.title} ({inner.title}){unaware}")
 
-    def recipes(self, suite: Suite) -> list[Recipe]:
-        """Return the recipes of the other defense."""
-        return defenses.create(self.of).recipes(suite)
+    def title_around(self, other: Defense) -> str:
+        """Return its title, which names the other defense, and an oblivious attack."""
+        title = super().title_around(other)
+        return f"{title}, oblivious attack" if self.knowledge == "oblivious" else title
 
     def tower(self, workshop: "Workshop") -> "Tower":
         """Return the other defense's tower, to be wrapped."""

@@ -3,50 +3,42 @@
 The image tower (1 - weight) · CLIP + weight · fine-tuned: `interpolation:of=tecoa,weight=0.5`.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.specs import parse_fields
-from zsrobust.defenses import Defense, Tower, Wrapped, defenses
+from zsrobust.defenses import Around, Defense, Tower, Wrapped, defenses
 from zsrobust.defenses.workshop import Workshop
-from zsrobust.settings.suites import Suite
-from zsrobust.training import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interpolation(Defense):
+class Interpolation(Around):
     """A defense on the line between CLIP and another defense with a tower of the same shape."""
 
-    of: str = "tecoa"
     weight: float = 0.5  #: 0 is CLIP, 1 the other defense
 
-    def configure(self, fields: Mapping[str, str], where: str) -> "Interpolation":
-        """Return the interpolation that a spec names; further fields, `tecoa`'s eps say, go to the other defense."""
-        own = {key: value for key, value in fields.items() if key in ("of", "weight")}
-        values = parse_fields(own, {"of": str, "weight": float}, where)
-        if not 0 <= values.get("weight", self.weight) <= 1:
-            raise ZSRobustError(f"{where}: weight={fields['weight']} is not in [0, 1].")
-        others = {key: value for key, value in fields.items() if key not in own}
-        of = values.get("of", self.of)
-        if others:
-            defenses[of].configure(others, f"{where} of {of!r}")
-            of = f"{of}:{','.join(f'{key}={value}' for key, value in sorted(others.items()))}"
-        if isinstance(defenses.create(of), Wrapped):
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
             raise ZSRobustError(
-                f"interpolation:of={of}: only weights are mixed. Wrap the mixture: of=interpolation"
+                f"interpolation: weight={self.weight:g} is not in [0, 1]. Choose 0 for CLIP, 1 for the other defense."
             )
-        changed = dataclasses.replace(self, of=of, weight=values.get("weight", self.weight))
-        return dataclasses.replace(
-            changed, title=f"interpolation ({changed.weight:g}, {defenses.create(of).title})"
-        )
 
-    def recipes(self, suite: Suite) -> list[Recipe]:
-        """Return the recipes of the other defense."""
-        return defenses.create(self.of).recipes(suite)
+    def check_around(self, other: Defense, where: str) -> None:
+        """Raise ZSRobustError if the other defense is a wrapper, which has no weights, or an interpolation."""
+        if isinstance(other, Wrapped):
+            raise ZSRobustError(
+                f"{where}: only weights are mixed, and {other.title} is a wrapper. Wrap the mixture: of=interpolation"
+            )
+        if isinstance(other, Interpolation):
+            raise ZSRobustError(
+                f"{where} of an interpolation is an interpolation with the product of both weights. "
+                "Write that one: interpolation:of=tecoa,weight=0.25"
+            )
+
+    def title_around(self, other: Defense) -> str:
+        """Return its title, with the weight and the other defense."""
+        return f"interpolation ({self.weight:g}, {other.title})"
 
     def tower(self, workshop: Workshop) -> Tower:
         """Return the mixed tower; raises ZSRobustError for a defense whose weights are not of CLIP's shape."""
@@ -54,7 +46,7 @@ class Interpolation(Defense):
         tuned = other.encoder.state_dict()
         if tuned.keys() != original.keys():
             raise ZSRobustError(
-                f"interpolation:of={self.of}: its tower is not of CLIP's shape; choose tecoa or pmg_aft."
+                f"interpolation:of={self.of}: its tower does not have CLIP's shape. Choose tecoa or pmg_aft."
             )
         mixed = {
             name: torch.lerp(tensor, tuned[name], self.weight)
