@@ -12,7 +12,7 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.specs import format_eps, join_spec, split_spec
+from zsrobust.core.specs import join_spec, split_spec
 from zsrobust.datasets import Images
 from zsrobust.defenses import Defense, Tower, defenses
 from zsrobust.defenses.ttc import Counterattack
@@ -25,6 +25,7 @@ from zsrobust.models.wrappers import Purified, Wrapper, bpda, unchanged
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.reporting.tables import build
 from zsrobust.results.cell import Result
+from zsrobust.results.selection import Selection
 from zsrobust.results.store import frame_of
 from zsrobust.running.bench import Bench, about
 from zsrobust.running.plan import Cell, plan
@@ -398,7 +399,7 @@ def test_both_kinds_of_knowledge_stand_in_a_table_under_their_own_titles(bench):
     frame = frame_of(
         (bench.path(cell), result) for cell, result in zip(cells, results, strict=True)
     )
-    page = build("1", frame, bench.suite, eps=format_eps(cells[0].eps), more=specs)
+    page = build("1", frame, Selection.of(bench.suite), more=specs)
     assert [title for title, _ in page.rows[-2:]] == [
         "TTC (FT-TeCoA)",
         "TTC (FT-TeCoA), oblivious attack",
