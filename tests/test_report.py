@@ -1,7 +1,7 @@
 """The report: its numbers are the table's, in the file and in a real browser; what is hostile stays text."""
 
 import base64
-import html
+import hashlib
 import io
 import json
 import re
@@ -11,13 +11,14 @@ from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, TreeBuilder
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting import figures
+from zsrobust.reporting import columns, figures
 from zsrobust.reporting.columns import DASH, percent
 from zsrobust.reporting.report import build
 from zsrobust.reporting.report.gallery import _png
@@ -140,10 +141,6 @@ def page(folder: Path) -> str:
     return build(folder)
 
 
-def stored(page: str, name: str = "page") -> Any:
-    return json.loads(re.findall(rf'id="data-{name}">(.*?)</script>', page)[0])
-
-
 def expected(folder: Path, metric: Any = "robust", **chosen: Any) -> dict[str, list[str]]:
     """What the tables print, by the method's title: the means, and then the datasets."""
     found = rows(Selection.of(MINI, **chosen).cells(load_results(folder)), MINI)
@@ -156,31 +153,54 @@ def expected(folder: Path, metric: Any = "robust", **chosen: Any) -> dict[str, l
 
 
 class Reader(HTMLParser):
-    """Collects the rows of the first table, every tag, and every address."""
+    """Makes a tree of a page."""
+
+    VOID = ("meta", "link", "img", "input")
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: list[list[str]] = []
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
+        self.builder = TreeBuilder()
 
-    def handle_starttag(self, tag: str, attributes: Any) -> None:
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.builder.start(tag, {name: value or "" for name, value in attrs})
+        if tag in self.VOID:
+            self.builder.end(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.builder.end(tag)
 
     def handle_data(self, data: str) -> None:
-        if self.rows and self.rows[-1] and self.tags[-1] in ("td", "th", "strong"):
-            self.rows[-1][-1] += data.strip()
+        self.builder.data(data)
 
 
-def parsed(page: str) -> Reader:
+def parsed(page: str) -> Element:
     reader = Reader()
-    reader.feed(page)
-    return reader
+    reader.feed(page.removeprefix("<!doctype html>"))
+    return reader.builder.close()
+
+
+def of_class(element: Element, name: str) -> list[Element]:
+    return [each for each in element.iter() if name in each.get("class", "").split()]
+
+
+def words(element: Element) -> str:
+    return "".join(element.itertext())
+
+
+def printed(view: Element, metric: str = "robust") -> dict[str, list[str]]:
+    """What a view shows, by the method's title: the means, and then the datasets; without the time."""
+    (board,) = (each for each in of_class(view, "board") if each.get("data-metric") == metric)
+    return {
+        str(row.findtext("th")): [words(value) for value in of_class(row, "value")][:-1]
+        for row in board.findall(".//tbody/tr")
+    }
+
+
+def details(tree: Element, place: str) -> Element:
+    """Where the numbers of the cell come from that is stored at a place."""
+    return next(
+        each for each in of_class(tree, "details") if place in [dd.text for dd in each.iter("dd")]
+    )
 
 
 def test_the_same_folder_makes_the_same_page(folder, page):
@@ -188,55 +208,46 @@ def test_the_same_folder_makes_the_same_page(folder, page):
 
 
 def test_every_cell_is_in_the_page(folder, page):
-    data = stored(page)
-    frame = load_results(folder)
-    assert [each["path"] for each in data["cells"]] == [
-        str(Path(path).relative_to(folder)) for path in frame["path"]
-    ]
-    shown = {number for view in data["views"] for row in view["rows"] for number in row["cells"]}
-    assert shown - {None} == set(range(len(frame)))
-    for each, path in zip(data["cells"], frame["path"], strict=True):
-        assert {name: data["pool"][number] for name, number in each["identity"].items()} == read(
-            Path(path)
-        ).identity
+    tree = parsed(page)
+    opened = {each.get("popovertarget") for each in of_class(tree, "number")}
+    for path in load_results(folder)["path"]:
+        found = details(tree, str(Path(path).relative_to(folder)))
+        assert found.get("id") in opened
+        (identity,) = of_class(found, "identity")
+        assert json.loads(words(identity)) == read(Path(path)).identity
 
 
 @pytest.mark.parametrize("metric", ["robust", "clean"])
 def test_numbers_are_those_of_the_tables(folder, page, metric):
-    data = stored(page)
-    view = data["views"][0]
-    printed = {}
-    for row in view["rows"]:
-        numbers = [
-            None if number is None else data["cells"][number].get(metric) for number in row["cells"]
-        ]
-        printed[row["title"]] = [each["text"] if each else DASH for each in row["means"][metric]]
-        printed[row["title"]] += [each[1] if each else DASH for each in numbers]
-    assert printed == expected(folder, metric)
-    assert list(printed) == [
+    shown = printed(of_class(parsed(page), "view")[0], metric)
+    assert shown == expected(folder, metric)
+    assert list(shown) == [
         "CLIP",
         "FT-TeCoA",
         "PMG-AFT",
         HOSTILE,
     ]  # the paper's order, then the others
-    assert printed["CLIP"][0] == DASH  # its row misses a cell
-    assert printed[HOSTILE][3] == DASH  # a failed cell
+    assert shown["CLIP"][0] == DASH  # its row misses a cell
+    assert shown[HOSTILE][3] == DASH  # a failed cell
 
 
-def test_the_first_view_stands_in_the_page_without_scripts(folder, page):
-    reader = parsed(page)
-    assert reader.rows[0][:4] == ["Method", "Average", "Zero-shot", "Shapes"]
-    assert {row[0]: row[1:] for row in reader.rows[1:5]} == expected(folder)
+def test_without_scripts_every_view_is_shown(page):
+    tree = parsed(page)
+    first, *others = of_class(tree, "view")
+    assert first.get("hidden") is None
+    assert all(view.get("hidden") == "" for view in others)
+    (style,) = tree.findall("head/noscript/style")
+    assert words(style) == ".view[hidden], .board[hidden] { display: block !important }"
+    digest = base64.b64encode(hashlib.sha256(words(style).encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in page
 
 
 def test_views_choose_images(page):
-    views = [view["key"] for view in stored(page)["views"]]
-    of = {
-        (key["suite"], key["attack"], key["eps"], key["images"])
-        for key in views
-        if key["protocol"] == "sound"
-    }
-    assert of == {
+    names = ("suite", "protocol", "attack", "eps", "images", "seed")
+    views = [
+        [view.get(f"data-{name}") for name in names] for view in of_class(parsed(page), "view")
+    ]
+    assert {(suite, *key) for suite, protocol, *key, _ in views if protocol == "sound"} == {
         ("mini", "pgd10", "6/255", "suite"),
         ("mini", "pgd10", "6/255", "16"),
         ("mini", "pgd10", "3/255", "suite"),
@@ -244,25 +255,40 @@ def test_views_choose_images(page):
         ("mini", "autoattack", "6/255", "all"),
         ("mine", "pgd10", "6/255", "suite"),
     }
-    assert views[0] == {
-        "suite": "mini",
-        "protocol": "sound",
-        "attack": "pgd10",
-        "eps": "6/255",
-        "images": "suite",
-        "seed": "0",
-    }
+    assert views[0] == ["mini", "sound", "pgd10", "6/255", "suite", "0"]
+
+
+def test_a_column_added_in_one_place_is_in_the_leaderboard(folder, monkeypatch):
+    added = columns.Column(
+        "sum", "Sum", lambda row: columns.Entry(f"{len(row.cells)} in all"), places={"report"}
+    )
+    monkeypatch.setattr(columns, "DETAILS", (*columns.DETAILS, added))
+    for board in of_class(parsed(build(folder)), "board"):
+        assert [words(each) for each in board.iter("th") if each.get("scope") == "col"][-1] == "Sum"
+        assert all("in all" in words(row[-1]) for row in board.findall(".//tbody/tr"))
 
 
 def test_hostile_text_is_escaped(page):
-    reader = parsed(page)
-    assert reader.tags.count("script") == 4  # three of data, one of ours
-    assert reader.tags.count("img") == reader.tags.count("figure")  # none but the figures
-    assert HOSTILE in json.dumps(stored(page)).replace('\\"', '"')
+    tree = parsed(page)
+    assert len(list(tree.iter("script"))) == 1
+    assert not list(tree.iter("b"))
+    for image in tree.iter("img"):
+        assert str(image.get("src")).startswith("data:image/")
+    for name in (HOSTILE, "<b>ring</b>"):
+        assert name in words(tree)
+    for element in tree.iter():
+        assert not [name for name in element.attrib if name == "style" or name.startswith("on")]
 
 
 def test_it_needs_nothing_else(page):
-    assert all(each.startswith(("data:", "#")) for each in parsed(page).addresses)
+    addresses = [
+        address
+        for element in parsed(page).iter()
+        for name in ("src", "href")
+        if (address := element.get(name)) is not None
+    ]
+    assert addresses
+    assert all(each.startswith(("data:", "#")) for each in addresses)
     assert "default-src 'none'" in page
     assert "url(" not in page
 
@@ -273,16 +299,15 @@ def test_flags_are_explained_and_failures_listed(page):
         assert flag.sentence in text
         assert flag.means in text
         assert f"What to do: {flag.remedy}" in text
-    assert (
-        html.escape(HOSTILE, quote=False).replace('"', "&#34;") in page.partition("<h3>Messages")[2]
-    )
+    (section,) = (each for each in parsed(page).iter("section") if each.get("id") == "flags")
+    assert HOSTILE in [code.text for code in section.iter("code")]
     assert "PMG-AFT under pgd10, eps 6/255, mini, sound: Colors" in text
     assert "zsrobust.evaluation.CheatError: left [0, 1] &lt;/script&gt;" in text
 
 
 def test_figures_are_described(folder, page):
     described = figures.describe("1", load_results(folder), Selection.of(MINI))
-    assert parsed(page).tags.count("figure") >= 1
+    assert of_class(parsed(page), "plate")
     assert described.splitlines()[0] in page
 
 
@@ -294,10 +319,8 @@ def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
     *_, second, best = sorted(right, key=right.__getitem__)
     assert right[second] < right[best]
     cell(tmp_path, best, "mini_shapes", knowledge="oblivious")
-    view = stored(text := build(tmp_path))["views"][0]
-    assert view["best"]["robust"][2] == right[second] / 40
-    assert [line["defense"] for line in view["rows"] if line.get("oblivious")] == [best]
-    strong = re.findall(r'<tr><th scope="row">([^<]*)</th>(?:(?!</tr>).)*<strong>', text)
+    board = of_class(parsed(build(tmp_path)), "board")[0]
+    strong = [row.findtext("th") for row in board.findall(".//tbody/tr") if of_class(row, "best")]
     assert strong == [DEFENSES[second]]
 
 
@@ -310,11 +333,10 @@ def test_damaged_outcomes_are_noted(tmp_path):
     first.unlink()
     second.write_bytes(b"damaged")
     second.with_suffix(".samples.npz").write_bytes(b"damaged")
-    page = build(tmp_path)
-    classes, gallery = stored(page, "classes")["cells"], stored(page, "gallery")["cells"]
-    assert all("Run the cell again" in text for text in [*classes.values(), *gallery.values()])
-    assert len(classes) == 2
-    assert len(gallery) == 1
+    (dataset,) = of_class(parsed(build(tmp_path)), "dataset")
+    assert words(dataset).count("Run the cell again") == 3  # both outcomes, and the samples
+    assert not of_class(dataset, "classes")
+    assert not of_class(dataset, "gallery")
     second.write_bytes(
         Outcomes(np.arange(2), np.arange(2), np.arange(2), np.zeros(2, np.float32)).to_bytes()
     )
@@ -322,24 +344,29 @@ def test_damaged_outcomes_are_noted(tmp_path):
 
 
 def test_images_are_those_that_were_attacked(folder, page):
-    data, gallery = stored(page), stored(page, "gallery")
-    number = next(
-        n
-        for n, each in enumerate(data["cells"])
-        if each["path"] == "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes.json"
-    )
-    samples = Samples.read(folder / data["cells"][number]["path"])
+    samples = Samples.read(folder / "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes.json")
     assert samples is not None
-    sample = gallery["cells"][str(number)][0]
+    dataset = of_class(of_class(parsed(page), "view")[0], "dataset")[0]
+    assert dataset.get("data-dataset") == "mini_shapes"
+    (card,) = (each for each in of_class(dataset, "card") if each.findtext("h5") == "FT-TeCoA")
+    images = list(of_class(card, "triple")[0].iter("img"))
     clean, _, adversarial = (
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(gallery["images"][each]))))
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(image.get("src", "").partition(",")[2]))))
         .transpose(2, 0, 1)
         .astype(int)
-        for each in sample["images"]
+        for image in images
     )
     assert np.array_equal(clean, samples.pixels[0])
     assert abs(adversarial - clean).max() == 6
-    assert sample["magnified"] == 21
+    assert "magnified 21 times" in str(images[1].get("alt"))
+
+
+def test_images_beyond_the_budget_are_left_out_with_a_note(folder, page, monkeypatch):
+    monkeypatch.setattr("zsrobust.reporting.report.datasets.BUDGET", 0)
+    shown = build(folder)
+    assert "no room for more images" in shown
+    assert "no room for more images" not in page
+    assert len(of_class(parsed(shown), "card")) < len(of_class(parsed(page), "card"))
 
 
 @pytest.mark.parametrize(("side", "shown"), [(32, 32), (224, 112), (250, 83)])
@@ -355,6 +382,9 @@ def test_a_folder_without_results_is_an_error(tmp_path, present):
 
 
 # In a real browser.
+
+SHOWN = ".view:not([hidden]) .board:not([hidden])"
+OPENED = ".details:popover-open"
 
 
 class Browser:
@@ -390,12 +420,12 @@ class Browser:
     @property
     def board(self) -> dict[str, list[str]]:
         """The leaderboard as text, without the time."""
-        script = """return [...document.querySelectorAll("#board tbody tr")].map((row) =>
+        script = """return [...document.querySelectorAll(arguments[0] + " tbody tr")].map((row) =>
             [row.cells[0].firstChild.textContent, ...[...row.querySelectorAll(".value")].slice(0, -1).map((each) => each.textContent)])"""
-        return {row[0]: row[1:] for row in self.run(script)}
+        return {row[0]: row[1:] for row in self.run(script, SHOWN)}
 
-    def sorted_by(self, table: str = "#board") -> list[list[str]]:
-        script = f"""return [...document.querySelectorAll("{table} [aria-sort]")].map((each) => [each.dataset.sort, each.ariaSort])"""
+    def sorted_by(self) -> list[list[str]]:
+        script = f"""return [...document.querySelectorAll("{SHOWN} [aria-sort]")].map((each) => [each.dataset.sort, each.ariaSort])"""
         return list(self.run(script))
 
 
@@ -449,7 +479,7 @@ def test_browser_shows_the_numbers_of_the_tables(browser, folder):
 
 def test_browser_sorts(browser, folder):
     assert browser.sorted_by() == [["method", "ascending"]]
-    browser.click("[data-sort=average] button")
+    browser.click(f"{SHOWN} [data-sort=average] button")
     assert browser.sorted_by() == [["average", "descending"]]
     means = {
         title: float(numbers[0])
@@ -463,13 +493,13 @@ def test_browser_sorts(browser, folder):
         browser.find("#status").get_attribute("textContent")
         == "Sorted by Average, descending; 4 rows."
     )
-    browser.click("[data-sort=average] button")
+    browser.click(f"{SHOWN} [data-sort=average] button")
     assert browser.sorted_by() == [["average", "ascending"]]
     assert list(browser.board) == [*best[::-1], "CLIP", HOSTILE]
 
 
 def test_browser_sorts_by_keyboard(browser, folder):
-    browser.run("document.querySelector('[data-sort=mini_shapes] button').focus()")
+    browser.run("arguments[0].focus()", browser.find(f"{SHOWN} [data-sort=mini_shapes] button"))
     for direction in ("descending", "ascending"):
         browser.driver.switch_to.active_element.send_keys("\ue007")  # Enter
         assert browser.sorted_by() == [["mini_shapes", direction]]
@@ -500,9 +530,7 @@ def test_browser_filters(browser, folder):
     assert mean == DASH != measured  # nobody knows which datasets the suite has
     browser.driver.back()
     browser.run("return new Promise((done) => setTimeout(done, 50))")
-    assert "protocol=reference" in browser.find("#caption").text.replace(
-        "protocol reference", "protocol=reference"
-    )
+    assert "protocol reference" in browser.find(f"{SHOWN} .caption").text
 
 
 def test_browser_opens_what_the_address_says(browser, folder):
@@ -518,41 +546,42 @@ def test_browser_opens_what_the_address_says(browser, folder):
     assert browser.sorted_by() == [["method", "ascending"]]
 
 
-def test_browser_tells_where_a_number_comes_from(browser, folder):
+def test_browser_shows_where_a_number_comes_from(browser, folder):
     stored_cell = read(folder / "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes.json")
-    button = "#board tbody tr:nth-child(2) td:nth-child(4) .number"
-    assert (
-        browser.find(button)
-        .get_attribute("title")
-        .startswith(f"{stored_cell.robust_correct} of 40 images; 95% interval")
+    button = browser.find(f"{SHOWN} tbody tr:nth-child(2) td:nth-child(4) .number")
+    assert button.get_attribute("title").startswith(
+        f"{stored_cell.robust_correct} of 40 images; 95% interval"
     )
-    browser.run("arguments[0].focus()", browser.find(button))
+    browser.run("arguments[0].focus()", button)
     browser.driver.switch_to.active_element.send_keys("\ue007")
-    shown = browser.find("#details").text
-    assert stored_cell.outcomes in shown
-    assert json.loads(browser.find("#details pre").text) == stored_cell.identity
+    shown = browser.find(OPENED).text
+    assert str(stored_cell.outcomes) in shown
+    assert json.loads(browser.find(f"{OPENED} .identity").text) == stored_cell.identity
     assert "torch 2.6" in shown
     assert "100 images forward, 50 backward" in shown
+    browser.driver.switch_to.active_element.send_keys("\ue004")  # Tab: into what was opened
+    assert browser.run("return document.activeElement.closest('.details')") == browser.find(OPENED)
     browser.driver.switch_to.active_element.send_keys("\ue00c")  # Escape
-    assert not browser.run("return document.getElementById('details').open")
-    assert browser.driver.switch_to.active_element == browser.find(button)
+    assert not browser.run("return document.querySelector(arguments[0])", OPENED)
+    assert browser.driver.switch_to.active_element == button
 
 
-def test_browser_tells_of_means_and_failures(browser):
-    browser.click("#board tbody tr:nth-child(2) td:nth-child(2) .number")
-    assert "16 datasets, each weighing the same" in browser.find("#details").text
-    browser.click("#details .close")
-    browser.click("#board tbody tr:nth-child(4) td:nth-child(5) .number")
-    assert f"CheatError: left [0, 1] {HOSTILE}" in browser.find("#details pre").text
+def test_browser_explains_means_and_failures(browser):
+    browser.click(f"{SHOWN} tbody tr:nth-child(2) td:nth-child(2) .number")
+    assert "16 datasets, each weighing the same" in browser.find(OPENED).text
+    browser.click(f"{OPENED} .close")
+    assert not browser.run("return document.querySelector(arguments[0])", OPENED)
+    browser.click(f"{SHOWN} tbody tr:nth-child(4) td:nth-child(5) .number")
+    assert f"CheatError: left [0, 1] {HOSTILE}" in browser.find(f"{OPENED} pre").text
 
 
 def test_browser_shows_a_dataset_class_by_class(browser, folder):
-    browser.click("#datasets a[href*=mini_colors]")
+    dataset = ".view:not([hidden]) [data-dataset=mini_colors]"
+    browser.click(f"{dataset} summary")
+    browser.run("return new Promise((done) => setTimeout(done, 50))")
     assert "dataset=mini_colors" in browser.fragment
-    assert browser.driver.switch_to.active_element == browser.find("#dataset")
-    assert not browser.find("#leaderboard").is_displayed()
-    script = "return [...document.querySelectorAll('#classes tbody tr')].map((row) => [...row.cells].map((each) => each.textContent))"
-    shown = browser.run(script)
+    script = "return [...arguments[0].querySelectorAll('.classes tbody tr')].map((row) => [...row.cells].map((each) => each.textContent))"
+    shown = browser.run(script, browser.find(dataset))
     outcomes = {
         name: Outcomes.read(folder / f"mini/sound/pgd10-eps=6-255/{name}/mini_colors.npz")
         for name in ("tecoa", "pmg_aft", "clip")
@@ -562,10 +591,10 @@ def test_browser_shows_a_dataset_class_by_class(browser, folder):
     for label, name in enumerate(outcomes["tecoa"].classes):
         numbers = []
         for each in (outcomes["tecoa"], outcomes["pmg_aft"]):
-            of_class = each.labels == label
-            right = of_class & (each.clean == label)
+            of_class_ = each.labels == label
+            right = of_class_ & (each.clean == label)
             numbers += [
-                percent(Fraction(int(kept.sum()), int(of_class.sum())))
+                percent(Fraction(int(kept.sum()), int(of_class_.sum())))
                 for kept in (right, right & (each.adversarial == label))
             ]
         assert by_name[name][1:2] + by_name[name][4:8] == [
@@ -573,23 +602,39 @@ def test_browser_shows_a_dataset_class_by_class(browser, folder):
             *numbers,
         ]
     assert by_name["class 0"][4:8] == [DASH] * 4  # of a cell that stored no names
-    browser.click("#classes [data-sort='robust-1'] button")
-    column = [float(row[5]) for row in browser.run(script) if row[5] != DASH]
+    browser.click(f"{dataset} [data-sort='robust-1'] button")
+    column = [float(row[5]) for row in browser.run(script, browser.find(dataset)) if row[5] != DASH]
     assert column == sorted(column, reverse=True)
-    browser.click("#dataset .back a")
-    assert browser.find("#leaderboard").is_displayed()
+    assert "dataset=mini_colors" in browser.fragment  # the board's order is another matter
+    browser.click(f"{dataset} summary")
+    browser.run("return new Promise((done) => setTimeout(done, 50))")
+    assert "dataset=" not in browser.fragment
+
+
+def test_browser_opens_the_dataset_of_the_address(browser):
+    browser.open("#dataset=mini_shapes")
+    summary = browser.find(".view:not([hidden]) [data-dataset=mini_shapes] summary")
+    assert browser.driver.switch_to.active_element == summary
+    assert browser.run("return arguments[0].parentElement.open", summary)
+    browser.choose("eps", "3/255")
+    assert browser.fragment.endswith("dataset=mini_shapes")
+    assert browser.find(".view:not([hidden]) [data-dataset=mini_shapes] .methods").is_displayed()
 
 
 def test_browser_shows_the_gallery(browser):
     browser.open("#dataset=mini_shapes")
-    images = browser.run("""return Promise.all([...document.querySelectorAll(".gallery img")].map((each) =>
-        each.decode().then(() => [each.naturalWidth, each.alt])))""")
+    dataset = ".view:not([hidden]) [data-dataset=mini_shapes]"
+    images = browser.run(
+        """return Promise.all([...document.querySelectorAll(arguments[0])].map((each) => {
+        each.loading = "eager"; return each.decode().then(() => [each.naturalWidth, each.alt])}))""",
+        f"{dataset} .gallery img",
+    )
     assert len(images) == 2 * 2 * 3
     assert {width for width, _ in images} == {32}
     assert "magnified 21 times" in images[1][1]
-    said = browser.find(".gallery").text
-    assert "red circle" in said
-    assert HOSTILE in said  # the name of a class, as text
+    shown = browser.find(f"{dataset} .gallery").text
+    assert "red circle" in shown
+    assert HOSTILE in shown  # the name of a class, as text
 
 
 def test_browser_draws_the_figures(browser):

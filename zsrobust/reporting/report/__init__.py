@@ -1,76 +1,77 @@
 """The report: everything in a results folder as one HTML page that needs nothing else. No torch here.
 
-The page is a pure function of the folder. Its data stand in it as JSON, once; `page.js` shows the view that the address
-asks for, as text and never as HTML. Its content security policy allows this script and this style, and no other.
+The page is a pure function of the folder. Jinja writes every view as static HTML; `page.js` sorts the
+tables and shows one view at a time. The content security policy allows this script and this style,
+and no other.
 """
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting.report.data import (
-    Collection,
-    Pool,
-    by_class,
-    cells,
-    read_outcomes,
-    static_rows,
-    views,
-)
-from zsrobust.reporting.report.gallery import BUDGET, pictures
+from zsrobust.reporting.report.cells import Provenance, provenance
+from zsrobust.reporting.report.collection import Collection
+from zsrobust.reporting.report.datasets import Looks
+from zsrobust.reporting.report.views import View, views
 from zsrobust.reporting.tables import ROWS
-from zsrobust.results.cell import Samples
 from zsrobust.results.flags import look_up
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
+
+#: Without scripts nobody can choose a view, so that all are shown.
+WITHOUT_SCRIPTS = ".view[hidden], .board[hidden] { display: block !important }"
 
 
 def build(folder: Path, own: Sequence[Suite] = ()) -> str:
     """Return the page of a results folder; `own` are suites of the user's files, which ours are not.
 
-    Raises ZSRobustError if the folder holds no results, or something that is none.
+    Raises ZSRobustError if the folder holds no results, or a file that is not a result.
     """
     import jinja2
     from markupsafe import Markup
 
     found = Collection.load(Path(folder), own)
-    page: dict[str, Any] = {"views": views(found), **cells(found)}
-    classes, gallery = _looks(found, page)
-    style, script = _file("page.css"), _file("page.js")
+    shown = views(found)
+    looks = Looks(found)
+    # A bar in a cell is as long as its accuracy: the policy forbids styles on elements, so that lengths are classes.
+    lengths = "\n".join(f".s{percent} {{ --share: {percent / 100} }}" for percent in range(101))
+    style, script = _file("page.css") + lengths, _file("page.js")
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.from_string(_file("page.html")).render(
+    return environment.get_template("page.html").render(
         folder=found.folder.name or str(found.folder.resolve().name),
         style=Markup(style),  # noqa: S704  # ours, and no data in it
         script=Markup(script),  # noqa: S704  # ours, and no data in it
-        hashes={"style": _hash(style), "script": _hash(script)},
-        first=page["views"][0],
-        views=len(page["views"]),
-        rows=static_rows(page),
-        data={
-            name: _json(value)
-            for name, value in {"page": page, "classes": classes, "gallery": gallery}.items()
+        without_scripts=Markup(WITHOUT_SCRIPTS),  # noqa: S704  # ours, and no data in it
+        hashes={
+            "style": _hash(style),
+            "script": _hash(script),
+            "without_scripts": _hash(WITHOUT_SCRIPTS),
         },
+        filters=_filters(shown),
+        views=[(view, list(looks.on_datasets(view))) for view in shown],
+        cells=_cells(found, shown),
+        ids={path: number for number, path in enumerate(found.results)},
         figures=_figures(found),
         flags=_flags(found),
-        messages=sorted({line for result in found.results for line in result.messages or ()}),
+        messages=sorted({line for each in found.results.values() for line in each.messages or ()}),
         failed=_failed(found),
         counts={
             "cells": len(found.results),
-            "images": sum(result.images for result in found.results),
+            "images": sum(result.images for result in found.results.values()),
         },
         versions=sorted(
-            {(name, number) for result in found.results for name, number in result.versions.items()}
+            {pair for each in found.results.values() for pair in each.versions.items()}
         ),
     )
 
@@ -84,49 +85,23 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _json(value: Any) -> Any:
-    """Return a value as JSON that cannot end the element that it stands in."""
-    from markupsafe import Markup
-
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704  # without "<", no text ends a script element
+def _filters(shown: Sequence[View]) -> dict[str, list[str]]:
+    """Return the values of every filter, in the order of the views."""
+    return {name: list(dict.fromkeys(view.key[name] for view in shown)) for name in shown[0].key}
 
 
-def _looks(found: Collection, page: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what happened class by class, and the gallery, by the cells' numbers; in the order of the views."""
-    paths = [Path(path) for path in found.frame["path"]]
-    sets, images = Pool(), Pool()
-    classes: dict[int, Any] = {}
-    gallery: dict[int, Any] = {}
-    order = {
-        number: None
-        for view in page["views"]
-        for row in view["rows"]
-        for number in row["cells"]
-        if number is not None
+def _cells(found: Collection, shown: Sequence[View]) -> dict[str, Provenance]:
+    """Return where the numbers of each cell come from, by path."""
+    methods = {
+        path: method.name
+        for view in shown
+        for cells in view.cells.values()
+        for method, path in cells
     }
-    used = 0
-    for number in order:
-        outcomes = read_outcomes(found.results[number], paths[number])
-        classes[number] = (
-            outcomes
-            if isinstance(outcomes, str)
-            else by_class(found.results[number], outcomes, sets)
-        )
-        if used > BUDGET:
-            gallery[number] = (
-                "This page has no room for more images; those of other cells come first."
-            )
-            continue
-        try:
-            samples = Samples.read(paths[number])
-            if samples is not None:
-                known = len(images.values)
-                gallery[number] = pictures(samples, outcomes, images)
-                used += sum(map(len, images.values[known:]))
-        except (ZSRobustError, KeyError) as error:
-            gallery[number] = str(error)
-    return {"sets": sets.values, "cells": classes}, {"images": images.values, "cells": gallery}
+    return {
+        path: provenance(result, found.place(path), methods[path])
+        for path, result in found.results.items()
+    }
 
 
 def _figures(found: Collection) -> list[dict[str, str]]:
@@ -155,7 +130,7 @@ def _figures(found: Collection) -> list[dict[str, str]]:
 def _flags(found: Collection) -> list[dict[str, Any]]:
     """Return every distinct flag with its words and its cells, row by row."""
     where: dict[str, dict[str, list[str]]] = {}
-    for result in found.results:
+    for result in found.results.values():
         for flag in result.flags:
             where.setdefault(flag, {}).setdefault(_row(result.identity), []).append(
                 result.identity["dataset"]["title"]
@@ -181,7 +156,7 @@ def _failed(found: Collection) -> list[dict[str, str]]:
             if (result.error or "").strip()
             else "no error is stored",
         }
-        for result in found.results
+        for result in found.results.values()
         if result.status == "failed"
     ]
 

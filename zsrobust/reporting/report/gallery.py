@@ -1,50 +1,91 @@
-"""The gallery: clean image, perturbation magnified, adversarial image, as PNG in data URIs. No torch here."""
+"""The gallery: clean image, perturbation magnified, adversarial image, as PNG in base64. No torch here."""
 
 import base64
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsrobust.reporting.report.data import Pool, class_name
+from zsrobust.reporting.report.cells import class_name
 from zsrobust.results.cell import Outcomes, Samples
 
 LARGEST = 112  #: pixels a side; larger images are shown reduced
 
-#: Characters that all images together may take. What comes after is noted, and not shown.
-BUDGET = 16_000_000
+
+class Picture(NamedTuple):
+    """An image, and what it shows."""
+
+    caption: str
+    alt: str
+    png: str  #: in base64
 
 
-def pictures(samples: Samples, outcomes: Outcomes | str, pool: Pool) -> list[dict[str, Any]]:
-    """Return the samples of a cell, their images by number in `pool`, with what the model said before and after.
+class Sample(NamedTuple):
+    """An attacked image: what became of it, how it looks, and what the model predicted."""
+
+    fate: str
+    pictures: Sequence[Picture]
+    predicted: Sequence[tuple[str, str, bool]]  #: when, which class, and whether it is wrong
+
+
+def samples_of(samples: Samples, outcomes: Outcomes | str) -> list[Sample]:
+    """Return the samples of a cell, with what the model predicted before and after.
 
     The perturbation is scaled so that its largest change reaches from mid-gray to black or white.
     """
-    found = []
-    for position, pixels, change in zip(
-        samples.positions.tolist(), samples.pixels, samples.change, strict=True
-    ):
-        clean, moved = pixels / 255, change / 127
-        images = (clean, 0.5 + moved / 2, clean + moved * samples.scale)
-        found.append(
-            {
-                "position": position,
-                "images": [pool.number(_png(each)) for each in images],
-                "magnified": round(0.5 / samples.scale),
-                "reduced": _step(pixels.shape[-1]),
-                **_said(outcomes, position),
-            }
+    return [
+        _sample(position, pixels / 255, change / 127, samples.scale, outcomes)
+        for position, pixels, change in zip(
+            samples.positions.tolist(), samples.pixels, samples.change, strict=True
         )
-    return found
+    ]
 
 
-def _said(outcomes: Outcomes | str, position: int) -> dict[str, str]:
+def _sample(
+    position: int,
+    clean: NDArray[np.float64],
+    change: NDArray[np.float64],
+    scale: float,
+    outcomes: Outcomes | str,
+) -> Sample:
+    """Return one sample; `change` is (3, S, S) in [-1, 1], where 1 is `scale`."""
+    true, before, after = _predicted(outcomes, position)
+    step = _step(clean.shape[-1])
+    reduced = f", shown at 1/{step} of its size" if step > 1 else ""
+    magnified = round(0.5 / scale)
+    taken = f", taken for {after}" if after else ""
+    pictures = [
+        ("clean", f"Clean image {position}: {true or 'unknown'}{reduced}", clean),
+        (
+            f"change × {magnified}",
+            f"What the attack changed, magnified {magnified} times",
+            0.5 + change / 2,
+        ),
+        ("adversarial", f"Adversarial image: {true or 'unknown'}{taken}", clean + change * scale),
+    ]
+    fate = "Attacked"
+    if true:
+        fate = "Survived" if after == true else "Broken"
+    predicted = [("true", true), ("before", before), ("after", after)] if true else []
+    return Sample(
+        fate,
+        [Picture(caption, alt, _png(image)) for caption, alt, image in pictures],
+        [(when, name, name != true) for when, name in predicted],
+    )
+
+
+def _predicted(outcomes: Outcomes | str, position: int) -> tuple[str, str, str]:
+    """Return the true class of an image, and those predicted before and after; "" where they are not stored."""
     if isinstance(outcomes, str) or not 0 <= position < len(outcomes.labels):
-        return {}
-    labels = {"true": outcomes.labels, "before": outcomes.clean, "after": outcomes.adversarial}
-    return {name: class_name(outcomes, int(each[position])) for name, each in labels.items()}
+        return "", "", ""
+    true, before, after = (
+        class_name(outcomes, int(each[position]))
+        for each in (outcomes.labels, outcomes.clean, outcomes.adversarial)
+    )
+    return true, before, after
 
 
 def _step(side: int) -> int:

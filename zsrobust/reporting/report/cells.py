@@ -1,0 +1,108 @@
+"""What the report shows of one cell: where its numbers come from, and its accuracy class by class. No torch here."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.reporting.columns import percent
+from zsrobust.reporting.statistics import wilson
+from zsrobust.results.cell import Outcomes, Result
+from zsrobust.results.flags import look_up
+from zsrobust.results.store import outcomes_match
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers of a cell come from."""
+
+    title: str
+    subtitle: str
+    error: str  #: of a failed cell
+    facts: Sequence[tuple[str, str]]
+    identity: str  #: as JSON
+
+
+def provenance(result: Result, place: str, method: str) -> Provenance:
+    """Return where a cell's numbers come from; `place` is its file, `method` what to call its defense."""
+    identity = result.identity
+    attack, training = identity["attack"], result.training.get("epoch_seconds")
+    counts = {"Robust": result.robust_correct, "Clean": result.clean_correct}
+    facts = {
+        **{name: _accuracy(count, result) for name, count in counts.items()},
+        "Red flags": " ".join(look_up(flag).sentence for flag in result.flags),
+        "Messages": " ".join(result.messages or ()),
+        "Time": f"{result.seconds:,.3f} s on {result.device or 'an unknown device'}",
+        "Passes": f"{result.forward:,} images forward, {result.backward:,} backward",
+        "Training": "" if training is None else f"{training} s an epoch",
+        "Versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
+        "File": place,
+        "Outcomes": f"sha256 {result.outcomes}" if result.outcomes else "",
+    }
+    return Provenance(
+        f"{method} on {identity['dataset']['title']}",
+        f"{attack['spec']}, eps {attack['eps']}; {identity['suite']}, {identity['protocol']}",
+        result.error or "",
+        [(name, text) for name, text in facts.items() if text],
+        json.dumps(identity, indent=1, ensure_ascii=False),
+    )
+
+
+def _accuracy(correct: int, result: Result) -> str:
+    if result.status != "ok":
+        return ""
+    low, high = (100 * end for end in wilson(correct, result.images))
+    return (
+        f"{percent(Fraction(correct, result.images))}% ({correct:,} of {counted(result.images, 'image')}; "
+        f"95% interval {low:.1f}–{high:.1f})"
+    )
+
+
+def read_outcomes(result: Result, path: Path) -> Outcomes | str:
+    """Return the outcomes beside a result, or why there are none."""
+    if result.status != "ok":
+        return "The cell failed."
+    try:
+        outcomes = Outcomes.read(path)
+    except ZSRobustError as error:
+        return str(error)
+    if not outcomes_match(result, path):
+        return f"{path.with_suffix('.npz').name} is not what this cell was counted from. Run the cell again."
+    return outcomes
+
+
+def class_name(outcomes: Outcomes, label: int) -> str:
+    """Return a class's name, or its number where names are not stored."""
+    if outcomes.classes is None or not 0 <= label < len(outcomes.classes):
+        return f"class {label}"
+    return str(outcomes.classes[label])
+
+
+class Class(NamedTuple):
+    """A class's images in a cell, and how many of them were right."""
+
+    images: int
+    clean: int
+    robust: int
+
+
+def by_class(result: Result, outcomes: Outcomes) -> dict[str, Class]:
+    """Return the counts of every class that has images, by its name."""
+    right = outcomes.right(result.everything)
+    labels = outcomes.labels
+    most = int(labels.max()) + 1
+    images, clean, robust = (
+        np.bincount(labels[kept], minlength=most)
+        for kept in (np.ones(len(labels), bool), right.clean, right.robust)
+    )
+    return {
+        class_name(outcomes, label): Class(
+            int(images[label]), int(clean[label]), int(robust[label])
+        )
+        for label in np.flatnonzero(images).tolist()
+    }

@@ -1,0 +1,54 @@
+"""A results folder as the report reads it: its cells, and the suites that they are of. No torch here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.results.cell import Result
+from zsrobust.results.selection import known_suite
+from zsrobust.results.store import frame_of, paths, read
+from zsrobust.settings import suites
+from zsrobust.settings.suites import Suite
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The cells of a results folder, sorted by path, and the suites that they are of, the paper's first."""
+
+    folder: Path
+    frame: pd.DataFrame  #: of `load_results`
+    results: Mapping[str, Result]  #: by path, in the order of the frame
+    suites: Mapping[str, Suite]
+
+    @classmethod
+    def load(cls, folder: Path, own: Sequence[Suite] = ()) -> "Collection":
+        """Return the cells of a folder; raises ZSRobustError if it has no results, or a file that is not a result."""
+        results = {str(path): read(path) for path in paths(folder)}
+        frame = frame_of((Path(path), result) for path, result in results.items())
+        if frame.empty:
+            raise ZSRobustError(
+                f"{folder} holds no results. Make some: zsrobust run --suite mini --attack pgd10"
+            )
+        known = {suite.name: suite for suite in own}
+        ours = suites.names()
+        names = sorted(
+            frame["suite"].unique(),
+            key=lambda name: (name != suites.DEFAULT, name not in ours, name),
+        )
+        # The datasets of a suite that is not known are not known either: its rows have no means.
+        found = {name: known.get(name) or known_suite(name) for name in names}
+        return cls(folder, frame, results, found)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The datasets' titles by name."""
+        return dict(
+            zip(map(str, self.frame["dataset"]), map(str, self.frame["dataset_title"]), strict=True)
+        )
+
+    def place(self, path: str) -> str:
+        """Return where a cell's JSON is, relative to the folder."""
+        return Path(path).relative_to(self.folder).as_posix()
