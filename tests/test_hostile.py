@@ -43,6 +43,7 @@ from zsrobust.results.cell import Outcomes, Samples
 from zsrobust.running import entries
 from zsrobust.settings import protocols, suites
 from zsrobust.training import Checkpoint
+from zsrobust.training.partial import Partial
 
 PACKAGE = Path(zsrobust.__file__).parent
 
@@ -363,6 +364,8 @@ def test_tensors_that_are_no_weights(tmp_path, clip, kind):
         {"recipe": {"objective": "tecoa", "options": []}},
         {"recipe": {"objective": "tecoa", "trainable": "prompts", "options": {"tokens": 10**12}}},
         {"recipe": {"objective": "tecoa", "trainable": "prompts", "seed": 10**30}},
+        {"recipe": {"objective": "tecoa", "epochs": "4"}},
+        {"recipe": {"objective": "tecoa", "epoch": 4}},
     ],
 )
 def test_a_checkpoint_with_strange_metadata(tmp_path, clip, change):
@@ -377,6 +380,14 @@ def test_a_checkpoint_with_strange_metadata(tmp_path, clip, change):
         {"a": torch.zeros(1)}, path, {name: json.dumps(value) for name, value in metadata.items()}
     )
     refused(lambda: load_tower(str(path), clip), str(path))
+
+
+@pytest.mark.parametrize("change", [{"done": "x"}, {"loss": []}, {"history": [{"loss": "low"}]}])
+def test_a_training_begun_with_strange_numbers(tmp_path, change):
+    whole = {"done": 1, "loss": 1.0, "correct": 2.0, "seconds": 3.0, "history": []}
+    path = tmp_path / "a.partial"
+    Partial(**{**whole, **change}, tensors={"a": torch.zeros(1)}).write(path, {})
+    refused(lambda: Partial.read(path, {}), "a.partial is damaged (its numbers: ", *change)
 
 
 def test_a_backbone_whose_tokenizer_is_code_is_refused():

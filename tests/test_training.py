@@ -315,10 +315,13 @@ def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tecoa:momentum=-1", "momentum must not be negative"),
-        ("tecoa:epochs=0", "epochs must be positive"),
-        ("tecoa:eps=8", "eps '8.0' is not a bound"),
-        ("vpt_tecoa:tokens=-1", "tokens must not be negative"),
+        ("tecoa:momentum=-1", "momentum = -1.0 is not valid; expected a number, 0 or above"),
+        ("tecoa:epochs=0", "epochs = 0 is not valid; expected a whole number above 0"),
+        ("tecoa:eps=8", "eps = 8.0 is not valid; expected a bound such as '8/255'"),
+        ("tecoa:lr=nan", "lr = nan is not valid; expected a number above 0"),
+        (f"tecoa:seed={2**63}", "seed = 9223372036854775808 is not valid; expected a whole number"),
+        ("vpt_tecoa:tokens=4097", "options.tokens = 4097 is not valid"),
+        ("vpt_tecoa:tokens=-1", "options.tokens = -1 is not valid; expected a whole number from 0"),
         ("tecoa:train_on=mini_shapes", "mini_train and mini_objects have a training split"),
         ("tecoa:train_on=mini_handwriting", "mini_train and mini_objects have a training split"),
     ],

@@ -36,6 +36,10 @@ Name = Annotated[
 ]
 #: Of images, for example; the bound is beyond the size of any dataset.
 Count = Annotated[int, Meta(ge=1, le=10**12, description="a whole number above 0")]
+#: The bound is that of torch's seeds.
+Whole = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number, 0 or above")]
+NotNegative = Annotated[float, Meta(ge=0, description="a number, 0 or above")]
+Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
 Bound = Annotated[float, Meta(gt=0, lt=1, description="a bound such as '8/255' or 0.03")]
 Scalar = Annotated[bool | int | float | str, Meta(description="a number, text, or true or false")]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import parse_eps
-from zsrobust.core.values import fits
+from zsrobust.core.values import check
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.training import Checkpoint, Recipe, trained_encoder
 
@@ -31,8 +31,6 @@ BESIDE = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 #: What an architecture is always told by; and what of its configuration leaves an evaluation as it is.
 TOLD = ("layers", "width", "head_width", "patch_size", "image_size")
 MOOT = ("timm_model_pretrained", "timm_drop", "timm_drop_path", "patch_dropout", "output_tokens")
-
-TOKENS = 4096  #: more prompt tokens than any tower has
 
 
 class _Skipped:
@@ -134,18 +132,11 @@ def _trained(path: Path, clip: Clip) -> tuple[nn.Module, dict[str, Any]]:
     fields: dict[str, Any] = dict(checkpoint.recipe)
     try:
         fields |= {key: parse_eps(fields[key]) for key in ("eps", "step_size") if key in fields}
-        recipe = Recipe(**fields)
-    except (TypeError, ValueError, AttributeError, ZSRobustError) as error:
+        recipe = check(fields, Recipe, "its recipe")
+    except (TypeError, AttributeError, ZSRobustError) as error:
         raise ZSRobustError(
-            f"{path} has a recipe that this version of zsrobust does not know: {error}."
+            f"{path} cannot be used: {error} Another version of zsrobust may have written it."
         ) from None
-    tokens = recipe.options.get("tokens", 0)
-    if not (
-        fits(recipe.seed, int) and recipe.seed < 2**63 and fits(tokens, int) and tokens <= TOKENS
-    ):
-        raise ZSRobustError(
-            f"{path} has a recipe that cannot be: seed {recipe.seed!r}, tokens {tokens!r}."
-        )
     return trained_encoder(clip, recipe, checkpoint), checkpoint.recipe
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.values import fits
+from zsrobust.core.values import read_json
 from zsrobust.datasets import Dataset, Images
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.models.visual_prompts import prompted
@@ -25,13 +25,10 @@ class Checkpoint:
 
     path: Path
     recipe: dict[str, Any]
-    sources: dict[
-        str, str
-    ]  #: digests of what the recipe names: the backbone, and the images trained on
+    #: digests of what the recipe names: the backbone, and the images trained on
+    sources: dict[str, str]
     history: list[dict[str, float]]  #: per epoch: loss, accuracy, distance (relative L2), seconds
-    prompts: (
-        str | None
-    )  #: digest of the class texts trained against; None in checkpoints that do not say
+    prompts: str | None  #: digest of the class texts; older checkpoints do not have it
     weights: dict[str, Tensor]
 
     @classmethod
@@ -41,19 +38,13 @@ class Checkpoint:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            recipe, sources, history = (
-                json.loads(metadata[name]) for name in ("recipe", "sources", "history")
-            )
             if "digest" in metadata and metadata["digest"] != seal(
                 metadata, weights_digest(weights)
             ):
                 raise ValueError("its digest does not fit")
-            if (
-                not fits(recipe, dict[str, Any])
-                or not fits(sources, dict[str, str])
-                or not fits(history, list[dict[str, float]])
-            ):
-                raise ValueError("its metadata are of other types")
+            recipe = read_json(metadata["recipe"], dict[str, Any], "its recipe")
+            sources = read_json(metadata["sources"], dict[str, str], "its sources")
+            history = read_json(metadata["history"], list[dict[str, float]], "its history")
             if any("seconds" not in epoch for epoch in history):
                 raise ValueError("an epoch of its history has no seconds")
             return cls(path, recipe, sources, history, metadata.get("prompts"), weights)

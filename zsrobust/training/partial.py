@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import write_atomically
+from zsrobust.core.values import check_fields, read_json
 from zsrobust.models.clip import weights_digest
 from zsrobust.results.digests import seal
 
@@ -48,8 +50,17 @@ class Partial:
                 metadata, weights_digest(tensors)
             ):
                 raise ValueError("its digest does not fit")
-            partial = cls(**json.loads(metadata["numbers"]), tensors=tensors)
-        except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+            numbers = read_json(metadata["numbers"], dict[str, Any], "its numbers")
+            partial = cls(**numbers, tensors=tensors)
+            check_fields(partial, "its numbers")
+        except (
+            OSError,
+            KeyError,
+            ValueError,
+            TypeError,
+            ZSRobustError,
+            safetensors.SafetensorError,
+        ) as error:
             raise ZSRobustError(f"{path.name} is damaged ({error})") from None
         other = [name for name, value in made_from.items() if metadata.get(name) != value]
         if other:

@@ -4,17 +4,28 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from zsrobust.attacks import attacks
-from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.specs import field_types, format_eps, parse_eps
-from zsrobust.core.values import fits
+from zsrobust.core.specs import format_eps
+from zsrobust.core.values import (
+    Bound,
+    Count,
+    NotNegative,
+    Positive,
+    Whole,
+    check,
+    check_fields,
+)
 from zsrobust.datasets import Cut
 from zsrobust.models.clip import Clip, cut_for
 
 #: Of the towers' passes. In bfloat16 these run in autocast; weights, optimizer, embeddings and loss are float32 always.
 Precision = Literal["float32", "bfloat16"]
+#: More prompt tokens than any tower has are refused before their memory is allocated.
+Tokens = Annotated[int, Meta(ge=0, le=4096, description="a whole number from 0 to 4096")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,59 +40,36 @@ class Recipe:
     objective: str  #: the loss, by its registered name
     backbone: str = "ViT-B-32-quickgelu/openai"
     train_on: str = "tiny_imagenet"
-    attack: str | None = (
-        None  #: spec of the attack that makes the adversarial images, where the objective wants them
-    )
-    eps: float | None = None  #: of that attack, if not its own
-    step_size: float | None = None
-    epochs: int = 10
-    batch_size: int = 256
-    lr: float = 5e-5
+    attack: str | None = None  #: spec of the attack on the training images, where the loss has one
+    eps: Bound | None = None  #: of that attack, if not its own
+    step_size: Bound | None = None
+    epochs: Count = 10
+    batch_size: Count = 256
+    lr: Positive = 5e-5
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    warmup: int = 1000  #: steps of linear warm-up, at most half of all steps
+    momentum: NotNegative = 0.9
+    weight_decay: NotNegative = 0.0
+    warmup: Whole = 1000  #: steps of linear warm-up, at most half of all steps
     trainable: Literal["encoder", "prompts"] = "encoder"
     precision: Precision = "float32"  #: of the passes through the towers
-    seed: int = 0
+    seed: Whole = 0
     logit_scale: float | None = None  #: in the loss and the attack; None is the model's own
-    normalization: Literal["imagenet"] | None = (
-        None  #: of the images, for the student and the teacher; None: the backbone's
-    )
-    zoom: float | None = (
-        None  #: training images are resized to this times the tower's side, then cropped; None is 1
-    )
+    #: of the images, for the student and the teacher; None is the backbone's
+    normalization: Literal["imagenet"] | None = None
+    #: training images are resized to this times the tower's side, then cropped; None is 1
+    zoom: Positive | None = None
     interpolation: Literal["bicubic", "bilinear"] | None = None  #: of that; None is the backbone's
-    prompts: Literal["released", "openai"] | None = (
-        None  #: the wording of the class texts; None is the plain one
-    )
-    limit: int | None = (
-        None  #: train on a class-balanced subset of so many images; to try things out
-    )
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  #: what the objective and the prompts read
+    #: the wording of the class texts; None is the plain one
+    prompts: Literal["released", "openai"] | None = None
+    #: train on a class-balanced subset of so many images; to try things out
+    limit: Count | None = None
+    #: what the objective and the prompts read
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, kind in field_types(self).items():
-            if not fits(value := getattr(self, name), kind):
-                raise ZSRobustError(f"A recipe's {name} cannot be {value!r}.")
-        for name in ("epochs", "batch_size", "lr", "zoom", "limit"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ZSRobustError(
-                    f"A recipe's {name} must be positive, not {getattr(self, name)}."
-                )
-        for name in ("momentum", "weight_decay", "warmup", "seed"):
-            if getattr(self, name) < 0:
-                raise ZSRobustError(
-                    f"A recipe's {name} must not be negative, not {getattr(self, name)}."
-                )
-        if not fits(self.options.get("tokens", 0), int) or self.options.get("tokens", 0) < 0:
-            raise ZSRobustError(
-                f"The number of tokens must not be negative, not {self.options['tokens']}."
-            )
-        for bound in filter(None, (self.eps, self.step_size)):
-            parse_eps(str(bound))
+        """Raise ZSRobustError for a field that is not of its type, or out of its range."""
+        check_fields(self, "The recipe")
+        check(self.options.get("tokens", 0), Tokens, "The recipe", path="options.tokens")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set, as JSON can hold them; bounds as "8/255"."""
