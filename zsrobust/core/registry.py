@@ -1,6 +1,7 @@
 """Registries of named entries, and the plugins that fill them."""
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from zsrobust.core.errors import ZSRobustError, suggest
-from zsrobust.core.files import is_file
+from zsrobust.core.files import is_file, one_line
 from zsrobust.core.specs import field_types, parse_fields, split_spec
 
 T = TypeVar("T")
@@ -101,14 +102,19 @@ def load_plugins() -> None:
 
 
 def load_plugin_file(path: str | Path) -> None:
-    """Run a Python file that registers things; raises ZSRobustError if it is missing or fails."""
+    """Run a Python file that registers things; raises ZSRobustError if it is missing or fails.
+
+    Its folder is not searched for modules.
+    """
     path = Path(path)
     if not is_file(path):
-        raise ZSRobustError(f"No plugin file {path}.")
+        raise ZSRobustError(f"No plugin file {path}. Next: zsrobust --plugin FILE list")
     load_plugins()
 
     def run() -> None:
-        name = f"zsrobust_plugin_{path.stem}"  # a name of its own: the file may be called torch.py
+        # A name of its own: the file may be called torch.py, and two files may have one name.
+        place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+        name = f"zsrobust_plugin_{path.stem}_{place[:8]}"
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise ImportError("not a Python file")
@@ -122,9 +128,10 @@ def load_plugin_file(path: str | Path) -> None:
 def _import(name: str, load: Callable[[], Any]) -> None:
     try:
         load()
+    except KeyboardInterrupt:
+        raise
     except ZSRobustError as error:
         raise ZSRobustError(f"Plugin {name}: {error}") from error
-    except Exception as error:
-        raise ZSRobustError(
-            f"Plugin {name} fails to import: {type(error).__name__}: {error}"
-        ) from error
+    except BaseException as error:  # sys.exit(0), too: the command would end as if it had succeeded
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise ZSRobustError(f"Plugin {name} fails to import: {reason}") from error

@@ -1,6 +1,7 @@
 """Spec strings such as `pgd:steps=100,eps=4/255`, and the values in them."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -9,17 +10,28 @@ from typing import Any
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 
+#: What a number is written in: ASCII letters and digits (1e-4, inf), no underscores, no spaces.
+NUMBER = re.compile(r"[0-9A-Za-z.+/-]+")
+
+#: Whole numbers are below this in size: torch and numpy count with 64 bits.
+LARGEST = 2**63
+
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     """Split `name:key=value,key=value` into the name and its fields.
 
     A part without "=", or with no identifier before it (a path may have one), has the key "".
+    Raises ZSRobustError for an empty part, a field that is set twice, and control characters.
     """
-    name, _, rest = spec.partition(":")
+    name, colon, rest = spec.partition(":")
     if UNPRINTABLE.search(spec):
-        raise ZSRobustError(f"{spec!r} has characters that stand in no line of text.")
+        raise ZSRobustError(f"{spec!r} has control characters. A spec is one line of text.")
     fields: dict[str, str] = {}
-    for part in filter(None, rest.split(",")):
+    for part in rest.split(",") if colon else []:
+        if not part.strip():
+            raise ZSRobustError(
+                f"{spec!r} has an empty field. Write it as name, or as name:key=value,key=value."
+            )
         key, equals, value = part.partition("=")
         if not equals or not key.strip().isidentifier():
             key, value = "", part
@@ -47,7 +59,10 @@ def field_types(entry: Any) -> dict[str, Any]:
 
 
 def parse_fields(fields: Mapping[str, str], kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the values of a spec's fields, parsed by their types; raises ZSRobustError that says which fields exist."""
+    """Return the values of a spec's fields, parsed by their types.
+
+    Raises ZSRobustError for an unknown field, with the known ones, and for a value of another type.
+    """
     values = {}
     for key, text in fields.items():
         if key not in kinds:
@@ -58,13 +73,16 @@ def parse_fields(fields: Mapping[str, str], kinds: Mapping[str, Any], where: str
             values[key] = parse_value(text, kinds[key])
         except (ValueError, TypeError, ArithmeticError):
             raise ZSRobustError(
-                f"{where}: {key}={text!r} is not {_describe(kinds[key])}."
+                f"{where}: {key}={_short(text)!r} is not {_describe(kinds[key])}."
             ) from None
     return values
 
 
 def parse_value(text: str, kind: Any) -> Any:
-    """Return `text` as a value of type `kind`: bool, int, float (or a fraction), str, Literal, or one of these or None."""
+    """Return `text` as a value of type `kind`: bool, int, float (or a fraction), str, Literal, or one of these or None.
+
+    Raises ValueError, TypeError or ArithmeticError for text that is not such a value.
+    """
     options = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
         if text not in options:
@@ -78,9 +96,18 @@ def parse_value(text: str, kind: Any) -> Any:
         )
     if kind is bool:
         return ("false", "true").index(text.lower()) == 1
+    if kind in (int, float) and not NUMBER.fullmatch(text):
+        raise ValueError(text)
     if kind is float:
         return float(Fraction(text)) if "/" in text else float(text)
+    if kind is int and abs(int(text)) >= LARGEST:
+        raise ValueError(text)
     return kind(text)
+
+
+def _short(text: str) -> str:
+    """Return a value as an error shows it, cut where it is long."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _describe(kind: Any) -> str:
@@ -90,7 +117,7 @@ def _describe(kind: Any) -> str:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return " or ".join(_describe(option) for option in options)
     names = {
-        int: "a whole number",
+        int: "a whole number (of 64 bits)",
         float: "a number",
         bool: "true or false",
         str: "a word",
@@ -107,7 +134,7 @@ def parse_eps(text: str) -> float:
         eps = 0.0
     if not 0 < eps < 1:
         raise ZSRobustError(
-            f"eps {text!r} is not a bound on pixels in [0, 1]. Write it as 8/255, or a number in (0, 1)."
+            f"eps {_short(text)!r} is not a bound on pixels in [0, 1]. Write it as 8/255, or a number in (0, 1)."
         )
     return eps
 

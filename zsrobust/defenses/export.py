@@ -13,7 +13,7 @@ from torch import Tensor
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import write_atomically
 from zsrobust.core.hub import check_network
-from zsrobust.core.specs import join_spec, split_spec
+from zsrobust.core.specs import normalize
 from zsrobust.defenses import Defense, Tower, Wrapped, defenses
 from zsrobust.defenses.weights import CONFIG, FILES, Weights, hub_error
 from zsrobust.defenses.workshop import Workshop
@@ -42,7 +42,7 @@ def export(spec: str, workshop: Workshop, out: Path, results: Path) -> Path:
         raise ZSRobustError(
             f"{spec} cannot be exported: visual prompts are nothing that open_clip loads."
         )
-    spec = join_spec(*split_spec(spec))
+    spec = normalize(spec)
     load_results(results)  # a file there that is no result is told of before a training, not after
     tower, clip = workshop.tower(spec), workshop.clip
     rows = _results(spec, workshop, tower, results)

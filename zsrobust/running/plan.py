@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zsrobust.attacks import Attack, attacks
+from zsrobust.core import specs
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry
 from zsrobust.core.specs import join_spec, split_spec
@@ -73,7 +74,7 @@ def _whole(limit: int | None, dataset: str) -> int | None:
 def normalize(spec: str, registry: Registry[Any]) -> str:
     """Return a spec with its fields in order; raises ZSRobustError for what the registry does not know."""
     registry.create(spec)
-    return join_spec(*split_spec(spec))
+    return specs.normalize(spec)
 
 
 def resolve_attack(spec: str, suite: Suite, eps: float | None = None) -> tuple[Attack, str]:

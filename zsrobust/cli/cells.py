@@ -1,0 +1,90 @@
+"""Which suite and which rows a command is about. Neither torch nor pandas is imported at the top."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zsrobust.core.errors import ZSRobustError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from zsrobust.reporting.rows import Need
+    from zsrobust.settings.suites import Suite
+
+
+def needs(
+    numbers: Sequence[str],
+    figures: Sequence[str],
+    suite: "Suite",
+    load: "Callable[[str], Suite]",
+) -> "tuple[Suite, list[Need]]":
+    """Return the rows that tables and figures are made of, and their suite, which `load` loads."""
+    from zsrobust.reporting import figures as drawn
+    from zsrobust.reporting import tables
+
+    names = {tables.suite_name(number, suite) for number in numbers}
+    if figures or not numbers:
+        names.add(suite.name)
+    if len(names) > 1:
+        raise ZSRobustError(
+            f"These tables and figures are of several suites, {' and '.join(sorted(names))}. "
+            "Run each suite by itself."
+        )
+    (name,) = names
+    found = [need for number in numbers for need in tables.needs(number)]
+    found += [need for number in figures for need in drawn.needs(number, suite)]
+    return (suite if name == suite.name else load(name)), found
+
+
+def number_in(out: Path | None, kind: str) -> str:
+    """Return the number of the table or figure that a file is named after."""
+    named = re.search(rf"{kind}[-_ ]?([st]?\d)", out.stem) if out else None
+    if not named:
+        suffix = ".md" if kind == "table" else ".svg"
+        raise ZSRobustError(
+            f"The number of the {kind} is missing. "
+            f"Next: zsrobust {kind} 1, or --out results/{kind}1{suffix}"
+        )
+    return named[1]
+
+
+def stored(
+    folder: Path, name: str | None, table: str | None = None
+) -> "tuple[pd.DataFrame, Suite]":
+    """Return the results in a folder, and the suite that is shown of them.
+
+    That is the named one, or the only one there; for some tables, its second.
+    """
+    from zsrobust.reporting import tables
+    from zsrobust.results.store import load_results
+    from zsrobust.settings import suites
+
+    results = load_results(folder)
+    there = sorted(set(results["suite"]))
+    asked = suites.load(name or only(there, folder))
+    shown = tables.suite_name(table, asked) if table else asked.name
+    if shown not in there:
+        option = f" --table {table}" if shown != asked.name else ""
+        raise ZSRobustError(
+            f"No results of the suite {shown!r} in {folder}. "
+            f"Next: zsrobust run --suite {asked.asked}{option}"
+        )
+    return results, asked if shown == asked.name else suites.load(shown)
+
+
+def only(there: Sequence[str], folder: Path) -> str:
+    """Return the only suite that a folder has results of; the default one if it has none.
+
+    A suite's second series is not counted. Raises ZSRobustError where there are several.
+    """
+    from zsrobust.settings import suites
+
+    firsts = suites.firsts()
+    known = [name for name in there if firsts.get(name) not in there]
+    if len(known) > 1 or not set(known) <= set(suites.names()):
+        raise ZSRobustError(
+            f"{folder} has results of {', '.join(known)}. Name a suite, or its file, with --suite."
+        )
+    return known[0] if known else suites.DEFAULT

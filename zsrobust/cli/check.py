@@ -1,0 +1,137 @@
+"""`zsrobust report`, `check` and `verify`: all results of a folder at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zsrobust.cli.command import Command
+from zsrobust.cli.options import (
+    Points,
+    folder_option,
+    limit_option,
+    out_option,
+    several,
+)
+from zsrobust.cli.request import passes
+from zsrobust.core.errors import ZSRobustError
+
+
+@click.command(
+    cls=Command, examples=["zsrobust report", "zsrobust report --suite mine.toml --out mine.html"]
+)
+@out_option("one page of HTML", default="report.html")
+@several("--suite", "files", "TOML file of a suite of your own in the results. Repeatable.")
+@folder_option
+def report(out: Path, files: Sequence[str], folder: Path) -> None:
+    """Write one page of HTML with all results: leaderboard, figures, datasets, images, provenance."""
+    from zsrobust.core.files import write_atomically
+    from zsrobust.reporting.report import build
+    from zsrobust.settings import suites
+
+    content = build(folder, [suites.load(file) for file in files]).encode()
+    write_atomically(out, content)
+    click.echo(f"{out} written, {len(content) / 1e6:.1f} MB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which cells to check."""
+
+    suite: str | None
+    numbers: Sequence[str]  #: of tables
+    defenses: Sequence[str]
+    attacks: Sequence[str]
+
+    def keeps(self, against: str) -> "tuple[Any, Callable[[Mapping[str, Any]], bool]]":
+        """Return the suite, None for any, and a function that says whether to check a cell."""
+        from zsrobust.core.specs import format_eps, normalize
+        from zsrobust.settings import suites
+
+        wanted: dict[str, Sequence[str]] = {
+            "defense": [normalize(spec) for spec in self.defenses],
+            "attack": [normalize(spec) for spec in self.attacks],
+        }
+        suite = None
+        needed: list[tuple[str, str, str]] = []
+        if self.suite or self.numbers or against == "paper":
+            from zsrobust.cli.cells import needs
+
+            named = suites.load(self.suite or _only_suite(against))
+            suite, rows = needs(self.numbers, (), named, suites.load)
+            wanted["suite"] = [suite.name]
+            usual = suite.attack["eps"]
+            needed = [(row.defense, row.attack, format_eps(row.eps or usual)) for row in rows]
+
+        def keep(about: Mapping[str, Any]) -> bool:
+            asked = all(about[key] in values for key, values in wanted.items() if values)
+            row = (about["defense"], about["attack"], about["eps"])
+            return asked and (not needed or row in needed)
+
+        return suite, keep
+
+
+def _only_suite(against: str) -> str:
+    """Return the suite of a baseline that has results of one."""
+    from zsrobust.cli.cells import only
+    from zsrobust.results.store import load_results
+    from zsrobust.settings import suites
+
+    if against == "paper":
+        return suites.DEFAULT
+    return only(sorted(set(load_results(against)["suite"])), Path(against))
+
+
+_filter = passes(
+    Filter,
+    "chosen",
+    click.option("--suite", help="Only cells of this suite."),
+    several("--table", "numbers", "Only rows of this table. Repeatable.", metavar="N"),
+    several("--defense", "defenses", "Only cells of this defense. Repeatable."),
+    several("--attack", "attacks", "Only cells under this attack. Repeatable."),
+)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "zsrobust check fresh --against results --suite mini --table 1",
+        "zsrobust check results --against paper --defense tecoa --strict",
+    ],
+)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--against", required=True, metavar="BASELINE", help="Folder of results, or: paper.")
+@_filter
+@limit_option
+@click.option(
+    "--tolerance",
+    type=Points(0, 100),
+    default=1.0,
+    show_default=True,
+    help="Difference that is allowed, in percentage points.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 on differences from the paper, too.")
+def check(
+    folder: Path, against: str, chosen: Filter, limit: int | None, tolerance: float, strict: bool
+) -> None:
+    """Compare the results in FOLDER with a baseline, cell by cell. Nothing is computed.
+
+    Exit code 0: all agree. 1: some differ or are missing. 2: there is nothing to compare.
+    """
+    from zsrobust.reporting import baseline
+    from zsrobust.results.store import load_results
+
+    if not folder.is_dir():
+        raise ZSRobustError(f"No folder of results {folder}. Next: zsrobust run --results {folder}")
+    suite, keep = chosen.keeps(against)
+    asked: dict[str, Any] = {"keep": keep, "limit": limit, "tolerance": tolerance}
+    if against == "paper":
+        found = baseline.check_paper(load_results(folder), suite, **asked)
+    else:
+        found = baseline.check(folder, Path(against), **asked)
+    for line in [*found.lines, *found.notes, found.summary]:
+        click.echo(line)
+    if not found.ok and (strict or against != "paper"):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,80 @@
+"""What every command has: examples, one value for each option, and errors of one line."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from zsrobust.core.errors import ZSRobustError
+
+
+class Command(click.Command):
+    """A command with examples. Its options take one value once, and refuse empty ones."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        """Take the lines to print below the options, beside what click takes."""
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; raises UsageError for an empty one, and for one given twice."""
+        values, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter, times in Counter(order).items():
+            if times > 1 and _takes_one_value(parameter):
+                _refuse(f"{_name(parameter)} is given {times} times. It takes one value.", ctx)
+            given = values.get(str(parameter.name))
+            if "" in (given if isinstance(given, list | tuple) else [given]):
+                _refuse(f"{_name(parameter)} is empty. It takes a value.", ctx)
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, each on a line of its own that can be copied."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+def _takes_one_value(parameter: click.Parameter) -> bool:
+    if not isinstance(parameter, click.Option):
+        return False
+    return not (parameter.multiple or parameter.is_flag or parameter.count)
+
+
+def _name(parameter: click.Parameter) -> str:
+    return parameter.opts[0] if isinstance(parameter, click.Option) else str(parameter.name).upper()
+
+
+def _refuse(message: str, ctx: click.Context) -> None:
+    raise click.UsageError(message, ctx)
+
+
+class Commands(Command, click.Group):
+    """The group of commands. An error of ours is one line, and exit code 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, and exit."""
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except ZSRobustError as error:
+            code = _report(str(error))
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "zsrobust"
+            code = _report(f"{_one_line(error.format_message())} See: {path} --help")
+        except click.exceptions.Abort:
+            click.echo("Interrupted. Stored cells stay; the same command continues.", err=True)
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(message: str) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return 2
+
+
+def _one_line(text: str) -> str:
+    """Return click's message as one line; the names it suggests are on lines of their own."""
+    return " ".join(text.split())

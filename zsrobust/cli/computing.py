@@ -1,0 +1,104 @@
+"""What `zsrobust run` does once torch is loaded: plan, estimate, ask, compute, print."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from zsrobust.cli import display
+from zsrobust.cli.request import Places, Request
+from zsrobust.cli.waiting import waiting
+from zsrobust.core import claims
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import check_writable
+from zsrobust.reporting.rows import Need
+from zsrobust.results import Result
+from zsrobust.running import bill
+from zsrobust.running.bench import Bench
+from zsrobust.running.plan import Cell, plan
+from zsrobust.running.run import run as run_cells
+from zsrobust.settings import protocols
+from zsrobust.settings.suites import Suite
+from zsrobust.training import ranks
+
+if TYPE_CHECKING:
+    from zsrobust.cli.run import Order
+
+Outcome = tuple[list[Result], list[ZSRobustError]]
+
+
+def compute(
+    suite: Suite, needs: Sequence[Need], request: Request, order: "Order", places: Places
+) -> Outcome:
+    """Return the results of the cells that are asked for, and the defenses that cannot be made.
+
+    Both are empty after a dry run, and where the user declines.
+    """
+    with claims.terminable(), ranks.together(places.device) as own:
+        cells = plan(
+            suite,
+            order.defenses,
+            order.attacks,
+            order.datasets,
+            needs=needs,
+            eps=request.eps,
+            limit=request.limit,
+            seed=request.seed,
+        )
+        workshop = replace(places, device=own).workshop(suite)
+        bench = Bench(suite, protocols.load(request.protocol), workshop, order.search)
+        if not ranks.decided(lambda: _agreed(bench, cells, order, places)):
+            return [], []
+        ranks.decided(lambda: check_writable(places.folder))
+        with display.live() as shown:
+            if order.executor:
+                found, errors = _in_jobs(bench, cells, shown, request, order, places)
+            else:
+                found, errors = run_cells(bench, cells, places.folder, shown, order.force)
+        if found and ranks.leads():
+            display.print_results(found, shown, places.folder)
+    return found, errors
+
+
+def _in_jobs(
+    bench: Bench,
+    cells: Sequence[Cell],
+    shown: display.Live,
+    request: Request,
+    order: "Order",
+    places: Places,
+) -> Outcome:
+    from zsrobust.running import slurm
+
+    task = slurm.Task(
+        plugins=click.get_current_context().find_root().params["plugins"],
+        suite=bench.suite.asked,
+        protocol=request.protocol,
+        search=order.search,
+        folder=places.folder,
+        checkpoints=places.checkpoints,
+        device=places.device,
+        force=order.force,
+        live=display.live,
+    )
+    return slurm.run(str(order.executor), order.settings, task, bench, cells, shown)
+
+
+def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places) -> bool:
+    """Return whether to start; prints the bill where it is large, and asks."""
+    with waiting("loading open_clip and measuring this device"):
+        made = bill.make(bench, cells, places.folder, order.force)
+        if order.dry_run or made.downloads or made.cells:
+            made.speed = bench.speed
+    if order.dry_run or made.large or made.downloads:
+        for line in made.lines(bench.workshop.device):
+            click.echo(line, err=not order.dry_run)
+    if order.dry_run or order.yes or not made.large:
+        return not order.dry_run
+    if not sys.stdin.isatty():
+        raise ZSRobustError(
+            "This takes gigabytes or hours, and nobody is there to ask. Add --yes, or a --limit."
+        )
+    return click.confirm("Continue?", err=True)

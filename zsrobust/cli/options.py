@@ -1,0 +1,141 @@
+"""The options that commands share, written once."""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zsrobust.cli.request import Decorator, Request, passes
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import LARGEST, NUMBER, parse_eps
+
+
+class Whole(click.IntRange):
+    """A whole number of 64 bits, in ASCII digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; fails for digits other than ASCII's, and outside of the range."""
+        if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]{1,19}", value):
+            self.fail(f"{value[:40]!r} is not a whole number of at most 19 digits.", param, ctx)
+        number = int(super().convert(value, param, ctx))
+        if number >= LARGEST:
+            self.fail(f"{value} is not below 2^63.", param, ctx)
+        return number
+
+
+class Points(click.FloatRange):
+    """A number of percentage points."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; fails for nan, for digits other than ASCII's, and outside of the range."""
+        if isinstance(value, str) and not NUMBER.fullmatch(value):
+            self.fail(f"{value[:40]!r} is not a number.", param, ctx)
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail("nan is not a number of points.", param, ctx)
+        return number
+
+
+def _eps(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    return None if value is None else parse_eps(value)
+
+
+def _data_root(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    """Set where this process, and those that it starts, look for datasets."""
+    if value is not None:
+        os.environ["ZSROBUST_DATA"] = str(value)
+
+
+def _out(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Return the file to write; raises ZSRobustError where more than its folder is missing."""
+    if value is not None and not value.parent.is_dir() and not value.parent.parent.is_dir():
+        raise ZSRobustError(
+            f"--out {value}: the folder {value.parent.parent} does not exist. "
+            f"Next: mkdir -p {value.parent}"
+        )
+    return value
+
+
+def out_option(formats: str, default: str | None = None) -> Decorator:
+    """Return the option --out of a command that writes one file."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=default,
+        show_default=default is not None,
+        callback=_out,
+        help=f"File to write: {formats}.",
+    )
+
+
+def several(option: str, variable: str, text: str, metavar: str | None = None) -> Decorator:
+    """Return an option that may be given several times."""
+    return click.option(option, variable, multiple=True, metavar=metavar, help=text)
+
+
+def limit_of(default: int | None = None) -> Decorator:
+    """Return the option --limit."""
+    return click.option(
+        "--limit",
+        type=Whole(min=1),
+        default=default,
+        show_default=default is not None,
+        help="Number of images: a fixed class-balanced subset of each dataset.",
+    )
+
+
+def _folder(variable: str, name: str) -> Decorator:
+    """Return the option of a folder, which ZSROBUST_NAME in the environment sets, too."""
+    return click.option(
+        f"--{name}",
+        variable,
+        type=click.Path(path_type=Path, file_okay=False),
+        default=name,
+        show_default=True,
+        envvar=f"ZSROBUST_{name.upper()}",
+        help=f"Folder of the {name}.",
+    )
+
+
+suite_option = click.option("--suite", help="Name or TOML file of a suite. Default: paper.")
+stored_suite_option = click.option(
+    "--suite", help="Name or TOML file of a suite. Default: the only one in the results."
+)
+protocol_option = click.option(
+    "--protocol", default="sound", show_default=True, help="Name or TOML file of a protocol."
+)
+eps_option = click.option(
+    "--eps",
+    callback=_eps,
+    help="Bound of the perturbation, for example 8/255. Default: the suite's.",
+)
+limit_option = limit_of()
+seed_option = click.option(
+    "--seed",
+    type=Whole(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the attacks' random numbers.",
+)
+data_option = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    expose_value=False,
+    callback=_data_root,
+    help="Folder of local datasets in torchvision's layout. Default: ZSROBUST_DATA.",
+)
+folder_option = _folder("folder", "results")
+checkpoints_option = _folder("checkpoints", "checkpoints")
+device_option = click.option("--device", help="Torch device. Default: cuda if present, else cpu.")
+
+request_options = passes(
+    Request, "request", suite_option, protocol_option, eps_option, limit_option, seed_option
+)
+stored_options = passes(
+    Request, "request", stored_suite_option, protocol_option, eps_option, limit_option, seed_option
+)

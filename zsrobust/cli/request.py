@@ -1,0 +1,75 @@
+"""What the options of a command become: the cells that it asks for, and the folders it uses."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zsrobust.defenses.workshop import Workshop
+    from zsrobust.results.selection import Selection
+    from zsrobust.settings.suites import Suite
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which cells the options ask for, as they were given."""
+
+    suite: str | None
+    protocol: str
+    eps: float | None
+    limit: int | None
+    seed: int
+    attack: str = "pgd10"
+
+    def selection(self, suite: "Suite") -> "Selection":
+        """Return the selection of a suite's cells; raises ZSRobustError for what is not valid."""
+        from zsrobust.results.selection import Selection
+        from zsrobust.settings import protocols
+
+        return Selection.of(
+            suite,
+            attack=self.attack,
+            eps=self.eps,
+            protocol=protocols.load(self.protocol).name,
+            limit=self.limit,
+            seed=self.seed,
+            protocol_asked=self.protocol,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where results and checkpoints are stored, and where torch computes."""
+
+    folder: Path = Path("results")
+    checkpoints: Path = Path("checkpoints")
+    device: str | None = None
+
+    def workshop(self, suite: "Suite") -> "Workshop":
+        """Return the workshop of a suite; raises ZSRobustError for a device that is not there."""
+        from zsrobust.cli.device import choose
+        from zsrobust.defenses.workshop import Workshop
+
+        return Workshop(suite, self.checkpoints, choose(self.device))
+
+
+def passes(kind: type[Any], name: str, *options: Decorator) -> Decorator:
+    """Return a decorator that adds options to a command, and passes their values as one object."""
+    names = [each.name for each in fields(kind)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def called(**given: Any) -> None:
+            values = {key: given.pop(key) for key in names if key in given}
+            command(**given, **{name: kind(**values)})
+
+        decorated: Callable[..., None] = called
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate

@@ -1,0 +1,131 @@
+"""`zsrobust run`: compute the cells that are missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zsrobust.cli.command import Command
+from zsrobust.cli.options import (
+    checkpoints_option,
+    data_option,
+    device_option,
+    folder_option,
+    request_options,
+    several,
+)
+from zsrobust.cli.request import Places, Request, passes
+from zsrobust.cli.waiting import waiting
+from zsrobust.core.errors import ZSRobustError
+
+if TYPE_CHECKING:
+    from zsrobust.reporting.rows import Need
+    from zsrobust.settings.suites import Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to compute, and how."""
+
+    defenses: Sequence[str]
+    attacks: Sequence[str]
+    datasets: Sequence[str]
+    numbers: Sequence[str]  #: of tables
+    figures: Sequence[str]
+    force: bool
+    dry_run: bool
+    yes: bool
+    search: Any
+    executor: str | None
+    settings: Sequence[str]
+
+    def needs(self, suite: "Suite", eps: float | None) -> "tuple[Suite, list[Need]]":
+        """Return the suite of the tables and figures that are asked for, and the rows they need."""
+        from zsrobust.cli.cells import needs
+        from zsrobust.running.entries import load_suite
+
+        if not self.numbers and not self.figures:
+            return suite, []
+        if self.defenses or self.attacks or eps is not None:
+            raise ZSRobustError(
+                "--table and --figure set the defenses, the attacks and eps. "
+                "Leave out --defense, --attack and --eps."
+            )
+        return needs(self.numbers, self.figures, suite, load_suite)
+
+
+_order = passes(
+    Order,
+    "order",
+    several("--defense", "defenses", "Name or spec, for example tecoa:lr=1e-4. Repeatable."),
+    several("--attack", "attacks", "Name or spec, for example pgd:steps=20. Repeatable."),
+    several("--dataset", "datasets", "Name. Repeatable. Default: all of the suite."),
+    several("--table", "numbers", "Rows of this table: 1 to 5, s1, s2, t1.", metavar="N"),
+    several("--figure", "figures", "Rows of this figure: 1, 2, 4, 5.", metavar="N"),
+    click.option("--force", is_flag=True, help="Recompute stored cells."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Print what would be downloaded, trained and computed, and estimate the time.",
+    ),
+    click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation."),
+    click.option(
+        "--precision",
+        "search",
+        type=click.Choice(["float32", "tf32", "bf16"]),
+        default="float32",
+        show_default=True,
+        help="Precision of the attacks' search. Every verdict is made in float32.",
+    ),
+    click.option(
+        "--executor",
+        type=click.Choice(["slurm", "local"]),
+        help="Compute in jobs, one for each defense, and wait for them.",
+    ),
+    several(
+        "--slurm",
+        "settings",
+        "Setting of the jobs: partition, time (minutes), gpus. Needs --executor.",
+        metavar="KEY=VALUE",
+    ),
+)
+_places = passes(Places, "places", folder_option, checkpoints_option, device_option)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "zsrobust run --suite mini --defense pmg_aft --attack pgd10",
+        "zsrobust run --suite mini --table 1 --limit 100 --dry-run",
+    ],
+)
+@request_options
+@_order
+@data_option
+@_places
+def run(request: Request, order: Order, places: Places) -> None:
+    """Compute missing cells: train, attack, store, and print a table.
+
+    Without --defense, --attack, --table and --figure, it computes every cell of Tables 1 to 3.
+    Several runs may share the folders. With torchrun --nproc-per-node 8 -m zsrobust run, 8 GPUs
+    share every cell.
+    """
+    from zsrobust.cli.stock import check_available
+    from zsrobust.running.entries import load_suite
+
+    if order.settings and not order.executor:
+        raise ZSRobustError(
+            "--slurm configures the jobs of an executor. Next: add --executor slurm"
+        )
+    suite, needs = order.needs(load_suite(request.suite), request.eps)
+    check_available(order.datasets or suite.datasets)  # fails at once, before torch is loaded
+    with waiting("loading torch"):
+        from zsrobust.cli.computing import compute
+    found, errors = compute(suite, needs, request, order, places)
+    for error in errors:
+        click.echo(f"Error: {error}", err=True)
+    if errors:
+        raise click.exceptions.Exit(2)
+    if any(result.status == "failed" for result in found):
+        raise click.exceptions.Exit(1)

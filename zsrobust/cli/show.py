@@ -1,0 +1,101 @@
+"""`zsrobust table` and `zsrobust figure`: what people read of the stored results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from zsrobust.cli.command import Command
+from zsrobust.cli.options import (
+    folder_option,
+    out_option,
+    several,
+    stored_options,
+)
+from zsrobust.cli.request import Request
+
+
+@click.command(
+    cls=Command,
+    examples=["zsrobust table 1 --suite mini", "zsrobust table --out table2.tex --intervals"],
+)
+@click.argument("number", required=False)
+@stored_options
+@several("--defense", "defenses", "Another row, by its spec. Repeatable.")
+@click.option("--intervals", is_flag=True, help="Add 95% intervals.")
+@click.option(
+    "--compare",
+    type=click.Choice(["paper"]),
+    help="Add the paper's numbers and the differences.",
+)
+@out_option(".md, .tex, .csv or .html")
+@folder_option
+def table(
+    number: str | None,
+    request: Request,
+    defenses: Sequence[str],
+    intervals: bool,
+    compare: str | None,
+    out: Path | None,
+    folder: Path,
+) -> None:
+    """Print one of the paper's tables from the stored results.
+
+    NUMBER: 1 robust, 2 clean, 3 AutoAttack, 4 the terms of the loss, 5 layer and distance, s1 and
+    s2 the second target dataset, t1 test-time defenses (not in the paper). Without NUMBER, it is
+    read from the name of --out.
+    """
+    from zsrobust.cli.cells import number_in, stored
+    from zsrobust.core.specs import normalize
+    from zsrobust.reporting import formats, tables
+
+    number = number or number_in(out, "table")
+    tables.find(number)
+    results, suite = stored(folder, request.suite, number)
+    page = tables.build(
+        number,
+        results,
+        request.selection(suite),
+        intervals=intervals,
+        compare=compare == "paper",
+        more=[normalize(spec) for spec in defenses],
+    )
+    print_text(formats.render(page, out.suffix if out else ".md"), out)
+
+
+@click.command(
+    cls=Command,
+    examples=["zsrobust figure 5 --suite mini", "zsrobust figure --out figure1.pdf --limit 100"],
+)
+@click.argument("number", required=False)
+@stored_options
+@out_option(".svg, .pdf or .png. Default: figureN.svg")
+@folder_option
+def figure(number: str | None, request: Request, out: Path | None, folder: Path) -> None:
+    """Draw one of the paper's figures from the stored results.
+
+    NUMBER: 1 accuracy by dataset, 2 distance during training, 4 other bounds, 5 robust against
+    clean. Without NUMBER, it is read from the name of --out.
+    """
+    from zsrobust.cli.cells import number_in, stored
+    from zsrobust.reporting import figures
+
+    number = number or number_in(out, "figure")
+    results, suite = stored(folder, request.suite)
+    drawn = figures.draw(number, results, request.selection(suite))
+    out = out or Path(f"figure{number}.svg")
+    _write(out, figures.render(drawn, out.suffix))
+
+
+def print_text(text: str, out: Path | None) -> None:
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        _write(out, text.encode())
+
+
+def _write(out: Path, content: bytes) -> None:
+    from zsrobust.core.files import write_atomically
+
+    write_atomically(out, content)
+    click.echo(f"{out} written")

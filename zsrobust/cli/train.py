@@ -1,0 +1,43 @@
+"""`zsrobust train`: train the checkpoint of a defense."""
+
+import click
+
+from zsrobust.cli.command import Command
+from zsrobust.cli.options import checkpoints_option, data_option, device_option, suite_option
+from zsrobust.cli.request import Places, passes
+from zsrobust.cli.waiting import waiting
+from zsrobust.core.errors import ZSRobustError
+
+
+@click.command(
+    cls=Command,
+    examples=["zsrobust train pmg_aft --suite mini", "zsrobust train tecoa:lr=1e-4 --suite mini"],
+)
+@click.argument("defense")
+@suite_option
+@data_option
+@passes(Places, "places", checkpoints_option, device_option)
+def train(defense: str, suite: str | None, places: Places) -> None:
+    """Train the checkpoint of DEFENSE, if it is missing."""
+    with waiting("loading torch"):
+        from zsrobust.cli import display
+        from zsrobust.defenses import defenses
+        from zsrobust.running.entries import load_suite
+
+    workshop = places.workshop(load_suite(suite))
+    recipe = defenses.create(defense).recipe_for(workshop.suite)
+    if recipe is None:
+        of = getattr(defenses.create(defense), "of", None)
+        remedy = f"Next: zsrobust train {of}" if of else "See: zsrobust list defenses"
+        raise ZSRobustError(f"{defense} has no training of its own. {remedy}")
+    path = workshop.checkpoint_path(recipe)
+    there = path.exists()
+    with display.live() as shown:
+        workshop.progress, workshop.preparing = shown.training, shown.preparing
+        tower = workshop.tower(defense)
+    click.echo(f"{path} {'was there' if there else 'written'}")
+    for number, epoch in enumerate(tower.training["history"], 1):
+        click.echo(
+            f"epoch {number}: loss {epoch['loss']:.3f}, accuracy {epoch['accuracy']:.1%}, "
+            f"distance {epoch['distance']:.4f}, {epoch['seconds']:.1f} s"
+        )

@@ -1,0 +1,39 @@
+"""`zsrobust verify`: whether stored files are as they were stored."""
+
+from pathlib import Path
+
+import click
+
+from zsrobust.cli.command import Command
+from zsrobust.cli.options import checkpoints_option
+
+
+@click.command(
+    cls=Command,
+    examples=["zsrobust verify", "zsrobust verify results --checkpoints checkpoints --data"],
+)
+@click.argument(
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="results",
+    envvar="ZSROBUST_RESULTS",
+)
+@checkpoints_option
+@click.option("--data", is_flag=True, help="Verify the prepared datasets of the cache, too.")
+def verify(folder: Path, checkpoints: Path, data: bool) -> None:
+    """Verify the digests of the results in FOLDER, and of the checkpoints they were made from.
+
+    It prints one line for each finding: the file, what is wrong, and the command that repairs it.
+    Exit code 1: there are findings.
+    """
+    from zsrobust.results import verification
+
+    found = verification.verify(folder, checkpoints)
+    if data:
+        from zsrobust.datasets.cache import verify_prepared
+
+        verify_prepared(found)
+    for line in found.lines:
+        click.echo(line)
+    if found.findings:
+        raise click.exceptions.Exit(1)
