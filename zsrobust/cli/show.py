@@ -88,6 +88,7 @@ def figure(number: str | None, request: Request, out: Path | None, folder: Path)
 
 
 def print_text(text: str, out: Path | None) -> None:
+    """Print a text, or write it to a file."""
     if out is None:
         click.echo(text, nl=False)
     else:
