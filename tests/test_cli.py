@@ -180,7 +180,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         ((*QUICK, "--attack", "pgd:stepz=2"), "has no field 'stepz'. Its fields: eps, steps"),
         ((*QUICK, "--attack", "pgd:steps=-2"), "steps must be positive"),
         ((*QUICK, "--eps", "8"), "eps '8' is not a bound"),
-        ((*QUICK, "--limit", "0"), "0 is not in the range x>=1. See: "),
+        (("run", *MINI, "--limit", "0"), "0 is not in the range x>=1. See: "),
         ((*QUICK, "--limits", "3"), "No such option"),
         (("trian", "clip"), "No such command 'trian'"),
         (
@@ -190,10 +190,10 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         ((*QUICK, "--device", "abacus"), "No device 'abacus'"),
         ((*QUICK, "--results", "/dev/null/results"), "Cannot write /dev/null/results"),
         (("train", "clip", *MINI), "clip has no training of its own"),
-        (("table",), "Which table?"),
+        (("table",), "The number of the table is missing."),
         (
             ("table", "--out", "numbers.md"),
-            "Which table? Try: zsrobust table 1, or --out results/table1.md",
+            "missing. Next: zsrobust table 1, or --out results/table1.md",
         ),
         (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"),
         (
@@ -201,7 +201,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
             "No results of the suite 'mini_second' in results. Next: zsrobust run --suite mini --table s1",
         ),
         (("figure", "3", *MINI), "No results of the suite 'mini'"),
-        (("figure",), "Which figure? Try: zsrobust figure 1, or --out results/figure1.svg"),
+        (("figure",), "figure is missing. Next: zsrobust figure 1, or --out results/figure1.svg"),
         (("report",), "no results"),
         (("compare", "clip", "tecoa", *MINI), "No results of the suite 'mini' in results"),
         (("check", "nowhere", "--against", "paper"), "nowhere"),
@@ -209,7 +209,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         (("run", *MINI, "--figure", "3"), "There is no figure '3'. Figures: 1, 2, 4, 5."),
         (
             ("run", *MINI, "--table", "1", "--defense", "clip"),
-            "A table or a figure says its defenses",
+            "--table and --figure set the defenses, the attacks and eps.",
         ),
         (
             ("run", *MINI, "--table", "1", "--table", "s1"),
@@ -595,7 +595,7 @@ def test_a_suite_of_ones_own_is_printed_under_its_file(zsrobust, tmp_path):
     printed = zsrobust("table", "1", *own, "--limit", "8").stdout
     assert "mine suite" in printed
     assert "| CLIP " in printed
-    assert "name a suite, or its file, with --suite" in zsrobust("table", "1", ok=2).stderr
+    assert "Name a suite, or its file, with --suite" in zsrobust("table", "1", ok=2).stderr
     assert (
         "Next: zsrobust run --suite mine.toml --figure 1"
         in zsrobust("figure", "1", *own, ok=2).stderr
@@ -618,7 +618,7 @@ def test_check_exits_with_what_it_found(zsrobust, tmp_path):
     found = zsrobust("check", "fresh", "--against", str(COMMITTED), *slice_, "--limit", "8", ok=1)
     assert "mini_faces" in found.stdout
     assert "1 cell agrees" in found.stdout
-    assert "nan is no number" in zsrobust(*same, "--tolerance", "nan", ok=2).stderr
+    assert "nan is not a number of points" in zsrobust(*same, "--tolerance", "nan", ok=2).stderr
     assert (
         "The paper has no numbers on the suite mini"
         in zsrobust("check", str(COMMITTED), "--against", "paper", *MINI, ok=2).stderr
