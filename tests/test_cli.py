@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import zsrobust as package
 from zsrobust import results
-from zsrobust.attacks import attacks
+from zsrobust.attacks import Attack, attacks
 from zsrobust.cli import main
 
 MINI = ("--suite", "mini")
@@ -109,13 +109,10 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
     zsrobust, tmp_path, monkeypatch
 ):
     @dataclass(frozen=True)
-    class Crash:
+    class Crash(Attack):
         """Cannot do with two classes."""
 
-        eps: float = 0.1
-        norm: str = "linf"
-
-        def __call__(self, classifier, images, labels, draws):
+        def __call__(self, classifier, images, labels, draws, start=None):
             if classifier(images).shape[1] == 2:
                 raise RuntimeError("two classes are too few")
             return (images + self.eps).clamp(0, 1)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zsrobust.attacks import Attack
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD, objective
@@ -48,7 +49,7 @@ def plain(attack, classifier, image, label, draws):
             if attack.early_stop and logits.argmax(1) != label:
                 return point.detach(), passes
             (gradient,) = torch.autograd.grad(objective(attack.loss, logits, label).sum(), point)
-            point = attack._project(image, point.detach() + attack._move(gradient))
+            point = attack.move(image, point.detach(), gradient)
         if restart + 1 < attack.restarts:
             passes += 1
             if classifier(point).argmax(1) != label:
@@ -220,13 +221,12 @@ def test_one_gradient_of_zero_among_those_that_wait_is_told_once():
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class Unpacked(Attack):
     """An attack that takes one step, and gives the classifier all that it gets."""
 
     eps: float = 8 / 255
-    norm: str = "linf"
 
-    def __call__(self, classifier, images, labels, draws):
+    def __call__(self, classifier, images, labels, draws, start=None):
         return PGD(eps=self.eps, step_size=self.eps, steps=1)(
             nn.Sequential(classifier), images, labels, draws
         )
@@ -240,7 +240,7 @@ def test_attacks_that_do_not_pack_get_batches():
 
 
 @pytest.mark.parametrize(
-    "attack", [PGD(eps=0.004, step_size=0.002), Unpacked(0.004)], ids=["packed", "unpacked"]
+    "attack", [PGD(eps=0.004, step_size=0.002), Unpacked(eps=0.004)], ids=["packed", "unpacked"]
 )
 @pytest.mark.parametrize("room", [1, 2, 5, 11])
 @pytest.mark.parametrize("batch_size", [None, 24, 3])
@@ -336,7 +336,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     "attack",
-    [PGD(eps=0.004, step_size=0.002, steps=2), Unpacked(0.004)],
+    [PGD(eps=0.004, step_size=0.002, steps=2), Unpacked(eps=0.004)],
     ids=["packed", "unpacked"],
 )
 def test_memory_holds_a_few_batches_whatever_the_size_of_the_dataset(attack):
@@ -430,12 +430,11 @@ def test_low_precision_is_for_the_search_alone():
 
 
 @dataclass(frozen=True)
-class GoesOn:
+class GoesOn(Attack):
     """An attack that breaks nothing, and writes down where it is told to start."""
 
     started: list
-    eps: float = 0.01
-    norm: str = "linf"
+    continues = True
 
     def __call__(self, classifier, images, labels, draws, start=None):
         self.started.append(start)
@@ -444,8 +443,7 @@ class GoesOn:
 
 @dataclass(frozen=True)
 class StartsAnew(GoesOn):
-    def __call__(self, classifier, images, labels, draws):
-        return super().__call__(classifier, images, labels, draws)
+    continues = False
 
 
 def test_only_attacks_that_can_go_on_are_told_where():

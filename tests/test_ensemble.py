@@ -8,7 +8,7 @@ import pytest
 import torch
 from optima import nonlinear, numbers
 
-from zsrobust.attacks import attacks
+from zsrobust.attacks import Attack, attacks
 from zsrobust.attacks.ensemble import Ensemble
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.identity import describe_attack
@@ -20,15 +20,13 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
 @dataclass(frozen=True)
-class Member:
+class Member(Attack):
     """An attack that moves the first images that it is given, and tells what it was given."""
 
     given: list
     by: float = 1.0
-    eps: float = 0.1
-    norm: str = "linf"
 
-    def __call__(self, classifier, images, labels, draws):
+    def __call__(self, classifier, images, labels, draws, start=None):
         self.given.append((images.clone(), labels.clone(), draws.seeds.clone()))
         warnings.warn("Member: it was here.", stacklevel=2)
         found = images.clone()
@@ -141,8 +139,9 @@ def test_members_take_all_their_steps_where_the_ensemble_says_so():
 
 
 def test_passes_are_missing_where_a_member_does_not_say(members):
-    assert not hasattr(Ensemble(of="pgd+one", eps=0.1), "passes")
-    assert hasattr(Ensemble(), "passes")
+    unknown = Ensemble(of="pgd+one", eps=0.1)
+    assert (unknown.passes(5), unknown.steps_taken(5)) == (None, None)
+    assert Ensemble(of="pgd10+mim").passes(5) == (1 + 2 + 10 + 10, 20)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from zsrobust.attacks import Attack
 from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
@@ -72,13 +73,12 @@ def test_a_note_is_stored_by_its_name_and_what_is_not_a_name_as_a_message():
 
 
 @dataclass(frozen=True)
-class Cheat:
+class Cheat(Attack):
     how: str
-    eps: float = EPS
-    norm: str = "linf"
-    returns_clean: bool = False
+    eps: float = field(default=EPS, kw_only=True)
+    returns_clean: bool = field(default=False, kw_only=True)
 
-    def __call__(self, classifier, images, labels, draws):
+    def __call__(self, classifier, images, labels, draws, start=None):
         if self.how == "clean":
             return images
         if self.how == "beyond":

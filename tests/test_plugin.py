@@ -83,6 +83,26 @@ def test_a_plugins_dataset_and_attack_run_on_the_command_line(zsrobust):
     assert "Patterns" in zsrobust(*plugin, *command).stdout
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("object()", "attack 'mine' is an object of type object"),
+        ("'pgd10'", "attack 'mine' is an object of type str"),
+    ],
+)
+def test_a_plugin_whose_attack_is_of_another_type_is_told_the_base_class(
+    zsrobust, tmp_path, entry, message
+):
+    path = tmp_path / "duck.py"
+    path.write_text(f"from zsrobust.attacks import attacks\nattacks.register('mine')({entry})\n")
+    for command in (("list", "attacks"), ("run", "--suite", "mini", "--attack", "mine")):
+        error = zsrobust("--plugin", str(path), *command, ok=2).stderr
+        assert error.count("\n") == 1
+        assert message in error
+        assert "from zsrobust.attacks import Attack" in error
+        assert "duck.py" in error
+
+
 def test_a_plugin_that_takes_a_name_again_is_named(zsrobust, tmp_path):
     path = tmp_path / "again.py"
     path.write_text("from zsrobust.attacks import attacks\nattacks.register('pgd10')(object())\n")

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsrobust.attacks import attacks
+from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry, load_plugin_file
 from zsrobust.core.specs import format_eps, join_spec, parse_eps, split_spec
@@ -51,16 +52,41 @@ def test_a_name_is_taken_once():
         registry.register("one")(2)
 
 
+@pytest.mark.parametrize("name", ["../../x", "", "Upper", "1st", "a-b", "a b", "ä", "a\n", None])
+@pytest.mark.parametrize("registry", [attacks, defenses, Registry("thing", "things")])
+def test_a_name_that_would_not_fit_into_specs_and_file_names_is_refused(registry, name):
+    with pytest.raises(ZSRobustError, match="name .* is not valid. Use lower-case") as caught:
+        registry.register(name)(1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "given"),
+    [("text", "an object of type str"), (None, "NoneType"), (PGD, "the class PGD")],
+)
+def test_an_attack_of_another_type_is_refused_and_the_base_class_named(entry, given):
+    expected = f"'mine' is .*{given}. .*from zsrobust.attacks import Attack"
+    with pytest.raises(ZSRobustError, match=expected) as caught:
+        attacks.register("mine")(entry)
+    assert "\n" not in str(caught.value)
+    assert "mine" not in attacks
+
+
 @pytest.mark.parametrize(
     ("registry", "spec", "message"),
     [
         (attacks, "pgdd", "Unknown attack 'pgdd'. Did you mean pgd"),
-        (attacks, "pgd:stepz=3", "has no field 'stepz'. Its fields: eps, steps, step_size"),
+        (attacks, "pgd:stepz=3", "has no field 'stepz'. Its fields: eps, norm, steps, step_size"),
         (attacks, "pgd:steps=many", "steps='many' is not a whole number"),
         (attacks, "pgd:steps=-1", "steps must be positive, not -1"),
         (attacks, "pgd:eps=8", "eps 8 is beyond any pixel"),
-        (attacks, "pgd:step_size=inf", "must be finite"),
-        (attacks, "pgd:norm=l2,eps=inf", "must be finite"),
+        (attacks, "pgd:step_size=inf", "must be a finite number"),
+        (attacks, "pgd:norm=l2,eps=inf", "must be a finite number"),
+        (attacks, "pgd:eps=1e-8", "eps 1e-08 is too small in linf: float32 pixels do not move"),
+        (attacks, "mim:eps=1e-30", "eps 1e-30 is too small in linf"),
+        (attacks, "pgd:norm=l2,eps=1e-6", "eps 1e-06 is too small in l2"),
+        (attacks, f"pgd:steps=1{400 * '0'}", "steps must be a finite number"),
+        (attacks, "square:queries=3000000000", "queries is too large"),
         (defenses, "tecoa:backbone=ViT-B-32/openai", "has no field 'backbone'"),
         (attacks, "pgd:loss=hinge", "is not one of ce, margin"),
         (attacks, "pgd:early_stop=maybe", "is not true or false"),

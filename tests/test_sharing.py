@@ -15,7 +15,7 @@ import fresh
 import pytest
 
 from zsrobust import ZSRobustError
-from zsrobust.attacks import attacks
+from zsrobust.attacks import Attack, attacks
 from zsrobust.core import claims
 from zsrobust.core.claims import BusyError, claimed, sole
 
@@ -31,7 +31,7 @@ SLOW = """
 import os, time
 from dataclasses import dataclass
 import torch.nn.functional as F
-from zsrobust.attacks import attacks
+from zsrobust.attacks import Attack, attacks
 from zsrobust.defenses import Defense, defenses
 from zsrobust.training import Recipe, objectives
 
@@ -41,11 +41,8 @@ def log(line):
     time.sleep(0.4)
 
 @dataclass(frozen=True)
-class Slow:
-    eps: float = 0.1
-    norm: str = "linf"
-
-    def __call__(self, classifier, images, labels, draws):
+class Slow(Attack):
+    def __call__(self, classifier, images, labels, draws, start=None):
         log(f"attack {classifier(images).shape[1]}")
         return (images + self.eps).clamp(0, 1)
 
@@ -307,11 +304,8 @@ def test_who_wants_what_another_makes_waits_for_it_or_goes_on(tmp_path, monkeypa
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_no_claim(zsrobust, tmp_path, monkeypatch, signal_):
     @dataclass(frozen=True)
-    class Stop:
-        eps: float = 0.1
-        norm: str = "linf"
-
-        def __call__(self, classifier, images, labels, draws):
+    class Stop(Attack):
+        def __call__(self, classifier, images, labels, draws, start=None):
             assert claims_in(tmp_path)
             signal.raise_signal(signal_)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsrobust.attacks import attacks
+from zsrobust.attacks import Attack, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD
@@ -121,11 +121,10 @@ def test_an_image_that_the_attacked_classifier_has_wrong_from_the_start_is_no_ch
 
 
 @dataclass(frozen=True)
-class Lazy:
+class Lazy(Attack):
     eps: float = 8 / 255
-    norm: str = "linf"
 
-    def __call__(self, classifier, images, labels, draws):
+    def __call__(self, classifier, images, labels, draws, start=None):
         return images
 
 

@@ -95,7 +95,7 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
             np.array_equal(first.adversarial, again.adversarial),
             f"{spec} does not repeat itself from the same seed",
         )
-        if getattr(attack, "packs", False):
+        if attack.packs:
             packed = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=7)
             _demand(
                 np.array_equal(first.adversarial, packed.adversarial),

@@ -1,13 +1,14 @@
 """Attacks: callables that see a classifier, images and labels, and return adversarial images.
 
-An attack is a frozen dataclass of its hyper-parameters. It knows nothing of CLIP, prompts or datasets, and it never
-decides who survived: the referee (`zsrobust.evaluation`) does.
+An attack knows nothing of CLIP, prompts or datasets. It never decides which images survived: the
+referee (`zsrobust.evaluation.referee`) does.
 """
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from zsrobust.attacks.geometry import Norm, perturbation_size
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry
 from zsrobust.core.specs import format_eps
+from zsrobust.core.values import fits
 
 __all__ = [
     "Attack",
@@ -30,34 +32,69 @@ __all__ = [
 ]
 
 
-class Attack(Protocol):
-    """What the referee needs of an attack.
+#: The smallest eps that moves a pixel. Between 1/2 and 1, float32 pixels are 2⁻²⁴ apart. An l2
+#: perturbation may be spread over all pixels: 388 is the square root of 3 · 224 · 224.
+SMALLEST: dict[Norm, float] = {"linf": 2**-24, "l2": 388 * 2**-24}
+LARGEST = 2**31  # of a number of steps or queries, for example
 
-    Optional: ``plan(classes)``, a dict of what runs and what is skipped for that many classes, stored in the result;
-    ``passes(classes)``, the numbers of forward and of backward passes that an image takes at most, for estimates;
-    ``returns_clean = True`` if images that could not be broken come back as they were;
-    ``packs = True`` if it takes more images than fit into memory at once, and gives the classifier `slots` of them;
-    an argument ``start`` of its call, (N, 3, S, S) or None: points inside the bound, where the search goes on.
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """A search for adversarial images within eps of the given ones: the base class of every attack.
+
+    A subclass is a frozen dataclass of its hyper-parameters, and defines a call. The other methods
+    have defaults. A field that is None stays out of a result's identity.
     """
 
-    @property
-    def eps(self) -> float:
-        """The bound on the perturbation, in pixels of [0, 1]."""
+    eps: float = 1 / 255  #: the bound on the perturbation, in pixels of [0, 1]
+    norm: Norm = "linf"  #: the norm of the bound
 
-    @property
-    def norm(self) -> Norm:
-        """The norm of the bound."""
+    #: True if images that could not be broken come back as they were.
+    returns_clean: ClassVar[bool] = False
+    #: True if it takes more images than fit into memory, and gives the classifier `slots` of them.
+    packs: ClassVar[bool] = False
+    #: True if a call goes on from `start`; other attacks ignore it.
+    continues: ClassVar[bool] = False
+    #: The names of the fields that must be positive, beside eps.
+    positive: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        check_bounds(self.eps, self.norm, **{name: getattr(self, name) for name in self.positive})
+
+    @abstractmethod
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images for images (N, 3, S, S) in [0, 1] and labels (N,) int64.
 
-        All randomness comes from `draws`, an image's own. Gradients are taken with respect to images only.
+        `start`, (N, 3, S, S) inside the bound, is where an attack that `continues` begins. All
+        random numbers come from `draws`. Gradients are taken with respect to images only.
         """
 
+    def plan(self, classes: int) -> dict[str, Any]:
+        """Return what runs and what is skipped for this many classes; a result stores it."""
+        return {}
 
-attacks: Registry[Attack] = Registry("attack", "attacks")
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """Return the most forward and backward passes that an image takes; None if not known."""
+        return None
+
+    def steps_taken(self, classes: int) -> float | None:
+        """Return how many gradient steps an image takes at most; None if not known."""
+        passes = self.passes(classes)
+        return None if passes is None else float(passes[1])
+
+    def full(self) -> Self:
+        """Return the same attack without early stops: every image takes all steps."""
+        return self
+
+
+attacks: Registry[Attack] = Registry("attack", "attacks", accepts=Attack)
 
 
 def slots(classifier: nn.Module, images: int) -> int:
@@ -65,20 +102,41 @@ def slots(classifier: nn.Module, images: int) -> int:
     return getattr(classifier, "batch_size", None) or max(1, images)
 
 
-def check_bounds(eps: float, norm: Norm, **positive: float) -> None:
-    """Raise ZSRobustError unless eps and the other named values are positive, and eps below 1 where the norm is l∞."""
-    if not all(map(math.isfinite, (eps, *positive.values()))):
-        raise ZSRobustError("An attack's numbers must be finite. See: zsrobust list attacks")
+def check_bounds(eps: float, norm: Norm, **positive: float | None) -> None:
+    """Raise ZSRobustError unless the norm is known, and every value is a positive number in its range.
+
+    A value of None is not checked.
+    """
+    if norm not in SMALLEST:
+        raise ZSRobustError(f"The norm {norm!r} is not valid. An attack's norm is linf or l2.")
+    for name, value in {"eps": eps, **positive}.items():
+        if value is not None:
+            _check_positive(name, value)
     if norm == "linf" and eps >= 1:
         raise ZSRobustError(
             f"eps {eps:g} is beyond any pixel in [0, 1]. Write it as 8/255, or a number in (0, 1)."
         )
-    for name, value in {"eps": eps, **positive}.items():
-        if not value > 0:
-            shown = format_eps(value) if name in ("eps", "step_size") else value
-            raise ZSRobustError(
-                f"An attack's {name} must be positive, not {shown}. See: zsrobust list attacks"
-            )
+    if eps < SMALLEST[norm]:
+        raise ZSRobustError(
+            f"eps {eps:g} is too small in {norm}: float32 pixels do not move. "
+            f"Choose at least {SMALLEST[norm]:.2g}, for example 1/255."
+        )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not fits(value, float):
+        raise ZSRobustError(
+            f"An attack's {name} must be a finite number. See: zsrobust list attacks"
+        )
+    if value <= 0:
+        shown = format_eps(value) if name in ("eps", "step_size") else value
+        raise ZSRobustError(
+            f"An attack's {name} must be positive, not {shown}. See: zsrobust list attacks"
+        )
+    if value >= LARGEST:
+        raise ZSRobustError(
+            f"An attack's {name} is too large: it must be below {LARGEST}. See: zsrobust list attacks"
+        )
 
 
 @contextmanager

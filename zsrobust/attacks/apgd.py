@@ -6,12 +6,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Norm, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import edge_start, per_image, project_pixels, uphill
 from zsrobust.attacks.losses import CLASSES, LOSSES, Loss, targeted_dlr
 from zsrobust.attacks.notes import note
-from zsrobust.attacks.search import Rows, Search, rivals
+from zsrobust.attacks.search import Rows, Search, SearchAttack, rivals
 
 MOMENTUM = 0.25  # 1 - α of the paper's section 3.1
 RISING = 0.75  # ρ: with fewer steps uphill than this share, the steps are halved
@@ -19,7 +19,7 @@ TARGETS = 9  # of AutoAttack's standard version
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD:
+class APGD(SearchAttack):
     """Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690): PGD that sets the size of its steps by itself.
 
     On cross-entropy, on the difference of logits ratio (DLR, eq. 6 of the paper), or on its targeted form (eq. 7), toward
@@ -27,15 +27,10 @@ class APGD:
     numerator of DLR, and the plan says so.
     """
 
-    eps: float = 1 / 255
-    norm: Norm = "linf"
     loss: Literal["ce", "dlr", "targeted"] = "ce"
     steps: int = 100
     restarts: int = 1
-    returns_clean = True  # the clean image where nothing was found
-
-    def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm, steps=self.steps, restarts=self.restarts)
+    positive = ("steps", "restarts")
 
     def plan(self, classes: int) -> dict[str, Any]:
         """Return how many targets there are, or what takes the place of a loss for which the classes are too few."""
@@ -48,22 +43,20 @@ class APGD:
         steps = self.restarts * (self.steps + 1) * self.plan(classes).get("targets", 1)
         return steps + 2, steps
 
-    def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
-    ) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
-        with frozen(classifier):
-            search, logits = Search.begin(classifier, images, labels)
-            plan, before = self.plan(logits.shape[1]), search.broken.clone()
-            if "skipped" in plan:
-                note(f"margin_for_{self.loss}")
-            if "targets" in plan:
-                targets = rivals(logits, labels, plan["targets"])
-                apgd_targeted(classifier, search, targets, draws, **self._bounds)
-            else:
-                apgd(classifier, search, draws, plan.get("loss", self.loss), **self._bounds)
-            search.verify(classifier, before)
-        return search.adversarial
+    def steps_taken(self, classes: int) -> float:
+        """Return how many gradient steps an image takes from one start."""
+        return float(self.steps)
+
+    def seek(self, classifier: nn.Module, search: Search, logits: Tensor, draws: Draws) -> None:
+        """Climb the loss that the plan names."""
+        plan = self.plan(logits.shape[1])
+        if "skipped" in plan:
+            note(f"margin_for_{self.loss}")
+        if "targets" in plan:
+            targets = rivals(logits, search.labels, plan["targets"])
+            apgd_targeted(classifier, search, targets, draws, **self._bounds)
+        else:
+            apgd(classifier, search, draws, plan.get("loss", self.loss), **self._bounds)
 
     @property
     def _bounds(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ few images are left. The random numbers are an image's own.
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.attacks.apgd import TARGETS, apgd, apgd_targeted
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.fab import fab_targeted
@@ -30,8 +30,6 @@ from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.search import Search, rivals
 from zsrobust.attacks.square import square
-
-CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  #: that the losses compare
 
 #: Notes, by what the log of `pyautoattack` (checks.py) contains.
 LOGGED = {
@@ -43,136 +41,174 @@ LOGGED = {
 }
 
 
+@dataclass(frozen=True)
+class Job:
+    """What the parts of an AutoAttack share."""
+
+    attack: "AutoAttack"
+    classifier: nn.Module
+    search: Search
+    targets: Tensor  #: (N, T), of the parts that have them
+    draws: Draws
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """The bound of the attack, as arguments of a part."""
+        return {"eps": self.attack.eps, "norm": self.attack.norm}
+
+
+def _apgd_ce(job: Job) -> None:
+    restarts = job.attack.restarts
+    apgd(job.classifier, job.search, job.draws, "ce", restarts=restarts, **job.bounds)
+
+
+def _apgd_dlr(job: Job) -> None:
+    apgd(job.classifier, job.search, job.draws, "dlr", **job.bounds)
+
+
+def _apgd_t(job: Job) -> None:
+    apgd_targeted(job.classifier, job.search, job.targets, job.draws, **job.bounds)
+
+
+def _fab_t(job: Job) -> None:
+    fab_targeted(job.classifier, job.search, job.targets, **job.bounds)
+
+
+def _square(job: Job) -> None:
+    square(job.classifier, job.search, job.draws, **job.bounds)
+
+
+def _margin(job: Job) -> None:
+    """Attack the margin with PGD-100."""
+    search, left = job.search, job.search.left
+    attack = PGD(step_size=job.attack.eps / 4, steps=100, loss="margin", **job.bounds)
+    found = attack(job.classifier, search.images[left], search.labels[left], job.draws[left])
+    # The search gives up what is not wrong when it verifies.
+    search.take(left, found, torch.ones_like(search.broken[left]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of AutoAttack: what runs it, and what it needs."""
+
+    run: Callable[[Job], None]
+    classes: int = 2  #: that its loss compares; with fewer, `margin` takes its place
+    targeted: bool = False
+    steps: int = 101  #: passes forward and backward, from each start or toward each target
+    queries: int = 0  #: further passes forward
+
+
+PARTS = {
+    "apgd-ce": Part(_apgd_ce),
+    "apgd-dlr": Part(_apgd_dlr, classes=3),
+    "apgd-t": Part(_apgd_t, classes=4, targeted=True),
+    "fab-t": Part(_fab_t, targeted=True),
+    "square": Part(_square, steps=0, queries=5000),
+    "margin": Part(_margin),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack:
+class AutoAttack(Attack):
     """AutoAttack, standard version (Croce & Hein, ICML 2020, arXiv 2003.01690).
 
     APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB, and Square; each on what the others left.
     """
 
-    eps: float = 1 / 255
-    norm: Norm = "linf"
     engine: Literal["ours", "library"] = "ours"  #: the library is `pyautoattack`
-    returns_clean = True  # the clean image where nothing was found
+    returns_clean = True
     parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-t", "fab-t", "square")
     restarts: ClassVar[int] = 1  #: of APGD on cross-entropy
 
-    def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm)
-
     def plan(self, classes: int) -> dict[str, Any]:
         """Return which parts run for this many classes, how many targets they have, and what is skipped."""
-        skipped = [part for part in self.parts if classes < CLASSES.get(part, 2)]
+        skipped = [part for part in self.parts if classes < PARTS[part].classes]
         parts = ["margin" if part in skipped else part for part in self.parts]
-        return {
-            "parts": parts,
-            **({"restarts": self.restarts} if self.restarts > 1 else {}),
-            **({"targets": min(TARGETS, classes - 1)} if {"apgd-t", "fab-t"} & {*parts} else {}),
-            "skipped": skipped,
-        }
+        plan: dict[str, Any] = {"parts": parts}
+        if self.restarts > 1:
+            plan["restarts"] = self.restarts
+        if any(PARTS[part].targeted for part in parts):
+            plan["targets"] = min(TARGETS, classes - 1)
+        return {**plan, "skipped": skipped}
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return about how many forward and backward passes an image takes that nothing breaks.
 
-        100 steps of APGD from each start, or toward each target, and of FAB-T toward each target, where the library predicts
-        every point once more; 5,000 queries of Square.
+        APGD takes 100 steps from each start, or toward each target, and FAB-T toward each target.
+        The library predicts every point once more. Square has 5,000 queries.
         """
         plan = self.plan(classes)
         targets = plan.get("targets", 0)
-        times = {
-            "apgd-ce": self.restarts,
-            "apgd-dlr": 1,
-            "margin": 1,
-            "apgd-t": targets,
-            "fab-t": targets,
-            "square": 0,
-        }
-        steps = 101 * sum(times[part] for part in plan["parts"])
+        steps = queries = 0
+        for name in plan["parts"]:
+            part = PARTS[name]
+            starts = 1
+            if part.targeted:
+                starts = targets
+            elif name == "apgd-ce":
+                starts = self.restarts
+            steps, queries = steps + part.steps * starts, queries + part.queries
         again = 100 * targets if self.engine == "library" else 0
-        return steps + again + (5000 if "square" in self.parts else 0), steps
+        return steps + again + queries, steps
 
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
         with frozen(classifier):
             search, logits = Search.begin(classifier, images, labels)
             plan = self.plan(logits.shape[1])
-            for part in plan["skipped"]:
-                note(f"plan_without_{part.replace('-', '_')}")
+            for name in plan["skipped"]:
+                note(f"plan_without_{name.replace('-', '_')}")
             targets = rivals(logits, labels, plan.get("targets", 0))
             if self.engine == "ours":
                 _inspect(classifier, images, logits)
-            for part in plan["parts"]:
+            job = Job(self, classifier, search, targets, draws)
+            for name in plan["parts"]:
                 before = search.broken.clone()
                 if before.all():
                     break
-                if part == "margin":
-                    self._margin(classifier, search, draws)
-                elif self.engine == "library":
-                    self._library(part, plan["targets"], classifier, search, draws)
-                elif part == "apgd-ce":
-                    apgd(
-                        classifier,
-                        search,
-                        draws,
-                        "ce",
-                        eps=self.eps,
-                        norm=self.norm,
-                        restarts=self.restarts,
-                    )
-                elif part == "apgd-dlr":
-                    apgd(classifier, search, draws, "dlr", eps=self.eps, norm=self.norm)
-                elif part == "apgd-t":
-                    apgd_targeted(classifier, search, targets, draws, eps=self.eps, norm=self.norm)
-                elif part == "fab-t":
-                    fab_targeted(classifier, search, targets, eps=self.eps, norm=self.norm)
-                else:
-                    square(classifier, search, draws, eps=self.eps, norm=self.norm)
+                self._run(name, job)
                 search.verify(classifier, before)
-                if (
-                    part == "square"
-                    and self.engine == "ours"
-                    and bool((search.broken & ~before).any())
-                ):
+                found = bool((search.broken & ~before).any())
+                if name == "square" and self.engine == "ours" and found:
                     note("square_found_more")
         return search.adversarial
 
-    def _margin(self, classifier: nn.Module, search: Search, draws: Draws) -> None:
-        """Attack the margin with PGD-100."""
-        attack, left = (
-            PGD(eps=self.eps, norm=self.norm, step_size=self.eps / 4, steps=100, loss="margin"),
-            search.left,
+    def _run(self, name: str, job: Job) -> None:
+        if self.engine == "library" and name != "margin":
+            _library(name, job)
+        else:
+            PARTS[name].run(job)
+
+
+def _library(name: str, job: Job) -> None:
+    """Run a part of the library on the images that are left."""
+    import pyautoattack
+
+    search, left = job.search, job.search.left
+    with _contained(search.images.device):
+        library = pyautoattack.AutoAttack(
+            job.classifier,
+            attacks=[name],
+            version="custom",
+            eps=job.attack.eps,
+            norm={"linf": "Linf", "l2": "L2"}[job.attack.norm],
+            seed=job.draws.seed(),
+            device=search.images.device,
         )
-        found = attack(classifier, search.images[left], search.labels[left], draws[left])
-        search.take(
-            left, found, torch.ones_like(search.broken[left])
-        )  # what is not wrong is given up when verified
-
-    def _library(
-        self, part: str, targets: int, classifier: nn.Module, search: Search, draws: Draws
-    ) -> None:
-        """Run a part of the library on the images that are left."""
-        import pyautoattack
-
-        left = search.left
-        norm = {"linf": "Linf", "l2": "L2"}[self.norm]
-        with _contained(search.images.device):
-            library = pyautoattack.AutoAttack(
-                classifier,
-                attacks=[part],
-                version="custom",
-                eps=self.eps,
-                norm=norm,
-                seed=draws.seed(),
-                device=search.images.device,
-            )
-            library.apgd.n_restarts = library.fab.n_restarts = 1
-            library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
-            found, _ = library.run_standard_evaluation(
-                search.images[left], search.labels[left], batch_size=len(left)
-            )
-        search.take(left, found, torch.ones_like(search.broken[left]))
+        library.apgd.n_restarts = library.fab.n_restarts = 1
+        library.apgd_targeted.n_target_classes = job.targets.shape[1]
+        library.fab.n_target_classes = job.targets.shape[1]
+        found, _ = library.run_standard_evaluation(
+            search.images[left], search.labels[left], batch_size=len(left)
+        )
+    search.take(left, found, torch.ones_like(search.broken[left]))
 
 
 @dataclass(frozen=True, kw_only=True)

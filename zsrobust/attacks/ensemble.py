@@ -1,8 +1,7 @@
 """Several attacks as one: the worst of them for each image."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +9,14 @@ from torch import Tensor, nn
 import zsrobust.attacks.apgd
 import zsrobust.attacks.pgd
 import zsrobust.attacks.square  # noqa: F401 (the default's members must be registered)
-from zsrobust.attacks import Attack, Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.search import Search
 from zsrobust.core.errors import ZSRobustError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble:
+class Ensemble(Attack):
     """The per-image worst of several attacks, as ensemble:of=pgd10+apgd+apgd:loss=dlr, each on what those before left.
 
     A member is a name, or a spec with one field: a comma would begin a field of the ensemble. For more of them register the
@@ -25,14 +24,13 @@ class Ensemble:
     """
 
     of: str = "pgd10+apgd+square"
-    eps: float = 1 / 255
     step_size: float = 1 / 255
-    norm: Norm = "linf"
     early_stop: bool | None = None  #: of the members that have it; None leaves it to them
-    returns_clean = True  # the clean image where nothing was found
+    returns_clean = True
+    positive = ("step_size",)
 
     def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm, step_size=self.step_size)
+        super().__post_init__()
         for spec, member in self.members.items():
             if (member.eps, member.norm) != (self.eps, self.norm):
                 raise ZSRobustError(
@@ -52,34 +50,47 @@ class Ensemble:
         given |= {} if self.early_stop is None else {"early_stop": self.early_stop}
         return {spec: attacks.create(spec, given) for spec in specs}
 
+    def full(self) -> Self:
+        """Return the same ensemble of members that take all their steps."""
+        return replace(self, early_stop=False)
+
     def plan(self, classes: int) -> dict[str, Any]:
-        """Return the members in their order: fields other than the ensemble's own, and plans for this many classes."""
-
-        def describe(member: Any) -> dict[str, Any]:
-            given = {name for name, value in vars(self).items() if value is not None}
-            own = {
-                name: value
-                for name, value in asdict(member).items()
-                if name not in given and value is not None
-            }
-            return {**own, **({"plan": member.plan(classes)} if hasattr(member, "plan") else {})}
-
+        """Return the members in their order: fields other than the ensemble's own, and plans."""
+        members = self.members.items()
         return {
-            "members": [{"spec": spec, **describe(member)} for spec, member in self.members.items()]
+            "members": [{"spec": spec, **self._describe(each, classes)} for spec, each in members]
         }
 
-    @property
-    def passes(self) -> Callable[[int], tuple[int, int]]:
-        """The sum of the members' passes, with a prediction before and one after each; missing where a member has none."""
-        members: list[Any] = list(self.members.values())
-        sums = [member.passes for member in members]
-        return lambda classes: (
-            1 + len(sums) + sum(one(classes)[0] for one in sums),
-            sum(one(classes)[1] for one in sums),
-        )
+    def _describe(self, member: Attack, classes: int) -> dict[str, Any]:
+        shared = {name for name, value in vars(self).items() if value is not None}
+        own = {
+            name: value
+            for name, value in asdict(member).items()
+            if name not in shared and value is not None
+        }
+        if type(member).plan is Attack.plan:
+            return own  # an empty plan is part of the identity only where the attack makes plans
+        return {**own, "plan": member.plan(classes)}
+
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """Return the sum of the members' passes, with a prediction before and one after each.
+
+        None if those of a member are not known.
+        """
+        known = [each.passes(classes) for each in self.members.values()]
+        sums = [each for each in known if each is not None]
+        if len(sums) < len(known):
+            return None
+        predictions = 1 + len(sums)
+        return predictions + sum(each[0] for each in sums), sum(each[1] for each in sums)
 
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no member found an adversarial one."""
         with frozen(classifier):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen, perturbation_size
+from zsrobust.attacks import Norm, attacks, perturbation_size
 from zsrobust.attacks.apgd import TARGETS
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image
-from zsrobust.attacks.search import Rows, Search, rivals
+from zsrobust.attacks.search import Rows, Search, SearchAttack, rivals
 
 ALPHA = 0.1  # at most this share of the step from the image itself
 OVERSHOOT = 1.05  # η
@@ -22,20 +22,15 @@ BACK = 0.9  # β: an adversarial point too far away is moved to this share of it
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAB:
+class FAB(SearchAttack):
     """Targeted FAB (Croce & Hein, ICML 2020, arXiv 1907.02044): the nearest boundary to each of the likeliest classes.
 
     It looks for small perturbations, and breaks an image where one is within eps. It draws no random numbers.
     """
 
-    eps: float = 1 / 255
-    norm: Norm = "linf"
     steps: int = 100
     targets: int = TARGETS  #: at most; there are no more than other classes
-    returns_clean = True  # the clean image where nothing was found
-
-    def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm, steps=self.steps, targets=self.targets)
+    positive = ("steps", "targets")
 
     def plan(self, classes: int) -> dict[str, Any]:
         """Return how many targets there are with this many classes."""
@@ -46,21 +41,14 @@ class FAB:
         steps = (self.steps + 1) * self.plan(classes)["targets"]
         return steps + 2, steps
 
-    def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
-    ) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
-        with frozen(classifier):
-            search, logits = Search.begin(classifier, images, labels)
-            before, targets = (
-                search.broken.clone(),
-                rivals(logits, labels, self.plan(logits.shape[1])["targets"]),
-            )
-            fab_targeted(
-                classifier, search, targets, eps=self.eps, norm=self.norm, steps=self.steps
-            )
-            search.verify(classifier, before)
-        return search.adversarial
+    def steps_taken(self, classes: int) -> float:
+        """Return how many gradient steps an image takes toward one target."""
+        return float(self.steps)
+
+    def seek(self, classifier: nn.Module, search: Search, logits: Tensor, draws: Draws) -> None:
+        """Walk to the boundaries of the likeliest classes."""
+        targets = rivals(logits, search.labels, self.plan(logits.shape[1])["targets"])
+        fab_targeted(classifier, search, targets, eps=self.eps, norm=self.norm, steps=self.steps)
 
 
 @dataclass

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import attacks, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import uniform_start
-from zsrobust.attacks.search import ascend
+from zsrobust.attacks.search import Iterative, ascend
 from zsrobust.core.errors import ZSRobustError
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureL2:
+class FeatureL2(Iterative):
     """PGD that moves the unit-norm embedding of an image away from where it was, in l2. It sees no label and no class.
 
     The inner maximization of FARE (Schlarmann et al., ICML 2024, arXiv 2402.12336, section 3), there on embeddings that are
@@ -22,20 +22,17 @@ class FeatureL2:
     itself, where its gradient is zero, so that the start is random. It needs a classifier that has `features`.
     """
 
-    eps: float = 1 / 255
-    steps: int = 10
-    step_size: float = 1 / 255
-    norm: Norm = "linf"
-
-    def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm, steps=self.steps, step_size=self.step_size)
-
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes."""
         return self.steps + 1, self.steps
 
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1], whatever the labels; see `zsrobust.attacks.Attack`.
 

@@ -1,26 +1,27 @@
 """Projected gradient descent, in l∞ and l2."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen, slots
+from zsrobust.attacks import attacks, frozen, slots
 from zsrobust.attacks.draws import Draws
-from zsrobust.attacks.geometry import per_image, project, uniform_start, uphill
+from zsrobust.attacks.geometry import per_image, uniform_start
 from zsrobust.attacks.losses import objective
 from zsrobust.attacks.notes import note
+from zsrobust.attacks.search import Iterative
 
 Places = NDArray[np.int64]  # of images among those that an attack was given
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(Iterative):
     """Projected gradient descent (Madry et al., ICLR 2018, arXiv 1706.06083).
 
     Steps of gradient ascent on the loss, projected to the ball around the image and to [0, 1].
@@ -28,11 +29,7 @@ class PGD:
     The defaults are those of the code released beside the paper: 1/255, steps of 1/255, a uniform start.
     """
 
-    eps: float = 1 / 255
-    steps: int = 10
-    step_size: float = 1 / 255
     restarts: int = 1
-    norm: Norm = "linf"
     loss: Literal["ce", "margin"] = "ce"
     random_start: bool = True
     early_stop: bool = True  #: an image leaves the batch at the first iterate that breaks it; else the last one counts
@@ -40,22 +37,17 @@ class PGD:
     #: over transformation, for defenses that are random (Athalye et al., ICML 2018, arXiv 1802.00420, section 4.2).
     eot: int | None = None
     packs = True
-
-    def __post_init__(self) -> None:
-        eot = 1 if self.eot is None else self.eot
-        check_bounds(
-            self.eps,
-            self.norm,
-            steps=self.steps,
-            step_size=self.step_size,
-            restarts=self.restarts,
-            eot=eot,
-        )
+    continues = True
+    positive = (*Iterative.positive, "restarts", "eot")
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
         steps, times = self.restarts * self.steps, self.eot or 1
         return (steps + self.restarts - 1) * times, steps * times
+
+    def full(self) -> Self:
+        """Return the same attack without early stops: every image takes all steps."""
+        return replace(self, early_stop=False)
 
     def __call__(
         self,
@@ -141,7 +133,7 @@ class PGD:
             points.detach(),
             gradient / (self.eot or 1),
         )
-        moved = self._project(images, points + self._move(gradient))
+        moved = self.move(images, points, gradient)
         if self.early_stop:
             moved = torch.where(per_image(safe), moved, points)
         return moved, safe, gradient.flatten(1).any(dim=1)
@@ -153,12 +145,6 @@ class PGD:
             if self.random_start
             else images
         )
-
-    def _move(self, gradient: Tensor) -> Tensor:
-        return uphill(gradient, self.step_size, self.norm)
-
-    def _project(self, images: Tensor, points: Tensor) -> Tensor:
-        return project(images, points, self.eps, self.norm)
 
 
 @torch.no_grad()

@@ -1,17 +1,41 @@
 """Searches that attacks share: plain gradient ascent, and the images that a search has yet to break."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import slots
+from zsrobust.attacks import Attack, frozen, slots
+from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import Norm, project, uphill
 from zsrobust.attacks.notes import note
 
 ROWS = 64  # a batch that fits wherever an attack runs at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iterative(Attack):
+    """An attack that takes steps of one size, each followed by a projection."""
+
+    steps: int = 10
+    step_size: float = 1 / 255
+    positive: ClassVar[tuple[str, ...]] = ("steps", "step_size")
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Return the numbers of forward and of backward passes that an image takes at most."""
+        return self.steps, self.steps
+
+    def steps_taken(self, classes: int) -> float:
+        """Return how many gradient steps an image takes at most."""
+        return float(self.steps)
+
+    def move(self, images: Tensor, points: Tensor, direction: Tensor) -> Tensor:
+        """Return points (N, 3, S, S) one step further uphill, within eps of the images and [0, 1]."""
+        moved = points + uphill(direction, self.step_size, self.norm)
+        return project(images, moved, self.eps, self.norm)
 
 
 def ascend(
@@ -102,6 +126,33 @@ class Search:
         if len(new):
             lost = new[classifier(self.adversarial[new]).argmax(1) == self.labels[new]]
             self.adversarial[lost], self.broken[lost] = self.images[lost], False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchAttack(Attack):
+    """An attack that leaves an image at the first point that breaks it; the others come back clean."""
+
+    returns_clean = True
+
+    @abstractmethod
+    def seek(self, classifier: nn.Module, search: Search, logits: Tensor, draws: Draws) -> None:
+        """Search for the images that are left; `logits` (N, K) are those of the clean images."""
+
+    def __call__(
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
+        with frozen(classifier):
+            search, logits = Search.begin(classifier, images, labels)
+            before = search.broken.clone()
+            self.seek(classifier, search, logits, draws)
+            search.verify(classifier, before)
+        return search.adversarial
 
 
 @dataclass

@@ -13,48 +13,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Norm, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image
 from zsrobust.attacks.losses import margin as margin_of
-from zsrobust.attacks.search import Rows, Search
+from zsrobust.attacks.search import Rows, Search, SearchAttack
 
 SHARE = 0.8  # p: the first windows' share of an image, halved after each of these queries
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square:
+class Square(SearchAttack):
     """Square Attack (Andriushchenko et al., ECCV 2020, arXiv 1912.00049): random search on the logits, no gradients.
 
     Where it breaks what attacks with gradients do not, the gradients are masked.
     """
 
-    eps: float = 1 / 255
-    norm: Norm = "linf"
     queries: int = 5000
-    returns_clean = True  # the clean image where nothing was found
-
-    def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm, queries=self.queries)
+    positive = ("queries",)
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return about how many forward passes an image takes that is not broken, and no backward ones."""
         return self.queries + 3, 0
 
-    def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
-    ) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
-        with frozen(classifier):
-            search, _ = Search.begin(classifier, images, labels)
-            before = search.broken.clone()
-            if not before.all():
-                square(
-                    classifier, search, draws, eps=self.eps, norm=self.norm, queries=self.queries
-                )
-            search.verify(classifier, before)
-        return search.adversarial
+    def seek(self, classifier: nn.Module, search: Search, logits: Tensor, draws: Draws) -> None:
+        """Search with so many queries for each image that is left."""
+        if len(search.left):
+            square(classifier, search, draws, eps=self.eps, norm=self.norm, queries=self.queries)
 
 
 @dataclass

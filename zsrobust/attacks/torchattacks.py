@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Attack, Norm, attacks, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import parse_fields
@@ -22,17 +22,12 @@ _TYPES: dict[str, Any] = {"norm": Norm, "seed": int | None, "n_classes": int}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchAttacks:
+class TorchAttacks(Attack):
     """An attack of torchattacks, as torchattacks:PGD,alpha=2/255 (Kim, 2020, arXiv 2010.01950)."""
 
     method: str = ""
-    eps: float = 1 / 255
-    norm: Norm = "linf"
     options: Mapping[str, Any] = field(default_factory=dict)
     returns_clean = True
-
-    def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm)
 
     def configure(self, fields: dict[str, str], where: str) -> "TorchAttacks":
         """Return the attack that a spec names: the class first, then arguments of its constructor, or `norm`."""
@@ -60,7 +55,12 @@ class TorchAttacks:
         return dataclasses.replace(self, method=method, eps=eps, norm=norm, options=given)
 
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1] as the library's attack makes them."""
         seed = draws.seed()

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -17,31 +18,54 @@ from zsrobust.core.specs import field_types, parse_fields, split_spec
 
 T = TypeVar("T")
 E = TypeVar("E")
+#: An entry's name: it is part of specs and of file names.
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Registry(Generic[T]):
     """Entries of one kind by name. A name is taken once; the first look-up loads the plugins."""
 
-    def __init__(self, kind: str, plural: str) -> None:
-        """Name the kind, as in "Unknown attack", and its plural, as in `zsrobust list attacks`."""
-        self.kind, self.plural = kind, plural
+    def __init__(self, kind: str, plural: str, *, accepts: type = object) -> None:
+        """Name the kind, as in "Unknown attack", and its plural, as in `zsrobust list attacks`.
+
+        Entries must be objects of the class `accepts`.
+        """
+        self.kind, self.plural, self.accepts = kind, plural, accepts
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[E], E]:
         """Return a function, or decorator, that registers an entry under `name` and returns it.
 
-        Raises ZSRobustError when the name is taken.
+        Raises ZSRobustError when the name is not valid or is taken, and for an entry of another type.
         """
 
         def add(entry: E) -> E:
+            if not (isinstance(name, str) and NAME.fullmatch(name)):
+                raise ZSRobustError(
+                    f"The {self.kind} name {name!r} is not valid. "
+                    "Use lower-case letters, digits and underscores, after a letter: my_name2"
+                )
             if name in self._entries:
                 raise ZSRobustError(
                     f"The {self.kind} name {name!r} is taken; register under another name."
                 )
+            if not isinstance(entry, self.accepts):
+                raise self._refusal(name, entry)
             self._entries[name] = typing.cast(T, entry)
             return entry
 
         return add
+
+    def _refusal(self, name: str, entry: object) -> ZSRobustError:
+        """Return the error for an entry of another type than the registry accepts."""
+        given = f"an object of type {type(entry).__name__}"
+        if isinstance(entry, type):
+            given = f"the class {entry.__name__}"
+        wanted = self.accepts.__name__
+        return ZSRobustError(
+            f"The {self.kind} {name!r} is {given}. Register an object of a class derived from "
+            f"{wanted}: from {self.accepts.__module__} import {wanted}"
+        )
 
     def __getitem__(self, name: str) -> T:
         """Return the entry; raises ZSRobustError with the nearest name for an unknown one."""

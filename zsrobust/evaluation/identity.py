@@ -14,13 +14,12 @@ def describe_attack(spec: str, attack: Attack, classes: int) -> dict[str, Any]:
 
     A field that is None is left out: one that is new then changes no identity but of those who set it.
     """
-    everything = asdict(attack)  # type: ignore[call-overload]  # a protocol cannot say that it is a dataclass
     fields = {
-        name: value for name, value in everything.items() if value is not None and name != "eps"
+        name: value for name, value in asdict(attack).items() if value is not None and name != "eps"
     }
     if isinstance(fields.get("step_size"), float):
         fields["step_size"] = format_eps(fields["step_size"])
-    plan = attack.plan(classes) if hasattr(attack, "plan") else {}
+    plan = attack.plan(classes)
     return {
         "spec": spec,
         "eps": format_eps(attack.eps),

@@ -6,7 +6,6 @@ itself, in float32 and eval mode. A crash, a NaN or a cheat never scores as robu
 Memory holds a few batches of images, whatever the size of the dataset; where it runs out, batches are halved.
 """
 
-import inspect
 import time
 import traceback
 import warnings
@@ -178,7 +177,7 @@ def judge(
         by_portions(meter, everything, 1, look)
         chosen = np.flatnonzero(clean == images.labels) if attacked == "correct" else everything
         progress(len(images) - len(chosen), len(images))
-        by_portions(meter, chosen, BATCHES if getattr(attack, "packs", False) else 1, attack_some)
+        by_portions(meter, chosen, BATCHES if attack.packs else 1, attack_some)
     meter.disagreements = None if search == "float32" else int(doubted.sum())
     return Outcomes(images.labels, clean, adversarial, perturbation)
 
@@ -217,9 +216,7 @@ class Trial:
             found = found.detach().index_copy(
                 0, torch.from_numpy(left).to(found.device), again.detach()
             )
-        proven = getattr(self.attack, "returns_clean", False) and self._passes - asked > 2 * len(
-            found
-        )
+        proven = self.attack.returns_clean and self._passes - asked > 2 * len(found)
         untouched = (sizes == 0).cpu().numpy() & (predicted == labels) & (not proven)
         if (
             untouched.any() and self._seen is not self.meter
@@ -250,8 +247,7 @@ class Trial:
     ) -> Tensor:
         """Return what the attack makes of the images in this arithmetic; from `start`, if it is one that can go on."""
         device = originals.device
-        goes_on = start is not None and "start" in inspect.signature(self.attack).parameters
-        more = {"start": start} if goes_on else {}
+        more = {"start": start} if self.attack.continues else {}
         draws = self.draws[torch.from_numpy(positions).to(device)]
         self._seen.batch_size = self.meter.batch_size
         with torch.enable_grad(), arithmetic(search, device):

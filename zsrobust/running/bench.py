@@ -1,6 +1,5 @@
 """The bench: a suite measured under a protocol, and what it makes of a cell."""
 
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -79,9 +78,8 @@ class Bench:
         attack = resolve_attack(cell.attack, self.suite, cell.eps)[0]
         defense = None if cell.defense == MODULE else defenses.create(cell.defense)
         oblivious = getattr(defense, "knowledge", "") == "oblivious"
-        if (oblivious or self.protocol.judged == "final") and hasattr(attack, "early_stop"):
-            return dataclasses.replace(attack, early_stop=False)  # type: ignore[type-var]  # as in evaluation.describe_attack
-        return attack
+        all_steps = oblivious or self.protocol.judged == "final"
+        return attack.full() if all_steps else attack
 
     @cached_property
     def speed(self) -> Speed:
@@ -97,8 +95,8 @@ class Bench:
                 size,
                 sum(min(256, dataset.size - start) for start in range(0, dataset.size, 20 * 256)),
             )
-        passes = getattr(attack, "passes", None)
-        forward, backward = passes(len(dataset.classes)) if passes else (0, 0)
+        passes = attack.passes(len(dataset.classes))
+        forward, backward = passes or (0, 0)
         times = (
             1 if self.search == "float32" else 2
         )  # what a lower precision leaves is attacked again

@@ -87,11 +87,8 @@ def make(bench: Bench, cells: Sequence[Cell], folder: Path, force: bool) -> Bill
             needed[recipe.train_on, "train"] = None
             size = datasets[recipe.train_on].train_size or 0
             images = min(size, recipe.limit or size) * recipe.epochs
-            steps = (
-                recipe.crafting().passes(2)[1]
-                if recipe.attack and hasattr(recipe.crafting(), "passes")
-                else 0
-            )
+            passes = recipe.crafting().passes(2) if recipe.attack else None
+            steps = passes[1] if passes else 0
             bill.trainings.append(f"{spec} on {recipe.train_on}, {recipe.epochs} epochs")
             # The attack's steps; the clean and the adversarial image through the student; the latter through the teacher.
             bill.forward += images * (steps + 3)

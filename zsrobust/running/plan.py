@@ -82,6 +82,6 @@ def resolve_attack(spec: str, suite: Suite, eps: float | None = None) -> tuple[A
     name, fields = split_spec(spec)
     attack = attacks.create(spec, suite.attack)
     if eps is not None:
-        attack = dataclasses.replace(attack, eps=eps)  # type: ignore[type-var]  # as in evaluation.describe_attack
+        attack = dataclasses.replace(attack, eps=eps)
     fields.pop("eps", None)
     return attack, join_spec(name, fields)

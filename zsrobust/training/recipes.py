@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from zsrobust.attacks import attacks
+from zsrobust.attacks import Attack, attacks
 from zsrobust.core.specs import format_eps
 from zsrobust.core.values import (
     Bound,
@@ -88,12 +88,8 @@ class Recipe:
         """Return how training images become squares of the tower's input size."""
         return cut_for(clip, self.zoom or 1.0, self.interpolation)
 
-    def crafting(self) -> Any:
+    def crafting(self) -> Attack:
         """Return the attack that makes the training images; every image takes all its steps."""
         values = {"eps": self.eps, "step_size": self.step_size}
-        attack = attacks.create(
-            str(self.attack), {key: value for key, value in values.items() if value is not None}
-        )
-        if not hasattr(attack, "early_stop"):
-            return attack
-        return replace(attack, early_stop=False)  # type: ignore[type-var]  # a protocol cannot say that it is a dataclass
+        given = {key: value for key, value in values.items() if value is not None}
+        return attacks.create(str(self.attack), given).full()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsrobust.attacks import Norm, attacks, check_bounds, frozen
+from zsrobust.attacks import Attack, attacks, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import objective
 from zsrobust.datasets import Dataset, Images, Split, datasets
@@ -16,17 +16,16 @@ from zsrobust.training import Recipe, Step, objectives
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM:
+class FGSM(Attack):
     """One step along the sign of the gradient (Goodfellow et al., ICLR 2015, arXiv 1412.6572)."""
 
-    eps: float = 1 / 255
-    norm: Norm = "linf"
-
-    def __post_init__(self) -> None:
-        check_bounds(self.eps, self.norm)
-
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]."""
         points = images.clone().requires_grad_()

@@ -198,7 +198,7 @@ def examine(
             "correct": len(right),
             **_outputs(sample, logits),
         }
-        if steps := _steps(attack, logits.shape[1]):
+        if steps := attack.steps_taken(logits.shape[1]):
             checks["attack_steps"] = steps
         if len(right) and knowledge == "adaptive":
             checks |= _gradients(right) | _searches(right)
@@ -207,14 +207,6 @@ def examine(
         name: round(value, 6) if math.isfinite(value) else NOT_FINITE
         for name, value in numbers.items()
     }
-
-
-def _steps(attack: Attack, classes: int) -> float | None:
-    """Return how many steps an attack takes, all its parts together; None if it does not say."""
-    if steps := getattr(attack, "steps", None):
-        return float(steps)
-    passes = getattr(attack, "passes", None)
-    return float(passes(classes)[1]) if passes else None
 
 
 @torch.no_grad()
