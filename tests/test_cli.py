@@ -455,7 +455,10 @@ def test_pictures_that_change_in_a_folder_are_prepared_and_measured_again(zsrobu
             '[dataset."../birds"]\nlike = "cifar10"',
             "the name is not valid; expected letters, digits and _",
         ),
-        ('[weights.ours]\ntitle = "x"', "do not say their paper, where"),
+        (
+            '[weights.ours]\ntitle = "x"',
+            "mine.toml: The weights ours: paper is missing; expected a line",
+        ),
         ('datasets = "cifar10"', "datasets = 'cifar10' is not valid; expected a list of datasets"),
         ('[recipe]\nepochs = "4"', "recipe.epochs = '4' is not valid; expected a whole number"),
         (

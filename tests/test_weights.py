@@ -306,7 +306,7 @@ def test_a_folder_of_another_activation_architecture_or_normalization_is_refused
     with pytest.raises(ZSRobustError, match="is not open_clip's"):
         load_tower(str(path), clip)
     (path / "open_clip_config.json").unlink()
-    with pytest.raises(ZSRobustError, match="is no open_clip folder"):
+    with pytest.raises(ZSRobustError, match="is not an open_clip folder"):
         load_tower(str(path), clip)
 
 
@@ -358,15 +358,19 @@ def test_a_users_entry_is_checked_and_its_file_must_have_the_hash(clip, tmp_path
     torch.save(state(clip), tmp_path / "mine.pt")
     fields = {"title": "Mine", "paper": "none", "where": "mine.pt"}
     for wrong, message in [
-        ({"titel": "Mine"}, "Unknown field of the weights mine: 'titel'. Did you mean title"),
-        ({"title": 3}, "title is text, not 3"),
-        ({"sha256": "abc"}, "has 64 hexadecimal digits"),
+        ({"titel": "Mine"}, "The weights mine: Unknown field 'titel'. Did you mean title"),
+        ({"title": 3}, "The weights mine: title = 3 is not valid; expected a line of text"),
+        ({"sha256": "abc"}, "sha256 = 'abc' is not valid; expected 64 hexadecimal digits"),
+        ({"sha256": "a" * 64 + "\n"}, "expected 64 hexadecimal digits"),
+        ({"note": "two\nlines"}, "note = .* is not valid; expected a line of text"),
     ]:
         with pytest.raises(ZSRobustError, match=message):
             register_weights("mine", {**fields, **wrong}, tmp_path)
-    with pytest.raises(ZSRobustError, match="do not say their paper, where"):
+    with pytest.raises(
+        ZSRobustError, match="The weights mine: paper is missing; expected a line of text"
+    ):
         register_weights("mine", {"title": "Mine"})
-    with pytest.raises(ZSRobustError, match="need a name of letters"):
+    with pytest.raises(ZSRobustError, match="'my:own' is not valid; expected a name of letters"):
         register_weights("my:own", fields)
     with pytest.raises(ZSRobustError, match="'clip' is taken"):
         register_weights("clip", fields)

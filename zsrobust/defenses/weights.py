@@ -8,36 +8,32 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from torch import nn
 
-from zsrobust.core.errors import UNPRINTABLE, ZSRobustError, suggest
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import is_file, is_folder
 from zsrobust.core.hub import check_network
+from zsrobust.core.values import Line, Name, check, read_toml
 from zsrobust.defenses import Defense, Tower, defenses
 from zsrobust.defenses.weight_files import read_tower
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip
 
 CONFIG = "open_clip_config.json"
-FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)  #: of a folder; the first that is there counts
-SUFFIXES = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".tar",
-    ".ckpt",
-)  #: what ends so is a file, never a hub id
+#: The weights in a folder; the first of these that exists counts.
+FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+#: What ends so is a file, never a hub id.
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt")
+Sha256 = Annotated[
+    str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 hexadecimal digits, in lower case")
+]
 HUB_ID = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -120,7 +116,7 @@ def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
         return next(path / name for name in FILES if (path / name).is_file()), config
     except (OSError, ValueError, RecursionError, StopIteration):
         raise ZSRobustError(
-            f"{place} is no open_clip folder: it has no {CONFIG}, or no {' or '.join(FILES)}."
+            f"{place} is not an open_clip folder: {CONFIG}, or {' or '.join(FILES)}, is missing."
         ) from None
 
 
@@ -183,40 +179,37 @@ def _agree(needed: str, backbone: str) -> bool:
     return backbone == needed or (architecture == needed.partition("/")[0] and is_file(tag))
 
 
-def register_weights(name: str, fields: dict[str, Any], folder: Path = Path()) -> None:
-    """Register published weights as a defense, from an entry's fields; a path in it is relative to `folder`.
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The fields of published weights in a TOML file; see `Weights`."""
 
-    Raises ZSRobustError for a field that is missing, unknown or ill-typed, and for a name that is taken.
+    title: Line
+    paper: Line
+    where: Line
+    backbone: Line | None = None
+    revision: Line | None = None
+    sha256: Sha256 | None = None
+    license: Line | None = None
+    note: Line | None = None
+
+
+def register_weights(name: str, fields: Mapping[str, Any], folder: Path = Path()) -> None:
+    """Register published weights as a defense; a path among its fields is relative to `folder`.
+
+    Raises ZSRobustError for a field that is missing, unknown or not valid, and for a taken name.
     """
-    known = ["title", "paper", "backbone", "where", "revision", "sha256", "license", "note"]
-    for key, value in fields.items():
-        if key not in known:
-            raise suggest(
-                f"field of the weights {name}:", key, known, f"Its fields: {', '.join(known)}."
-            )
-        if not isinstance(value, str) or not value or UNPRINTABLE.search(value):
-            raise ZSRobustError(f"The weights {name}: {key} is text, not {value!r}.")
-    if missing := [key for key in ("title", "paper", "where") if key not in fields]:
-        raise ZSRobustError(f"The weights {name} do not say their {', '.join(missing)}.")
-    if not re.fullmatch(r"[A-Za-z]\w{0,99}", name):
-        raise ZSRobustError(f"The weights {name!r} need a name of letters, digits and _.")
-    if not re.fullmatch(r"[0-9a-f]{64}", fields.get("sha256", "0" * 64)):
-        raise ZSRobustError(
-            f"The weights {name}: a sha256 has 64 hexadecimal digits, in lower case."
-        )
-    beside = folder / fields["where"]
-    here = is_file(beside) or is_folder(beside)
-    defenses.register(name)(
-        Weights(**{**fields, "where": str(beside) if here else fields["where"]})
-    )
+    check(name, Name, "The name of the weights")
+    given = vars(check(fields, Published, f"The weights {name}"))
+    beside = folder / given["where"]
+    if is_file(beside) or is_folder(beside):
+        given = {**given, "where": str(beside)}
+    defenses.register(name)(Weights(**given))
 
 
 defenses.register("weights")(
     Weights(title="published weights", paper="weights:FILE, weights:FOLDER or weights:ORG/NAME")
 )
 
-_PUBLISHED = (
-    resources.files("zsrobust.defenses").joinpath("published.toml").read_text(encoding="utf-8")
-)
-for _name, _fields in tomllib.loads(_PUBLISHED).items():
+_FILE = resources.files("zsrobust.defenses").joinpath("published.toml")
+for _name, _fields in read_toml(_FILE.read_bytes(), dict[str, Any], _FILE.name).items():
     register_weights(_name, _fields)

@@ -55,7 +55,10 @@ def load_entries(path: Path) -> None:
         from zsrobust.defenses.weights import register_weights
 
         for name, fields in found["weights"].items():
-            register_weights(name, fields, path.parent)
+            try:
+                register_weights(name, fields, path.parent)
+            except ZSRobustError as error:
+                raise ZSRobustError(f"{path}: {error}") from None
     _loaded.add(path.resolve())
 
 
