@@ -324,6 +324,16 @@ def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
     assert strong == [DEFENSES[second]]
 
 
+@pytest.mark.parametrize("templates", [None, {"a": 1}, 7, [], [3, None]])
+def test_prompts_of_any_type_are_printed_or_left_out(tmp_path, templates):
+    result, outcomes = cell(tmp_path, "tecoa", "mini_shapes")
+    result.identity["dataset"]["templates"] = templates
+    write(result, outcomes, tmp_path)
+    (dataset,) = of_class(parsed(build(tmp_path)), "dataset")
+    assert "40 images. Classes: 4." in words(dataset)
+    assert ("Prompts: “3”, “None”." in words(dataset)) == (templates == [3, None])
+
+
 def test_damaged_outcomes_are_noted(tmp_path):
     cell(tmp_path, "tecoa", "mini_shapes")
     cell(tmp_path, "pmg_aft", "mini_shapes", samples=True)

@@ -155,7 +155,7 @@ def tell(folder: Path) -> None:
 def show(folder: Path) -> None:
     """The report, with its figures."""
     page = report.build(folder)
-    assert page.count("<script") == 4  # three of data, one of ours
+    assert page.count("<script") == 1  # ours
 
 
 @inputs(600)

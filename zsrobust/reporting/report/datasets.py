@@ -87,15 +87,16 @@ class Looks:
 
 
 def _about(result: Result) -> str:
+    """Return what the images of a cell are, as far as its identity has it."""
     dataset = result.identity["dataset"]
-    templates = dataset.get("templates") or []
-    prompts = ", ".join(f"“{each}”" for each in templates[:3])
-    more = f", and {len(templates) - 3} more" if len(templates) > 3 else ""
-    classes = dataset.get("classes") or 0
-    return (
-        f"{counted(result.images, 'image')} of {classes} {'class' if classes == 1 else 'classes'}. "
-        f"Prompts: {prompts}{more}."
-    )
+    about = f"{counted(result.images, 'image')}."
+    if "classes" in dataset:
+        about += f" Classes: {dataset['classes']}."
+    templates = dataset.get("templates")
+    if isinstance(templates, list) and templates:
+        more = f", and {len(templates) - 3} more" if len(templates) > 3 else ""
+        about += f" Prompts: {', '.join(f'“{each}”' for each in templates[:3])}{more}."
+    return about
 
 
 def _entries(view: View, dataset: str) -> list[tuple[Method, dict[Metric, Entry]]]:
