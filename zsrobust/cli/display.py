@@ -119,10 +119,8 @@ def print_results(found: Sequence[Result], shown: Live, folder: Path) -> None:
             error = (result.error or "").strip().splitlines()[-1]
             console.print(f"failed: {error} ({places[result.path]})", markup=False, soft_wrap=True)
     stored = f"{counted(len(found), 'cell')} in {folder}; {counted(shown.computed, 'image')} attacked in this run"
-    console.print(
-        stored + ("." if shown.computed else ": all were stored. --force computes them again."),
-        soft_wrap=True,
-    )
+    stored += "." if shown.computed else ": all were stored. --force computes them again."
+    console.print(stored, markup=False, soft_wrap=True)
     if line := _took(shown.fresh):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -161,12 +159,12 @@ def _averages(found: Sequence[Row]) -> Table:
     for row, entries in zip(found, filled(shown, found), strict=True):
         cell = next(iter(row.cells.values()))
         under = f"{cell['attack']} {cell['eps']}"
-        table.add_row(Text(str(cell["defense"])), under, *(entry.text for entry in entries))
+        table.add_row(Text(str(cell["defense"])), Text(under), *(entry.text for entry in entries))
     return table
 
 
 def _table(title: str, headings: Sequence[str], columns: Sequence[Column]) -> Table:
-    table = Table(title=title)
+    table = Table(title=Text(title))
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for column in columns:

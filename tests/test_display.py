@@ -1,0 +1,82 @@
+"""What a run prints: the columns that tables and the report share."""
+
+from pathlib import Path
+
+import pytest
+from test_results import make, outcomes
+
+from zsrobust import results
+from zsrobust.cli import display
+from zsrobust.reporting import columns
+from zsrobust.reporting.statistics import mean_interval, wilson
+from zsrobust.running.reporter import Reporter
+
+
+class Shown(Reporter):
+    """A run in which nothing was computed."""
+
+    computed = 0
+    fresh: list[results.Result] = []  # noqa: RUF012  # never changed
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*cells, folder=tmp_path):
+        for cell in cells:
+            kept = None if cell.status == "failed" else outcomes()
+            results.write(cell, kept, folder)
+        display.print_results(cells, Shown(), folder)
+        return capsys.readouterr().out
+
+    return run
+
+
+def entries(printed, title):
+    """The entries of the line that begins with a title."""
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"│ {title} "))
+    return [entry.strip() for entry in line.strip("│").split("│")][1:]
+
+
+def interval(correct, images):
+    low, high = (100 * end for end in wilson(correct, images))
+    return f"[{low:3.0f}, {high:3.0f}]"
+
+
+def test_one_defense_is_a_line_a_dataset_and_their_average(run):
+    cells = [
+        make("tecoa", "mini_a", images=4, clean_correct=3, robust_correct=1),
+        make("tecoa", "mini_b", images=8, clean_correct=8, robust_correct=2),
+    ]
+    printed = run(*cells)
+    assert entries(printed, "A")[:3] == ["4", f"75.00 {interval(3, 4)}", f"25.00 {interval(1, 4)}"]
+    assert entries(printed, "A")[3] == "66.67  16.67"
+    low, high = (100 * end for end in mean_interval([(1, 4), (2, 8)]))
+    assert entries(printed, "average of 2")[2] == f"25.00 [{low:3.0f}, {high:3.0f}]"
+
+
+def test_several_defenses_are_a_line_each_and_a_failed_cell_leaves_no_average(run):
+    printed = run(
+        make("clip", "mini_a", images=4, clean_correct=4, robust_correct=0),
+        make("tecoa", "mini_a", images=4, clean_correct=3, robust_correct=1),
+        make("tecoa", "mini_b", images=4, status="failed", error="Traceback\nCheatError: [/red]"),
+    )
+    assert entries(printed, "clip")[1:] == ["4", "100.00", "0.00"]
+    assert entries(printed, "tecoa")[1:] == ["8", "—", "—"]
+    assert "failed: CheatError: [/red]" in printed
+
+
+def test_names_are_never_markup(run, tmp_path):
+    printed = run(make("weights:path=[/x]", "mini_a"), folder=tmp_path / "[red]" / "results")
+    assert "weights:path=[/x] under" in printed
+    assert f"{Path('[red]') / 'results'}; 0 images attacked" in printed
+
+
+def test_a_column_added_in_one_place_is_printed(run, monkeypatch):
+    added = columns.Column(
+        "sum", "Sum", lambda row: columns.Entry("7"), places=frozenset({"defense", "defenses"})
+    )
+    monkeypatch.setattr(columns, "DETAILS", (*columns.DETAILS, added))
+    assert entries(run(make("clip", "mini_a")), "A")[-1] == "7"
+    assert entries(run(make("clip", "mini_a"), make("tecoa", "mini_a")), "clip")[-1] == "7"
