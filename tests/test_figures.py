@@ -94,7 +94,7 @@ def test_figure_4_trains_and_tests_at_the_same_bound(stored):
 def test_figure_4_is_of_suites_with_bounds_alone():
     with pytest.raises(ZSRobustError, match="names no bounds for Figure 4"):
         figures.needs("4", suites.Suite(**{**vars(SUITE), "sweep": ()}))
-    with pytest.raises(ZSRobustError, match="leave out --eps"):
+    with pytest.raises(ZSRobustError, match="Leave out --eps"):
         figures.data("4", load_results("nowhere"), Selection.of(SUITE, eps=3 / 255))
 
 
