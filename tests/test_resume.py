@@ -55,6 +55,7 @@ PMG_AFT = replace(TECOA, objective="pmg_aft", options=OPTIONS)
 ADAMW = replace(TECOA, optimizer="adamw", lr=1e-3, weight_decay=0.1)
 PROMPTS = replace(PMG_AFT, trainable="prompts", lr=1.0, options={**OPTIONS, "tokens": 2})
 BF16 = replace(PMG_AFT, precision="bfloat16")
+FARE = replace(TECOA, objective="fare")
 STEPS = 6
 
 
@@ -120,9 +121,10 @@ def alike(one: Checkpoint, other: Checkpoint) -> None:
         ("vit", ADAMW),
         ("vit", PROMPTS),
         ("vit", BF16),
+        ("vit", FARE),
         ("resnet", TECOA),
     ],
-    ids=["tecoa", "pmg_aft", "adamw", "prompts", "bfloat16", "resnet"],
+    ids=["tecoa", "pmg_aft", "adamw", "prompts", "bfloat16", "fare", "resnet"],
 )
 def test_a_training_stopped_after_every_step_ends_as_one_that_was_not(
     clips, undisturbed, kind, recipe, tmp_path
@@ -136,6 +138,31 @@ def test_a_training_stopped_after_every_step_ends_as_one_that_was_not(
         assert not path.exists()
     alike(train(recipe, clips[kind], DATASET, IMAGES, path), undisturbed(recipe, kind))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_objectives_own_random_numbers_return_when_a_training_is_resumed(
+    clip, tmp_path, monkeypatch
+):
+    drawn = []
+
+    def noisy(step: Step) -> Tensor:
+        noise = step.draws.uniform(step.images.shape[1:], "noisy")
+        drawn.append(noise)
+        logits = step.student((step.images + 0.1 * noise).clamp(0, 1))
+        return nn.functional.cross_entropy(logits, step.labels)
+
+    monkeypatch.setattr("zsrobust.training.learner.objectives", {"noisy": noisy})
+    recipe = replace(TECOA, objective="noisy", attack=None)
+    undisturbed = train(recipe, clip, DATASET, IMAGES, tmp_path / "a.safetensors")
+    whole = list(drawn)
+    drawn.clear()
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, clip, DATASET, IMAGES, tmp_path / "b.safetensors", Stop(2))
+    alike(train(recipe, clip, DATASET, IMAGES, tmp_path / "b.safetensors"), undisturbed)
+    assert len(drawn) == len(whole) == STEPS
+    assert all(map(torch.equal, drawn, whole))
+    epochs = [torch.cat(whole[:3]).flatten(1), torch.cat(whole[3:]).flatten(1)]
+    assert len(torch.cat(epochs).unique(dim=0)) == 2 * len(IMAGES)  # no numbers twice
 
 
 @pytest.mark.parametrize("step", range(STEPS))

@@ -1,11 +1,14 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images
@@ -17,10 +20,19 @@ from zsrobust.models.visual_prompts import PromptedEncoder
 from zsrobust.models.zeroshot import ZeroShotClassifier
 from zsrobust.settings import suites
 from zsrobust.testing import check_defense
-from zsrobust.training import Checkpoint, Recipe, Step, objectives, train, trained_encoder
+from zsrobust.training import (
+    Checkpoint,
+    MinMax,
+    Recipe,
+    Step,
+    objectives,
+    train,
+    trained_encoder,
+)
+from zsrobust.training.learner import Learner
 
 MINI = suites.load("mini")
-TRAINED = ["ft_standard", "tecoa", "pmg_aft", "pmg_aft_code", "vpt_tecoa", "vpt_pmg_aft"]
+TRAINED = ["ft_standard", "tecoa", "pmg_aft", "pmg_aft_code", "fare", "vpt_tecoa", "vpt_pmg_aft"]
 
 
 @pytest.fixture
@@ -101,8 +113,9 @@ def test_the_released_code_sums_and_turns_the_divergences_around(step):
 def test_pmg_aft_with_alpha_and_beta_zero_is_tecoa_and_asks_for_nothing_else(step):
     step.options.update(alpha=0.0, beta=0.0)
     loss = objectives["pmg_aft"](step)
-    assert "teacher_features" not in step.__dict__
-    assert "clean_features" not in step.__dict__
+    assert not step.teacher_adversarial.computed
+    assert not step.teacher_clean.computed
+    assert not step.student_clean.computed
     again = Step(step.images, step.labels, step.student, step.teacher, step.craft, {})
     assert (
         loss.item()
@@ -158,6 +171,87 @@ def test_the_teacher_takes_no_gradient_and_the_clean_target_does_unless_stopped(
         gradients[stop] = step.student.encoder[1].weight.grad.clone()
         assert step.teacher.encoder[1].weight.grad is None
     assert not torch.allclose(gradients[False], gradients[True])
+
+
+def test_fare_is_the_papers_equation_and_its_gradient_is_the_one_derived_by_hand(step):
+    objectives["fare"](step).backward()
+    points, clean = step.craft(step.images, step.labels).numpy(), step.images.numpy()
+
+    def pixels(images):
+        return ((images - 0.5) / 0.25).reshape(len(images), -1)
+
+    def weights(classifier):
+        return [each.detach().numpy() for each in classifier.encoder[1].parameters()]
+
+    (ours, our_bias), (theirs, their_bias) = weights(step.student), weights(step.teacher)
+    residuals = pixels(points) @ ours.T + our_bias - pixels(clean) @ theirs.T - their_bias
+    expected = sum(value**2 for value in residuals.flatten()) / len(residuals)
+    fresh = Step(step.images, step.labels, step.student, step.teacher, step.craft, {})
+    assert objectives["fare"](fresh).item() == pytest.approx(expected, rel=1e-12)
+    weight, bias = step.student.encoder[1].parameters()
+    by_weight = 2 / len(residuals) * residuals.T @ pixels(points)
+    assert np.allclose(weight.grad.numpy(), by_weight, rtol=1e-12, atol=1e-12)
+    assert np.allclose(bias.grad.numpy(), 2 * residuals.mean(0), rtol=1e-12, atol=1e-12)
+    assert all(parameter.grad is None for parameter in step.teacher.parameters())
+
+
+def test_fare_asks_for_nothing_but_two_embeddings_and_no_label(step):
+    step.labels = None
+    objectives["fare"](step)
+    assert step.student_adversarial.computed
+    assert step.teacher_clean.computed
+    assert not step.student_clean.computed
+    assert not step.teacher_adversarial.computed
+
+
+def test_fare_is_zero_where_the_student_is_the_teacher_and_nothing_is_perturbed(step):
+    alike = Step(step.images, step.labels, step.teacher, step.teacher, lambda x, y: x, {})
+    assert objectives["fare"](alike).item() == 0
+    moved = Step(step.images, step.labels, step.teacher, step.teacher, step.craft, {})
+    assert objectives["fare"](moved).item() > 0
+
+
+def passes(classifier):
+    """Return a list that grows with every pass through a classifier's tower."""
+    seen = []
+    classifier.encoder.register_forward_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def test_one_pass_serves_all_that_is_asked_of_the_same_images(step):
+    students, teachers = passes(step.student), passes(step.teacher)
+    assert torch.equal(step.clean_logits, step.student_clean.logits)
+    assert torch.equal(step.clean_features, F.normalize(step.student_clean.embeddings, dim=-1))
+    assert (len(students), len(teachers)) == (1, 0)
+    assert torch.equal(step.adversarial_logits, step.student(step.adversarial))
+    assert torch.equal(step.adversarial_features, step.student_adversarial.features)
+    assert torch.equal(step.teacher_logits, step.teacher_adversarial.logits)
+    assert torch.equal(step.teacher_features, step.teacher.features(step.adversarial))
+    assert step.student_clean.embeddings.requires_grad
+    assert not step.teacher_logits.requires_grad
+
+
+def test_soft_labels_are_the_teachers_at_a_temperature_of_their_own(step):
+    teachers = passes(step.teacher)
+    scaled = [[math.exp(z / 2.5) for z in row] for row in step.teacher(step.images).tolist()]
+    expected = torch.tensor([[z / sum(row) for z in row] for row in scaled], dtype=torch.float64)
+    assert torch.allclose(step.soft_labels(2.5), expected, rtol=1e-12)
+    assert torch.equal(step.soft_labels(), step.teacher_clean.logits.softmax(1))
+    assert not step.soft_labels(2.5).requires_grad
+    assert len(teachers) == 2  # one of them is by hand
+
+
+def test_counting_what_is_correct_makes_no_pass(step):
+    students = passes(step.student)
+    assert step.correct() is None
+    step.student_clean.embeddings.sum().backward()
+    clean = (step.student(step.images).argmax(1) == step.labels).sum()
+    assert step.correct() == clean
+    assert len(students) == 2  # one of them is by hand
+    objectives["fare"](step)
+    attacked = (step.student(step.adversarial).argmax(1) == step.labels).sum()
+    assert step.correct() == attacked
+    assert len(students) == 4
 
 
 def test_kl_of_equal_rows_is_zero_and_survives_certainty():
@@ -275,6 +369,159 @@ def test_training_writes_a_checkpoint_that_gives_back_the_same_tower(clip, tiny,
 def test_training_images_take_every_step_of_the_attack(tiny):
     _, _, recipe = tiny
     assert recipe.crafting() == PGD(eps=0.01, step_size=0.01, steps=2, early_stop=False)
+
+
+class LinearClip:
+    """A CLIP whose tower is one matrix, of pictures of 2 pixels a side in 5 dimensions."""
+
+    name, side, interpolation, squash = "linear", 2, "bicubic", False
+
+    def __init__(self):
+        self.encoder = self._tower(0).requires_grad_(False)
+
+    def _tower(self, seed):
+        tower = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in tower.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+        return tower
+
+    def copy(self):
+        """Return another tower than the teacher's, so that the distance has a gradient at the image."""
+        return self._tower(1)
+
+    def classifier(self, prompts, tower, scale, normalization):
+        head = F.normalize(torch.eye(5)[: len(prompts)] + 0.1, dim=-1)
+        return ZeroShotClassifier(tower, head, [0.5] * 3, [0.25] * 3, self.side)
+
+
+def linear_learner(tiny, **changes):
+    """Return a learner of FARE, if nothing else is asked for, on a linear tower, and its first step."""
+    dataset, images, recipe = tiny
+    small = Images(pixels=images.pixels[:, :, :2, :2].copy(), labels=images.labels)
+    recipe = replace(recipe, **{"objective": "fare", "attack": "pgd:steps=1", **changes})
+    learner = Learner(recipe, LinearClip(), replace(dataset, side=2), small, None, False)
+    return learner, learner._step(0, torch.arange(5), 1.0)
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+def test_the_attack_of_fare_climbs_the_distance_itself(tiny, random_start):
+    """On a linear tower its gradient is 2 Wᵀ(φ(z) - φ_org(x)) / std: the first step follows its sign."""
+    attack = f"pgd:steps=1,random_start={str(random_start).lower()}"
+    learner, step = linear_learner(tiny, attack=attack, eps=0.05, step_size=0.02)
+    clean = step.images
+    draws = Draws.of(learner.recipe.seed, "epoch 0", np.arange(5))
+    noise = draws.uniform((3, 2, 2), "pgd", 0) * 2 - 1
+    start = (clean + 0.05 * noise).clamp(0, 1) if random_start else clean
+
+    def embedding(images, linear):
+        return ((images - 0.5) / 0.25).flatten(1) @ linear.weight.T + linear.bias
+
+    student, teacher = learner.student.encoder[1], learner.teacher.encoder[1]
+    with torch.no_grad():
+        gap = embedding(start, student) - embedding(clean, teacher)
+        gradient = (2 / 0.25 * gap @ student.weight).view_as(clean)
+    moved = start + 0.02 * gradient.sign()
+    expected = (clean + (moved - clean).clamp(-0.05, 0.05)).clamp(0, 1)
+    assert torch.equal(step.adversarial, expected)
+
+
+def test_more_steps_of_the_attack_of_fare_find_more(tiny):
+    losses = []
+    for steps in (1, 3, 10):
+        changes = {"attack": f"pgd:steps={steps}", "eps": 0.05, "step_size": 0.02}
+        _, step = linear_learner(tiny, **changes)
+        losses.append(objectives["fare"](step).item())
+    assert losses[0] < losses[1] <= losses[2]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # noise has images without a gradient
+def test_other_objectives_craft_with_their_recipes_attack_on_the_label(clip, tiny):
+    dataset, images, recipe = tiny
+    learner = Learner(recipe, clip, dataset, images, None, False)
+    step = learner._step(1, torch.arange(5), 1.0)
+    draws = Draws.of(recipe.seed, "epoch 1", np.arange(5))
+    assert torch.equal(step.draws.seeds, draws.seeds)
+    expected = recipe.crafting()(learner.student, step.images, step.labels, draws)
+    assert torch.equal(step.adversarial, expected)
+
+
+def test_what_the_inner_loss_asks_of_the_student_is_not_what_the_outer_learns_from(
+    tiny, monkeypatch
+):
+    """As in FAP: the attack moves the logits away from the student's own clean ones."""
+
+    def away(step, outputs):
+        assert not step.student_clean.logits.requires_grad
+        return (outputs.logits - step.student_clean.logits).square().sum(1)
+
+    def both(step):
+        return (step.adversarial_logits - step.clean_logits).square().sum(1).mean()
+
+    objective = {"own": MinMax(minimize=both, maximize=away)}
+    monkeypatch.setattr("zsrobust.training.learner.objectives", objective)
+    _, step = linear_learner(tiny, objective="own")
+    both(step)
+    assert step.student_clean.logits.requires_grad
+
+
+def test_the_attack_of_an_objective_can_have_a_target(tiny, monkeypatch):
+    def towards(step, outputs):
+        return -F.cross_entropy(outputs.logits, 1 - step.labels, reduction="none")
+
+    def loss(step):
+        return F.cross_entropy(step.adversarial_logits, step.labels)
+
+    objective = {"own": MinMax(minimize=loss, maximize=towards)}
+    monkeypatch.setattr("zsrobust.training.learner.objectives", objective)
+    changes = {"objective": "own", "attack": "pgd10", "eps": 0.2, "step_size": 0.05}
+    _, step = linear_learner(tiny, **changes)
+    target = torch.arange(5), 1 - step.labels
+    before, after = (
+        each.log_softmax(1)[target] for each in (step.clean_logits, step.adversarial_logits)
+    )
+    assert (after > before).all()
+
+
+def test_an_inner_loss_that_asks_for_its_own_result_is_one_line(tiny, monkeypatch):
+    def circular(step, outputs):
+        return step.adversarial_logits.sum(1)
+
+    objective = {"own": MinMax(minimize=lambda step: step.adversarial.mean(), maximize=circular)}
+    monkeypatch.setattr("zsrobust.training.learner.objectives", objective)
+    _, step = linear_learner(tiny, objective="own")
+    with pytest.raises(ZSRobustError, match="Use: outputs.embeddings"):
+        step.adversarial  # noqa: B018 (a property that crafts)
+
+
+@pytest.mark.parametrize("attack", ["apgd", "cw", "mim", "pgd:restarts=2", "pgd:loss=margin"])
+def test_an_attack_that_cannot_climb_another_loss_is_refused_before_training(tiny, attack):
+    with pytest.raises(ZSRobustError, match="cannot maximize the loss of the objective 'fare'"):
+        linear_learner(tiny, attack=attack)
+
+
+def test_an_objective_that_classifies_nothing_has_no_accuracy(clip, tiny, tmp_path, monkeypatch):
+    def decay(step):
+        return sum(weight.square().sum() for weight in step.student.parameters())
+
+    dataset, images, recipe = tiny
+    monkeypatch.setattr("zsrobust.training.learner.objectives", {"decay": decay})
+    recipe = replace(recipe, objective="decay", attack=None, lr=1e-6)
+    notes, path = [], tmp_path / "a.safetensors"
+
+    def stop(done, total, note):
+        notes.append(note)
+        if len(notes) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, clip, dataset, images, path, stop)
+    read = train(recipe, clip, dataset, images, path, stop)
+    assert [epoch.keys() for epoch in read.history] == [
+        {"loss", "distance", "distance_code", "seconds"}
+    ] * 2
+    assert "accuracy" not in "".join(notes)
+    assert "resumed at step 2" in notes[-1]
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(clip, tiny, tmp_path):
@@ -397,6 +644,7 @@ PINNED = {
     "tecoa": "1b87ddc243d35be7",
     "pmg_aft": "55bfe8f4ca52deff",
     "pmg_aft_code": "68b3ac33915fbcdf",
+    "fare": "cf68e55c17d80383",
     "vpt_tecoa": "7fa6e461de88621c",
     "vpt_pmg_aft": "91122aad3c12a9fc",
 }

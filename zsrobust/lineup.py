@@ -12,6 +12,7 @@ import zsrobust.attacks.square
 import zsrobust.attacks.torchattacks
 import zsrobust.datasets.catalogue
 import zsrobust.defenses.clip
+import zsrobust.defenses.fare
 import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation
 import zsrobust.defenses.pmg_aft

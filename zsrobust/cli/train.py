@@ -37,7 +37,8 @@ def train(defense: str, suite: str | None, places: Places) -> None:
         tower = workshop.tower(defense)
     click.echo(f"{path} {'was there' if there else 'written'}")
     for number, epoch in enumerate(tower.training["history"], 1):
+        accuracy = f"accuracy {epoch['accuracy']:.1%}, " if "accuracy" in epoch else ""
         click.echo(
-            f"epoch {number}: loss {epoch['loss']:.3f}, accuracy {epoch['accuracy']:.1%}, "
+            f"epoch {number}: loss {epoch['loss']:.3f}, {accuracy}"
             f"distance {epoch['distance']:.4f}, {epoch['seconds']:.1f} s"
         )

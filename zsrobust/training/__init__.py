@@ -9,11 +9,13 @@ from zsrobust.training.checkpoints import (
 )
 from zsrobust.training.loop import train
 from zsrobust.training.recipes import Precision, Recipe
-from zsrobust.training.steps import Objective, Step, objectives
+from zsrobust.training.steps import MinMax, Objective, Outputs, Step, objectives
 
 __all__ = [
     "Checkpoint",
+    "MinMax",
     "Objective",
+    "Outputs",
     "Precision",
     "Recipe",
     "Step",

@@ -27,7 +27,8 @@ class Checkpoint:
     recipe: dict[str, Any]
     #: digests of what the recipe names: the backbone, and the images trained on
     sources: dict[str, str]
-    history: list[dict[str, float]]  #: per epoch: loss, accuracy, distance (relative L2), seconds
+    #: Per epoch: loss, accuracy (where the objective classifies), distance (relative L2), seconds.
+    history: list[dict[str, float]]
     prompts: str | None  #: digest of the class texts; older checkpoints do not have it
     weights: dict[str, Tensor]
 

@@ -1,8 +1,10 @@
 """The learner: the student, its teacher, and what moves its weights. It takes one batch at a time, in parts that fit."""
 
+import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import frozen
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.geometry import uniform_start
+from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.search import ascend
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images
 from zsrobust.datasets.pixels import tensor
@@ -18,7 +23,7 @@ from zsrobust.models.clip import Clip
 from zsrobust.training.checkpoints import learning, student_encoder
 from zsrobust.training.crew import Crew
 from zsrobust.training.recipes import Recipe
-from zsrobust.training.steps import Step, objectives
+from zsrobust.training.steps import MinMax, Outputs, Step, objectives
 
 
 class BFloat16(nn.Module):
@@ -64,6 +69,8 @@ class Learner:
         )
         self.objective, self.cut = objectives[recipe.objective], recipe.cut(clip)
         self.attack = recipe.crafting() if recipe.attack else None
+        if isinstance(self.objective, MinMax):
+            _check_maximizer(recipe, self.attack)
         encoder = student_encoder(clip, recipe)
         if checkpoint_activations:
             _checkpoint_activations(encoder)
@@ -101,8 +108,8 @@ class Learner:
     def gradients(self, epoch: int, positions: Tensor) -> Tensor:
         """Take the gradients of a batch, images of the dataset at `positions`, for `move`; every process takes its part.
 
-        Return the sum of the losses of the batch's images and the number of those that are right, (2,). What does not fit
-        into the memory of a GPU is tried again in parts of half as many images.
+        Return the sum of the losses of the batch's images and the number of those that are right, (2,), which is NaN where
+        the objective classifies none. What does not fit into the memory of a GPU is tried again in parts of half as many images.
         """
         mine, weight = self.crew.part(positions)
         while True:
@@ -127,41 +134,78 @@ class Learner:
             step = self._step(epoch, part, len(part) / whole)
             loss = self.objective(step)
             (loss * (weight * step.share)).backward()
-            totals += weight * torch.stack(
-                [loss.detach().to(totals) * len(part), step.correct().to(totals)]
-            )
+            correct = step.correct()
+            right = torch.full((), math.nan) if correct is None else correct
+            totals += weight * torch.stack([loss.detach().to(totals) * len(part), right.to(totals)])
         return totals
 
     def _step(self, epoch: int, positions: Tensor, share: float) -> Step:
         """Return what the objective gets of the images at these positions."""
         rows = positions.numpy()
         labels = torch.from_numpy(self.images.labels[rows]).to(self.device, non_blocking=True)
-        craft = partial(
-            self._craft, draws=Draws.of(self.recipe.seed, f"epoch {epoch}", rows, self.device)
-        )
+        draws = Draws.of(self.recipe.seed, f"epoch {epoch}", rows, self.device)
         self.student.train()
-        return Step(
+        step = Step(
             tensor(self.images, rows, self.cut, self.device),
             labels,
             self.student,
             self.teacher,
-            craft,
+            partial(self._craft, draws=draws),
             self.recipe.options,
             share,
+            draws,
         )
+        if isinstance(self.objective, MinMax):
+            step.craft = partial(self._maximize, self.objective.maximize, step)
+        return step
 
     def _craft(self, clean: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        """Return adversarial images; no weight takes a gradient for them."""
+        """Return adversarial images of the recipe's attack; no weight takes a gradient for them."""
+        with self._attacking() as attack:
+            return torch.as_tensor(attack(self.student, clean, labels, draws)).detach()
+
+    def _maximize(
+        self,
+        gain: Callable[[Step, Outputs], Tensor],
+        step: Step,
+        clean: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """Return adversarial images that maximize an objective's own loss; no weight takes a gradient for them."""
+        # What `gain` asks of the student has no gradient for the weights: the loss must not reuse it.
+        seen = dataclasses.replace(step, images=clean, labels=labels, craft=_too_early)
+        if clean is step.images:
+            seen.teacher_clean = step.teacher_clean
+
+        def loss(points: Tensor) -> Tensor:
+            return gain(seen, Outputs(self.student, lambda: points, gradients=True))
+
+        with self._attacking() as attack:
+            start = clean
+            if attack.random_start:
+                start = uniform_start(clean, step.draws, attack.eps, attack.norm, "pgd", 0)
+            return ascend(
+                loss,
+                clean,
+                start,
+                eps=attack.eps,
+                norm=attack.norm,
+                steps=attack.steps,
+                step_size=attack.step_size,
+            )
+
+    @contextmanager
+    def _attacking(self) -> Iterator[Any]:
+        """Yield the recipe's attack; raises ZSRobustError without one. Meanwhile the student is frozen."""
         if self.attack is None:
             name = self.recipe.objective
             raise ZSRobustError(
                 f"The objective {name!r} asks for adversarial images; its recipe has no attack."
             )
         with frozen(self.student), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # what attacks warn of concerns evaluations
-            return torch.as_tensor(self.attack(self.student, clean, labels, draws)).detach()
+            # What attacks warn of concerns evaluations.
+            warnings.simplefilter("ignore", UserWarning)
+            yield self.attack
 
     def finite(self) -> Tensor:
         """Return whether the gradients are finite, () bool, on the device: to look at it is to wait for it."""
@@ -228,6 +272,25 @@ class Learner:
             "distance": math.sqrt(moved / size) if size else math.sqrt(moved),
             "distance_code": abs(norms - norms_now) / norms if norms else norms_now,
         }
+
+
+def _check_maximizer(recipe: Recipe, attack: Any) -> None:
+    """Raise ZSRobustError for an attack that cannot maximize another loss than its own."""
+    if attack is None:
+        return
+    if isinstance(attack, PGD) and (attack.loss, attack.restarts, attack.eot) == ("ce", 1, None):
+        return
+    raise ZSRobustError(
+        f"The attack {recipe.attack} cannot maximize the loss of the objective "
+        f"{recipe.objective!r}. Expected a plain PGD. Use: attack=pgd10"
+    )
+
+
+def _too_early(images: Tensor, labels: Tensor) -> Tensor:
+    raise ZSRobustError(
+        "The loss that adversarial images maximize asks for these images. "
+        "Expected the outputs that it receives. Use: outputs.embeddings"
+    )
 
 
 def exactly(device: torch.device) -> torch.dtype:

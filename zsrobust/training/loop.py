@@ -87,11 +87,17 @@ class DivergedError(ZSRobustError):
 
 
 class Tally:
-    """Loss and accuracy of an epoch so far, kept on the device: to look at them is to wait for it."""
+    """Loss and accuracy of an epoch so far, kept on the device: to look at them is to wait for it.
 
-    def __init__(self, device: torch.device, loss: float = 0.0, correct: float = 0.0) -> None:
+    The number of correct images is None where the objective classifies none.
+    """
+
+    def __init__(
+        self, device: torch.device, loss: float = 0.0, correct: float | None = 0.0
+    ) -> None:
         """Begin with these sums."""
-        self._sums = torch.tensor([loss, correct], device=device, dtype=exactly(device))
+        right = math.nan if correct is None else correct
+        self._sums = torch.tensor([loss, right], device=device, dtype=exactly(device))
         self._bad = torch.full_like(
             self._sums, -1
         )  # the first step whose loss or gradient is not finite, and its loss
@@ -103,12 +109,12 @@ class Tally:
         first = ~(loss.isfinite() & finite) & (self._bad[0] < 0)
         self._bad = torch.where(first, torch.stack([torch.full_like(loss, step), loss]), self._bad)
 
-    def look(self) -> tuple[float, float]:
+    def look(self) -> tuple[float, float | None]:
         """Return the sum of the losses, and how many are right; raises DivergedError if a step was not finite."""
         loss, correct, step, bad = torch.cat([self._sums, self._bad]).tolist()
         if step >= 0:
             raise DivergedError(int(step), bad)
-        return loss, correct
+        return loss, None if math.isnan(correct) else correct
 
 
 class Training:
@@ -193,7 +199,9 @@ class Training:
             raise ZSRobustError(
                 f"Training {self.learner.recipe.objective}: {error} {self._where(error.step)}"
             ) from None
-        self.found = f"loss {loss / images:.2f}, accuracy {correct / images:.0%}"
+        self.found = f"loss {loss / images:.2f}"
+        if correct is not None:
+            self.found += f", accuracy {correct / images:.0%}"
 
     def _where(self, step: int) -> str:
         """Return what a person needs who wants to see a step again: its images, and where to begin."""
@@ -217,10 +225,11 @@ class Training:
         """Write an epoch into the history, and begin the next."""
         (loss, correct), images = self.tally.look(), len(self.learner.images)
         now = time.perf_counter()
+        accuracy = {} if correct is None else {"accuracy": correct / images}
         self.history.append(
             {
                 "loss": loss / images,
-                "accuracy": correct / images,
+                **accuracy,
                 **self.learner.distance(),
                 "seconds": round(now - self.began, 3),
             }

@@ -25,7 +25,7 @@ class Partial:
 
     done: int  #: steps
     loss: float  #: of the epoch so far, summed over its images
-    correct: float  #: images of the epoch so far
+    correct: float | None  #: images of the epoch so far; None where the objective classifies none
     seconds: float  #: of the epoch so far
     history: list[dict[str, float]]  #: of the epochs before
     tensors: dict[str, Tensor]  #: weights, buffers, and the optimizer's state

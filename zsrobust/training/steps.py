@@ -1,36 +1,95 @@
-"""Steps and objectives: what a loss gets, and the losses by name."""
+"""Steps and objectives: what a loss receives, and the losses by name."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from zsrobust.attacks.draws import Draws
 from zsrobust.core.registry import Registry
+from zsrobust.models.tokens import embed, project
 from zsrobust.models.zeroshot import ZeroShotClassifier
+
+NO_DRAWS = Draws(torch.empty(0, dtype=torch.int64))  #: of a step that no training made
+
+
+class Outputs:
+    """What a classifier computes from some images. One pass through its tower serves all of it."""
+
+    def __init__(
+        self, classifier: ZeroShotClassifier, images: Callable[[], Tensor], gradients: bool
+    ) -> None:
+        """Take the classifier, a function that returns the images, and whether to keep gradients."""
+        self.classifier, self._images, self.gradients = classifier, images, gradients
+
+    @property
+    def images(self) -> Tensor:
+        """The images, (N, 3, S, S) in [0, 1]."""
+        return self._images()
+
+    @property
+    def computed(self) -> bool:
+        """Whether the pass through the tower was made already."""
+        return "_passed" in self.__dict__
+
+    @cached_property
+    def _passed(self) -> tuple[Tensor, Tensor | None]:
+        images = self.images
+        with nullcontext() if self.gradients else torch.no_grad():
+            return embed(self.classifier.encoder, self.classifier.prepared(images))
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The embeddings of the images, (N, D), as the tower computes them: not normalized."""
+        return self._passed[0]
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The unit-norm embeddings of the images, (N, D)."""
+        return F.normalize(self.embeddings, dim=-1)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The logits of the images, (N, K)."""
+        return self.features @ self.classifier.head.T
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """The patch tokens of the images, (N, L, D); see `ZeroShotClassifier.tokens`."""
+        with nullcontext() if self.gradients else torch.no_grad():
+            return project(self.classifier.encoder, self._passed[1])
 
 
 @dataclass
 class Step:
-    """What an objective gets: a batch, the student, the teacher. What it does not ask for is not computed.
+    """What an objective receives: a batch, the student, the teacher. Nothing is computed before it is asked for.
 
-    The batch may be a part of the whole one, the share of which is `share`. An objective is a mean over the images that it
-    is given: those of the parts, weighted by their shares, then add up to that of the whole batch. A sum over images must be
-    divided by `share`. Its random numbers, if any, are no part of a checkpoint: only those of `craft` come again when a
-    training is resumed.
+    `student_clean`, `student_adversarial`, `teacher_clean` and `teacher_adversarial` are what the
+    student and the teacher compute from the clean and from the adversarial images: `embeddings`,
+    `features`, `logits` and `tokens`. The teacher's take no gradient.
+
+    The batch may be a part of the whole one; `share` is its share. An objective is a mean over the
+    images that it receives. The parts' means, weighted by their shares, add up to the batch's.
+    A sum over images must be divided by `share`.
+
+    Random numbers come from `draws`, with a key of your own: `step.draws.uniform((3,), "crop")`.
+    They are the same again when a training is resumed.
     """
 
     images: Tensor  #: (N, 3, S, S) float32 in [0, 1]
     labels: Tensor  #: (N,) int64
     student: ZeroShotClassifier  #: being trained
     teacher: ZeroShotClassifier  #: the original CLIP, frozen
-    craft: Callable[
-        [Tensor, Tensor], Tensor
-    ]  #: images and labels to adversarial images against the student
+    #: Images and labels to adversarial images against the student.
+    craft: Callable[[Tensor, Tensor], Tensor]
     options: Mapping[str, Any]
     share: float = 1.0  #: of these images in the whole batch, in (0, 1]
+    draws: Draws = NO_DRAWS  #: of these images in this epoch
 
     @cached_property
     def adversarial(self) -> Tensor:
@@ -38,44 +97,90 @@ class Step:
         return self.craft(self.images, self.labels)
 
     @cached_property
+    def student_clean(self) -> Outputs:
+        """What the student computes from the clean images."""
+        return Outputs(self.student, lambda: self.images, gradients=True)
+
+    @cached_property
+    def student_adversarial(self) -> Outputs:
+        """What the student computes from the adversarial images."""
+        return Outputs(self.student, lambda: self.adversarial, gradients=True)
+
+    @cached_property
+    def teacher_clean(self) -> Outputs:
+        """What the teacher computes from the clean images, without gradient."""
+        return Outputs(self.teacher, lambda: self.images, gradients=False)
+
+    @cached_property
+    def teacher_adversarial(self) -> Outputs:
+        """What the teacher computes from the same adversarial images, without gradient."""
+        return Outputs(self.teacher, lambda: self.adversarial, gradients=False)
+
+    def soft_labels(self, temperature: float = 1.0) -> Tensor:
+        """Return the teacher's probabilities (N, K) for the clean images: softmax(logits / temperature)."""
+        return (self.teacher_clean.logits / temperature).softmax(1)
+
+    @property
     def clean_features(self) -> Tensor:
         """The student's unit-norm embeddings of the clean images, (N, D)."""
-        return self.student.features(self.images)
+        return self.student_clean.features
 
-    @cached_property
+    @property
     def adversarial_features(self) -> Tensor:
         """The student's unit-norm embeddings of the adversarial images, (N, D)."""
-        return self.student.features(self.adversarial)
+        return self.student_adversarial.features
 
-    @cached_property
+    @property
     def teacher_features(self) -> Tensor:
-        """The teacher's unit-norm embeddings of the same adversarial images, (N, D), without gradient."""
-        with torch.no_grad():
-            return self.teacher.features(self.adversarial)
+        """The teacher's unit-norm embeddings of the adversarial images, (N, D), without gradient."""
+        return self.teacher_adversarial.features
 
-    @cached_property
+    @property
     def clean_logits(self) -> Tensor:
         """The student's logits of the clean images, (N, K)."""
-        return self.clean_features @ self.student.head.T
+        return self.student_clean.logits
 
-    @cached_property
+    @property
     def adversarial_logits(self) -> Tensor:
         """The student's logits of the adversarial images, (N, K)."""
-        return self.adversarial_features @ self.student.head.T
+        return self.student_adversarial.logits
 
-    @cached_property
+    @property
     def teacher_logits(self) -> Tensor:
         """The teacher's logits of the adversarial images, (N, K), without gradient."""
-        return self.teacher_features @ self.teacher.head.T
+        return self.teacher_adversarial.logits
 
     @torch.no_grad()
-    def correct(self) -> Tensor:
-        """Return the number of images that the student classified correctly, (), under attack if it was attacked."""
-        logits = (
-            self.adversarial_logits if "adversarial_logits" in self.__dict__ else self.clean_logits
-        )
-        return (logits.argmax(1) == self.labels).sum()
+    def correct(self) -> Tensor | None:
+        """Return the number of images that the student classified correctly, (), under attack if it was attacked.
+
+        It is None where the objective made no pass through the student: counting makes none.
+        """
+        for outputs in (self.student_adversarial, self.student_clean):
+            if outputs.computed:
+                return (outputs.logits.argmax(1) == self.labels).sum()
+        return None
 
 
 Objective = Callable[[Step], Tensor]
 objectives: Registry[Objective] = Registry("objective", "defenses")
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """An objective whose adversarial images are crafted against a loss of its own.
+
+    Training minimizes `minimize(step)`, (). The images of `step.adversarial` maximize
+    `maximize(step, outputs)`, (N,), where `outputs` is what the student computes from them.
+    Bound, norm, steps and start are those of the recipe's attack, which is a PGD.
+
+    For a targeted attack, `maximize` returns minus the loss of the target. While it runs, the
+    student is in eval mode, and its weights take no gradient.
+    """
+
+    minimize: Objective
+    maximize: Callable[[Step, Outputs], Tensor]
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return the loss of a step, ()."""
+        return self.minimize(step)
