@@ -108,8 +108,9 @@ class Learner:
     def gradients(self, epoch: int, positions: Tensor) -> Tensor:
         """Take the gradients of a batch, images of the dataset at `positions`, for `move`; every process takes its part.
 
-        Return the sum of the losses of the batch's images and the number of those that are right, (2,), which is NaN where
-        the objective classifies none. What does not fit into the memory of a GPU is tried again in parts of half as many images.
+        Return the sum of the losses of the batch's images and the number of correct ones, (2,). The
+        number is NaN where the objective classifies none. A batch that does not fit into the memory
+        of a GPU is tried again in parts of half as many images.
         """
         mine, weight = self.crew.part(positions)
         while True:
