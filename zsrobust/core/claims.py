@@ -1,16 +1,18 @@
 """Claims: several runs share a folder, and no two of them make the same file.
 
-A claim is a small folder beside the file, `.NAME.claim`. It contains one empty file, whose name identifies the
-owner. A run prepares this folder under another name and renames it, which fails while another owner is inside.
-To free a claim, a run removes the owner's file, whose name is never used again, and then the empty folder. So a
-run that is late removes nothing of the next owner, and a killed run leaves nothing that blocks.
+A claim is a small folder beside the file, `.NAME.claim`. It contains one empty file, whose name
+identifies the owner. A run prepares this folder under another name and renames it, which fails
+while another owner is inside. To free a claim, a run removes the owner's file, whose name is never
+used again, and then the empty folder. So a run that is late removes nothing of the next owner, and
+a killed run leaves nothing that blocks.
 
-An owner counts as dead when its process is, on this machine; on another machine, when nobody has touched its
-file for STALE seconds. They are counted here, from the first look: clocks are never compared.
+An owner on this machine is dead when its process is. An owner on another machine counts as dead
+when nobody has touched its file for STALE seconds. They are counted here, from the first look:
+clocks are never compared.
 
-`filelock` 4.2 is no substitute. `SoftFileLease` takes over a dead owner only by exchanging two names, which NFS
-refuses, and an owner that was killed before it wrote its record blocks forever. The kernel's locks do not reach
-other machines on some mounts of NFS and Lustre.
+`filelock` 4.2 is no substitute. Its `SoftFileLease` takes over a dead owner only by exchanging two
+names, which NFS refuses, and an owner that was killed before it wrote its record blocks forever.
+The kernel's locks do not reach other machines on some mounts of NFS and Lustre.
 """
 
 import errno
@@ -41,7 +43,7 @@ OWNER = re.compile(
     r"(?P<process>[0-9]+)\.(?P<born>[0-9]*)\.(?P<machine>[0-9a-f]{16})\.[0-9a-f]{16}@(?P<host>.+)"
 )
 
-#: Owners on other machines: when their file was last touched, and since when we know that, in seconds.
+#: Owners on other machines: when their file was last touched, and since when we know that.
 _watched: dict[Path, tuple[int, float]] = {}
 
 
@@ -53,7 +55,8 @@ class BusyError(ZSRobustError):
 def claimed(path: Path) -> Iterator[None]:
     """Within it, only this process makes `path`.
 
-    Raises BusyError at once if another process has the claim, and ZSRobustError if the folder is not writable.
+    Raises BusyError at once if another process has the claim. Raises ZSRobustError if the folder
+    is not writable.
     """
     owner = _take(path)
     stop = threading.Event()
@@ -70,7 +73,8 @@ def claimed(path: Path) -> Iterator[None]:
 def sole(path: Path, report: Callable[[str], None] | None = None) -> Iterator[None]:
     """Within it, `path` exists, or only this process makes it.
 
-    While another process has the claim, this waits, and reports the owner. Without `report` it raises BusyError.
+    While another process has the claim, this waits, and reports the owner. Without `report` it
+    raises BusyError.
     """
     with ExitStack() as stack:
         reported = ""
@@ -92,7 +96,7 @@ def sole(path: Path, report: Callable[[str], None] | None = None) -> Iterator[No
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within it, SIGTERM interrupts as Ctrl-C does, so that claims are freed: Slurm and torchrun send it."""
+    """Within it, SIGTERM interrupts as Ctrl-C does and frees claims: Slurm and torchrun send it."""
     if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
         yield
         return
@@ -114,7 +118,7 @@ def abandoned(claim: Path) -> bool:
 
 
 def clear(path: Path) -> None:
-    """Remove what dead processes left of their claims on `path`, and of their attempts to take one."""
+    """Remove what dead processes left of their claims on `path` and of their drafts of one."""
     claim = claim_of(path)
     for folder in (claim, *claim.parent.glob(f"{glob.escape(claim.name)}.*")):
         with suppress(OSError):
@@ -144,7 +148,7 @@ def _take(path: Path) -> Path:
 
 
 def _publish(owner: Path) -> bool:
-    """Return whether the claim is now this owner's: it appears with its owner inside, or not at all."""
+    """Return whether the claim is now this owner's: it appears with its owner, or not at all."""
     claim = owner.parent
     draft = claim.with_name(f"{claim.name}.{uuid.uuid4().hex[:16]}")
     try:
@@ -184,7 +188,7 @@ def _owners(claim: Path) -> list[Path]:
 
 
 def _is_dead(owner: Path) -> bool:
-    """Return whether the process of an owner is dead, or nobody touched its file for STALE seconds."""
+    """Return whether an owner's process is dead, or nobody touched its file for STALE seconds."""
     known = OWNER.fullmatch(owner.name)
     if known and known["machine"] == _machine() and (born := _born(known["process"])) is not None:
         return born != known["born"]
@@ -213,7 +217,7 @@ def _name() -> str:
 
 
 def _machine() -> str:
-    """Return 16 digits that identify this machine since its start, and its process ids: a container has its own."""
+    """Return 16 digits for this machine since its start; a container, with its own ids, differs."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts += [
@@ -224,9 +228,9 @@ def _machine() -> str:
 
 
 def _born(process: int | str) -> str | None:
-    """Return when a process of this machine was started, "" if it is dead, None if that cannot be seen."""
+    """Return when a process of this machine was started; "" if it is dead, None if unknown."""
     try:
-        # "PID (NAME) STATE …", and the 20th field from STATE on is the start in ticks since boot: proc_pid_stat(5)
+        # "PID (NAME) STATE …"; the 20th field from STATE on is the start in ticks: proc_pid_stat(5)
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Defenses: one file a published method, with where it comes from, its objective, its recipe and its row."""
+"""Defenses: one file for each published method, with its source, objective, recipe and row."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Defense:
 
     @property
     def settable(self) -> dict[str, Any]:
-        """The types of what a spec or a suite can set, by name: fields of the recipe, and its options."""
+        """The types of what a spec or a suite can set, by name: the recipe's fields and options."""
         if self.recipe is None:
             return {}
         fields = {
@@ -47,11 +47,11 @@ class Defense:
         return {**fields, **options, **self.choices}
 
     def own_fields(self) -> dict[str, Any]:
-        """Return the types of the fields that a spec sets for this defense, and not for one it is around, by name."""
+        """Return the types of its own fields by name; those of a defense it is around are not."""
         return self.settable
 
     def configure(self, fields: Mapping[str, str], where: str) -> "Defense":
-        """Return the defense with the fields of a spec set; raises ZSRobustError for a field it does not have."""
+        """Return the defense with a spec's fields set; raises ZSRobustError for an unknown one."""
         return dataclasses.replace(self, overrides=parse_fields(fields, self.own_fields(), where))
 
     def recipe_for(self, suite: Suite) -> Recipe | None:
@@ -108,7 +108,7 @@ class Tower:
 class Around(Defense):
     """A defense made from another one, whose spec is `of`.
 
-    A field of its spec is its own if it has a field of that name. If not, it is handed to the other defense.
+    A field of its spec is its own if it has a field of that name. If not, the other defense gets it.
     A field right after the name of the other defense, `of=tecoa:eps=1/255`, is always that one's.
     """
 
@@ -129,7 +129,8 @@ class Around(Defense):
     def configure(self, fields: Mapping[str, str], where: str) -> "Around":
         """Return the defense that a spec names.
 
-        Raises ZSRobustError for a field that no defense has, that is set twice, or that could be for two of them.
+        Raises ZSRobustError for a field that no defense has, one that is set twice, and one that
+        could belong to two defenses.
         """
         kinds = self.own_fields()
         own = {key: text for key, text in fields.items() if key in kinds}
@@ -163,13 +164,14 @@ def _check_unambiguous(own: Mapping[str, str], of: str, where: str) -> None:
             names = ":of=".join(name for name, _ in chain)
             apart = join_spec("", attached | {key: own[key]}).removeprefix(":")
             raise ZSRobustError(
-                f"{where}: {key} is a field of {shared[0]!r}, too. To set its own, write of={names},{apart}; "
+                f"{where}: {key} is a field of {shared[0]!r}, too. "
+                f"To set its own, write of={names},{apart}; "
                 f"to set that of {shared[0]!r}, write {shared[0]}:{key}={own[key]}"
             )
 
 
 def _chain(of: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the names of a defense and of those that it is around, and the fields right after each name but `of`."""
+    """Return the names of a defense and of those it is around, each with the fields set at it."""
     name, fields = split_spec(of)
     entry = defenses[name]
     if not isinstance(entry, Around):
@@ -180,9 +182,10 @@ def _chain(of: str) -> list[tuple[str, dict[str, str]]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapped(Around):
-    """A test-time defense around another defense, attacked with or without knowledge of it: two specs, two rows.
+    """A test-time defense around another defense.
 
-    A subclass adds its fields, and makes the wrapper of the classifier.
+    An attack knows it, or does not: two specs, two rows. A subclass adds its fields, and makes the
+    wrapper of the classifier.
     """
 
     knowledge: Knowledge = "adaptive"
@@ -193,7 +196,7 @@ class Wrapped(Around):
 
     @property
     def passes(self) -> int:
-        """The number of passes through the image tower for one through what is deployed, for estimates."""
+        """The passes through the image tower for one through what is deployed, for estimates."""
         return 1
 
     def check_around(self, other: Defense, where: str) -> None:

@@ -21,18 +21,20 @@ class Interpolation(Around):
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise ZSRobustError(
-                f"interpolation: weight={self.weight:g} is not in [0, 1]. Choose 0 for CLIP, 1 for the other defense."
+                f"interpolation: weight={self.weight:g} is not in [0, 1]. "
+                "Choose 0 for CLIP, 1 for the other defense."
             )
 
     def check_around(self, other: Defense, where: str) -> None:
-        """Raise ZSRobustError if the other defense is a wrapper, which has no weights, or an interpolation."""
+        """Raise ZSRobustError if the other defense is a wrapper or an interpolation."""
         if isinstance(other, Wrapped):
             raise ZSRobustError(
-                f"{where}: only weights are mixed, and {other.title} is a wrapper. Wrap the mixture: of=interpolation"
+                f"{where}: only weights are mixed, and {other.title} is a wrapper. "
+                "Wrap the mixture: of=interpolation"
             )
         if isinstance(other, Interpolation):
             raise ZSRobustError(
-                f"{where} of an interpolation is an interpolation with the product of both weights. "
+                f"{where} of an interpolation is one with the product of both weights. "
                 "Write that one: interpolation:of=tecoa,weight=0.25"
             )
 
@@ -41,12 +43,13 @@ class Interpolation(Around):
         return f"interpolation ({self.weight:g}, {other.title})"
 
     def tower(self, workshop: Workshop) -> Tower:
-        """Return the mixed tower; raises ZSRobustError for a defense whose weights are not of CLIP's shape."""
+        """Return the mixed tower; raises ZSRobustError for weights without CLIP's shape."""
         original, other = workshop.clip.encoder.state_dict(), workshop.tower(self.of)
         tuned = other.encoder.state_dict()
         if tuned.keys() != original.keys():
             raise ZSRobustError(
-                f"interpolation:of={self.of}: its tower does not have CLIP's shape. Choose tecoa or pmg_aft."
+                f"interpolation:of={self.of}: its tower does not have CLIP's shape. "
+                "Choose tecoa or pmg_aft."
             )
         mixed = {
             name: torch.lerp(tensor, tuned[name], self.weight)

@@ -29,18 +29,14 @@ class Workshop:
     ) -> None:
         """Take the suite, the folder of checkpoints, the device, and a function to report the progress of training."""
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
-        self.preparing: Preparing = lambda what, done, total: (
-            None
-        )  #: reports the progress of preparing training images
-        self.patient = (
-            True  #: whether to wait while another run trains a checkpoint, or raise BusyError
-        )
-        self.micro_batch: int | None = (
-            None  #: how many training images are worked on at a time, if not a whole batch
-        )
-        self.checkpoint_activations = (
-            False  #: whether training computes activations twice in the place of keeping them
-        )
+        #: Reports the progress of preparing training images.
+        self.preparing: Preparing = lambda what, done, total: None
+        #: Whether to wait while another run trains a checkpoint, or raise BusyError.
+        self.patient = True
+        #: How many training images are worked on at a time, if not a whole batch.
+        self.micro_batch: int | None = None
+        #: Whether training computes activations twice, in order to keep fewer.
+        self.checkpoint_activations = False
         self._clip: Clip | None = None
 
     @property
@@ -61,82 +57,67 @@ class Workshop:
         """Return where the checkpoint of a recipe is, or will be."""
         return self.folder / checkpoint_place(self.suite.name, recipe.to_dict())
 
+    def tower(self, spec: str) -> Tower:
+        """Return the tower of the defense that a spec names."""
+        return defenses.create(spec).tower(self)
+
     def trained(self, recipe: Recipe, name: str) -> Tower:
         """Return the tower of a recipe, trained if its checkpoint is missing; a training that was stopped goes on."""
-        tell = (lambda line: self.preparing(line, 0, 0)) if self.patient else None
-        with ranks.led(
-            claims.sole(self.checkpoint_path(recipe), tell)
-        ):  # by one of the runs that share the folder
-            return self._trained(recipe, name)
-
-    def _trained(self, recipe: Recipe, name: str) -> Tower:
+        report = (lambda line: self.preparing(line, 0, 0)) if self.patient else None
         path = self.checkpoint_path(recipe)
-        dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
-        if path.exists():
-            checkpoint = Checkpoint.read(path)
-            # Images that are not here are not fetched to be compared.
-            here = dataset.state("train", cut).opens
-            images = dataset.open("train", cut).subset(recipe.limit) if here else None
-            self._compare(checkpoint, recipe, texts(recipe, dataset), images)
-        else:
-            with ranks.first():
-                dataset.prepare("train", cut, self.preparing)
-            images = dataset.open("train", cut).subset(recipe.limit)
-
-            def report(done: int, total: int, note: str) -> None:
-                self.progress(name, done, total, note)
-
-            checkpoint = train(
-                recipe,
-                self.clip,
-                dataset,
-                images,
-                path,
-                report,
-                micro_batch=self.micro_batch,
-                checkpoint_activations=self.checkpoint_activations,
-            )
-        encoder = trained_encoder(self.clip, recipe, checkpoint)
+        with ranks.led(claims.sole(path, report)):  # by one of the runs that share the folder
+            checkpoint = self._read(recipe) if path.exists() else self._train(recipe, name)
         identity = {
             **checkpoint.sources,
             "checkpoint": checkpoint.digest,
             "recipe": recipe.to_dict(),
         }
-        return Tower(
-            encoder,
-            identity,
-            {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history},
+        training = {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history}
+        return Tower(trained_encoder(self.clip, recipe, checkpoint), identity, training)
+
+    def _read(self, recipe: Recipe) -> Checkpoint:
+        checkpoint = Checkpoint.read(self.checkpoint_path(recipe))
+        dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
+        # Images that are not here are not fetched to be compared.
+        here = dataset.state("train", cut).opens
+        images = dataset.open("train", cut).subset(recipe.limit) if here else None
+        self._compare(checkpoint, recipe, texts(recipe, dataset), images)
+        return checkpoint
+
+    def _train(self, recipe: Recipe, name: str) -> Checkpoint:
+        dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
+        with ranks.first():
+            dataset.prepare("train", cut, self.preparing)
+        return train(
+            recipe,
+            self.clip,
+            dataset,
+            dataset.open("train", cut).subset(recipe.limit),
+            self.checkpoint_path(recipe),
+            lambda done, total, note: self.progress(name, done, total, note),
+            micro_batch=self.micro_batch,
+            checkpoint_activations=self.checkpoint_activations,
         )
 
     def _compare(
         self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, images: Images | None
     ) -> None:
         """Raise ZSRobustError, naming what differs, if a checkpoint is not what the recipe would make now."""
-        differing = [
-            name
-            for name, stored, asked in (
-                ("recipe", checkpoint.recipe, recipe.to_dict()),
-                ("backbone", checkpoint.sources.get("backbone"), self.clip.digest),
-                ("class texts", checkpoint.prompts or prompts, prompts),
-                (
-                    "images",
-                    checkpoint.sources.get("images"),
-                    images.digest if images else checkpoint.sources.get("images"),
-                ),
-            )
-            if stored != asked
-        ]
-        if differing:
-            here = (
-                ""
-                if "backbone" in differing
-                else f"; or evaluate it as it is: --defense weights:{checkpoint.path}"
-            )
-            raise ZSRobustError(
-                f"The checkpoint {checkpoint.path} was made from another {', '.join(differing)} than there is now. Move it "
-                f"away, and it is trained again{here}"
-            )
-
-    def tower(self, spec: str) -> Tower:
-        """Return the tower of the defense that a spec names."""
-        return defenses.create(spec).tower(self)
+        sources = checkpoint.sources
+        digest = images.digest if images else sources.get("images")
+        compared = {
+            "recipe": (checkpoint.recipe, recipe.to_dict()),
+            "backbone": (sources.get("backbone"), self.clip.digest),
+            "class texts": (checkpoint.prompts or prompts, prompts),
+            "images": (sources.get("images"), digest),
+        }
+        differing = [name for name, (stored, asked) in compared.items() if stored != asked]
+        if not differing:
+            return
+        line = (
+            f"The checkpoint {checkpoint.path} was made from another {', '.join(differing)} than there is now. "
+            "Move it away, and it is trained again"
+        )
+        if "backbone" not in differing:
+            line += f"; or evaluate it as it is: --defense weights:{checkpoint.path}"
+        raise ZSRobustError(line)
