@@ -47,7 +47,7 @@ class Defense:
         return {**fields, **options, **self.choices}
 
     def own_fields(self) -> dict[str, Any]:
-        """Return the types of its own fields by name; those of a defense it is around are not."""
+        """Return the types of its own fields by name, without those of a defense it is around."""
         return self.settable
 
     def configure(self, fields: Mapping[str, str], where: str) -> "Defense":
