@@ -314,7 +314,7 @@ def test_a_run_that_is_stopped_leaves_no_claim(zsrobust, tmp_path, monkeypatch, 
     ignored = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell's background jobs ignore it
-    assert "Interrupted. What is stored stays" in zsrobust(*MINI, "--attack", "stop", ok=130).stderr
+    assert "Interrupted. Stored cells stay" in zsrobust(*MINI, "--attack", "stop", ok=130).stderr
     signal.signal(signal.SIGINT, ignored)
     assert not claims_in(tmp_path)
     assert not list(tmp_path.rglob("*.json"))
