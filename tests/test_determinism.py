@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from zsrobust.attacks import attacks
+from zsrobust.attacks import Attack, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
@@ -121,17 +121,21 @@ def test_another_seed_or_dataset_gives_other_perturbations():
     assert len(sizes) == 4
 
 
-@dataclass(frozen=True)
-class Listens:
+@dataclass(frozen=True, kw_only=True)
+class Listens(Attack):
     """An attack that writes down the numbers that each image gets."""
 
     heard: list[tuple[bytes, bytes]] = field(default_factory=list)
     packs: bool = False
     eps: float = 0.1
-    norm: str = "linf"
 
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws
+        self,
+        classifier: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        draws: Draws,
+        start: Tensor | None = None,
     ) -> Tensor:
         numbers = [
             draws.uniform((5,), "x"),
