@@ -14,7 +14,7 @@ from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.attacks.search import ascend
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge
+from zsrobust.evaluation.referee import Case, judge
 from zsrobust.testing import check_attack, toy
 
 SHORTER = {"pgd100": "pgd100:steps=20", "square": "square:queries=200"}
@@ -238,20 +238,24 @@ def test_without_early_stop_broken_images_keep_climbing():
 def test_restarts_attack_only_what_is_left_and_never_lose_a_success():
     classifier, data = toy(5)
     one = judge(
-        Meter(classifier),
-        PGD(eps=0.01, steps=1, step_size=0.005),
-        "one",
-        data,
-        seed=0,
-        batch_size=24,
+        Case(
+            Meter(classifier),
+            PGD(eps=0.01, steps=1, step_size=0.005),
+            "one",
+            data,
+            seed=0,
+            batch_size=24,
+        )
     )
     five = judge(
-        Meter(classifier),
-        PGD(eps=0.01, steps=1, step_size=0.005, restarts=5),
-        "five",
-        data,
-        seed=0,
-        batch_size=24,
+        Case(
+            Meter(classifier),
+            PGD(eps=0.01, steps=1, step_size=0.005, restarts=5),
+            "five",
+            data,
+            seed=0,
+            batch_size=24,
+        )
     )
     assert five.robust_correct < one.robust_correct
     assert np.all((one.adversarial == one.labels) | (five.adversarial != five.labels))

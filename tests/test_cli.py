@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from edits import edited
 
 import zsrobust as package
 from zsrobust import results
@@ -70,10 +71,9 @@ def test_a_cell_of_another_identity_is_computed_again_and_the_field_named(zsrobu
     zsrobust(*QUICK)
     (path,) = (tmp_path / "results").rglob("*.json")
     stored = results.read(path)
-    stored.identity["attack"]["steps"] = 3
-    stored.identity["dataset"]["digest"] = "another"
+    stored = edited(stored, {"attack.steps": 3, "dataset.digest": "another"})
     results.write(stored, results.Outcomes.read(path), tmp_path / "results")
-    assert "computed again: another attack.steps, dataset.digest" in zsrobust(*QUICK).stderr
+    assert "recomputed: attack.steps is 2, stored 3; dataset.digest is " in zsrobust(*QUICK).stderr
     assert json.loads(path.read_text())["identity"]["attack"]["steps"] == 2
 
 
@@ -85,8 +85,8 @@ def test_cells_that_are_computed_again_for_one_reason_are_one_line(zsrobust, tmp
     for name in names:
         next(tmp_path.rglob(f"{name}.limit=4.npz")).unlink()
     again = zsrobust(*command).stderr
-    assert "clip in 4 cells is computed again: its outcomes are gone, or another run's" in again
-    assert again.count("computed again") == 1
+    assert "clip in 4 cells is recomputed: its outcomes are missing, or of another run" in again
+    assert again.count("recomputed") == 1
 
 
 def test_what_a_table_or_a_figure_needs_is_planned_and_no_more(zsrobust):
@@ -165,7 +165,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         ((*QUICK, "--protocol", "mine.toml"), "The protocol file mine.toml is missing"),
         ((*QUICK, "--data-root", "nowhere"), "Directory 'nowhere' does not exist"),
         (("data", "cifar11", *MINI), "Unknown dataset 'cifar11'. Did you mean cifar10"),
-        (("data", "cifar10:valid", *MINI), "a split is test or train"),
+        (("data", "cifar10:valid", *MINI), "Write test or train"),
         (
             ("run", *MINI, "--defense", "weights:gone.pt", "--dataset", "mini_cells"),
             "No weights at gone.pt",
@@ -174,7 +174,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         ((*QUICK, "--attack", "pgdd"), "Unknown attack 'pgdd'. Did you mean pgd?"),
         ((*QUICK, "--defense", "pmg-aft"), "Did you mean pmg_aft?"),
         ((*QUICK, "--dataset", "mini_shape"), "Did you mean mini_shapes?"),
-        ((*QUICK, "--attack", "pgd:stepz=2"), "has no field 'stepz'. Its fields: eps, steps"),
+        ((*QUICK, "--attack", "pgd:stepz=2"), "has no field 'stepz'. Its fields: eps, norm, steps"),
         ((*QUICK, "--attack", "pgd:steps=-2"), "steps must be positive"),
         ((*QUICK, "--eps", "8"), "eps '8' is not a bound"),
         (("run", *MINI, "--limit", "0"), "0 is not in the range x>=1. See: "),
@@ -325,7 +325,7 @@ def test_a_result_holds_what_was_predicted_beside_what_it_took(zsrobust, tmp_pat
     assert stored["backward"] <= predicted["backward"]
     needed = (stored["forward"] + stored["backward"]) / (8 * 6)
     assert f"{needed:.0%} of its passes were needed." in done.stdout
-    assert "plan estimated" not in zsrobust(*QUICK).stdout  # nothing was computed
+    assert "plan said" not in zsrobust(*QUICK).stdout  # nothing was computed
 
 
 def test_what_takes_hours_asks_and_without_anyone_to_ask_stops(zsrobust, tmp_path):
@@ -436,7 +436,7 @@ def test_pictures_that_change_in_a_folder_are_prepared_and_measured_again(zsrobu
     command = ("run", "--suite", "mine.toml", "--defense", "clip", "--attack", "pgd2")
     zsrobust(*command, **cache)
     slides(tmp_path, seed=7)
-    assert "computed again: another dataset.digest" in zsrobust(*command, **cache).stderr
+    assert "recomputed: dataset.digest is " in zsrobust(*command, **cache).stderr
 
 
 @pytest.mark.parametrize(
@@ -525,7 +525,7 @@ def test_python_takes_a_module_or_the_name_of_a_defense():
             return images.flatten(1)[:, :10]
 
     result = package.evaluate(Pixels(), attack="pgd10", dataset="mini_shapes", limit=20)
-    assert (result.images, result.status, result.identity["defense"]) == (
+    assert (result.images, result.status, result.identity.defense.to_json()) == (
         20,
         "ok",
         {"spec": "module", "title": "Pixels"},
@@ -533,7 +533,8 @@ def test_python_takes_a_module_or_the_name_of_a_defense():
     clip = package.evaluate("clip", attack="pgd2", dataset="mini_cells", limit=8)
     assert clip.clean_correct >= clip.robust_correct
     with pytest.raises(
-        package.ZSRobustError, match="returns logits .* for one image; mini_cells needs .1, 2."
+        package.ZSRobustError,
+        match="returns logits .* for one image. The dataset mini_cells needs .1, 2.",
     ):
         package.evaluate(torch.nn.Flatten(0), attack="pgd2", dataset="mini_cells", limit=8)
 

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from edits import edited
 from test_results import make
 
 from zsrobust import load_results, results
@@ -32,21 +33,14 @@ def store(
     result = make(
         defense, dataset, attack=changes.pop("attack", "pgd10"), limit=changes.pop("limit", None)
     )
-    result.identity["dataset"] |= {"digest": "d1", "images": images}
-    for name, value in changes.items():
-        place, _, key = name.rpartition("__")
-        (result.identity[place] if place else result.identity)[key] = value
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    result = edited(result, {"dataset.digest": "d1", "dataset.images": images, **changes})
     right_clean, safe = (np.isin(np.arange(images), list(each)) for each in (clean, robust))
     truth = np.full(images, labels)
     found = Outcomes(truth, truth + ~right_clean, truth + ~safe, np.zeros(images, np.float32))
-    result.images, result.clean_correct, result.robust_correct = (
-        images,
-        found.clean_correct,
-        found.robust_correct,
-    )
-    if result.everything:
-        result.robust_correct = found.adversarial_correct
-    return results.write(result, found, folder)
+    right = found.right(result.everything)
+    counts = {"clean_correct": int(right.clean.sum()), "robust_correct": int(right.robust.sum())}
+    return results.write(edited(result, images=images, **counts), found, folder)
 
 
 def compared(folder, first="clip", second="tecoa", *, metric="robust", **chosen):

@@ -21,7 +21,7 @@ from zsrobust.attacks.square import Square
 from zsrobust.datasets import Images
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge, run_cell
+from zsrobust.evaluation.referee import Case, judge, run_case
 from zsrobust.running.bench import Bench
 from zsrobust.running.plan import plan
 from zsrobust.settings import protocols
@@ -67,13 +67,15 @@ def found(
 ) -> np.ndarray:
     """Return, for each image, what is predicted, and the bits of its perturbation's size: (N, 3)."""
     got = judge(
-        Meter(classifier),
-        ATTACKS[name],
-        name,
-        images,
-        seed=seed,
-        batch_size=batch_size,
-        dataset=dataset,
+        Case(
+            Meter(classifier),
+            ATTACKS[name],
+            name,
+            images,
+            seed=seed,
+            batch_size=batch_size,
+            dataset=dataset,
+        )
     )
     return np.stack([got.clean, got.adversarial, got.perturbation.view(np.int32)], 1)
 
@@ -113,7 +115,7 @@ def test_another_seed_or_dataset_gives_other_perturbations():
     attack = PGD(eps=5 / 255, step_size=1e-9, steps=1)
     sizes = {
         judge(
-            Meter(classifier), attack, "pgd", images, seed=seed, batch_size=N, dataset=dataset
+            Case(Meter(classifier), attack, "pgd", images, seed=seed, batch_size=N, dataset=dataset)
         ).perturbation.tobytes()
         for seed in (0, 1)
         for dataset in ("a", "b")
@@ -168,7 +170,7 @@ def test_an_image_gets_the_same_numbers_whatever_is_beside_it_and_however_often_
 
     def numbers(some: Images, model: nn.Module, size: int) -> dict[bytes, bytes]:
         attack = Listens(packs=packs)
-        judge(Meter(model), attack, "listens", some, seed=3, batch_size=size, dataset="a")
+        judge(Case(Meter(model), attack, "listens", some, seed=3, batch_size=size, dataset="a"))
         told = dict(attack.heard)
         assert set(attack.heard) == set(told.items()), "an image that came twice got other numbers"
         return told
@@ -189,7 +191,8 @@ def test_the_parts_of_a_training_batch_get_the_numbers_of_the_whole():
 
 
 def verdicts(model: nn.Module, attack: object, images: Images, batch_size: int) -> np.ndarray:
-    result, outcomes = run_cell({}, model, attack, "pgd", images, batch_size=batch_size)
+    result = run_case(Case(model, attack, "pgd", images, batch_size=batch_size))
+    outcomes = result.outcomes
     assert result.error is None
     return np.stack([outcomes.clean == images.labels, outcomes.adversarial == images.labels])
 
@@ -204,12 +207,14 @@ def test_in_float32_verdicts_of_the_mini_clip_differ_by_ties_alone(tmp_path, rec
     """Of 2 x 48 images, at most one falls to the other side with another batch."""
     suite, counted = load("mini"), {}
     bench = Bench(suite, protocols.load(), Workshop(suite, tmp_path))
-    for cell in plan(suite, ["clip"], ["pgd10"], ["mini_cells", "mini_shapes"], limit=48):
-        model = bench.classifier(cell, bench.workshop.tower("clip"))
+    for cell in plan(
+        suite, bench.protocol, ["clip"], ["pgd10"], ["mini_cells", "mini_shapes"], limit=48
+    ):
+        model = bench.deploy(cell, bench.workshop.tower("clip")).classifier
         weak = attacks.create(
             "pgd:steps=3", {"eps": 2 / 255, "step_size": 1 / 255}
         )  # so that some survive
-        counted[cell.dataset] = ties(model, weak, bench.images(cell), (5, 16))
+        counted[cell.key.dataset] = ties(model, weak, bench.images(cell), (5, 16))
     record_property("ties", counted)
     print(
         f"verdicts that differ from those of one batch of 48, in batches of 5 and of 16: {counted}"

@@ -19,7 +19,7 @@ from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.datasets import Images
 from zsrobust.evaluation.memory import BATCHES, fitting, saved_bytes
 from zsrobust.evaluation.meter import Meter, Sampler
-from zsrobust.evaluation.referee import judge, predict, run_cell
+from zsrobust.evaluation.referee import Case, judge, predict, run_case
 from zsrobust.testing import LinearClassifier, toy
 
 N = 9
@@ -120,10 +120,10 @@ def test_verdicts_on_a_network_are_those_of_one_batch():
     """Sums over other batches differ in their last bits: of 48 images at most one may be so near to the boundary."""
     network = Small()
     images = network.images(48)
-    whole = judge(Meter(network), WEAK, "pgd", images, seed=0, batch_size=48)
+    whole = judge(Case(Meter(network), WEAK, "pgd", images, seed=0, batch_size=48))
     assert 10 < whole.robust_correct < 38
     for batch_size in (5, 16, 47):
-        packed = judge(Meter(network), WEAK, "pgd", images, seed=0, batch_size=batch_size)
+        packed = judge(Case(Meter(network), WEAK, "pgd", images, seed=0, batch_size=batch_size))
         assert (packed.adversarial != whole.adversarial).sum() <= 1
 
 
@@ -235,7 +235,7 @@ class Unpacked(Attack):
 def test_attacks_that_do_not_pack_get_batches():
     classifier, images = toy(4)
     recorder = Recorder(classifier)
-    judge(Meter(recorder), Unpacked(), "unpacked", images, seed=0, batch_size=7)
+    judge(Case(Meter(recorder), Unpacked(), "unpacked", images, seed=0, batch_size=7))
     assert max(recorder.sizes) == 7
 
 
@@ -248,10 +248,12 @@ def test_where_memory_runs_out_batches_are_halved_and_verdicts_are_the_same(
     attack, room, batch_size
 ):
     classifier, images = toy(5)
-    plenty, expected = run_cell({}, classifier, attack, "pgd", images, batch_size=24)
-    scarce, outcomes = run_cell(
-        {}, Recorder(classifier, room), attack, "pgd", images, batch_size=batch_size
+    plenty = run_case(Case(classifier, attack, "pgd", images, batch_size=24))
+    expected = plenty.outcomes
+    scarce = run_case(
+        Case(Recorder(classifier, room), attack, "pgd", images, batch_size=batch_size)
     )
+    outcomes = scarce.outcomes
     assert scarce.error is None
     assert scarce.batch_size <= room < 2 * max(room, scarce.batch_size) + 1
     assert np.array_equal(outcomes.adversarial, expected.adversarial)
@@ -261,7 +263,7 @@ def test_where_memory_runs_out_batches_are_halved_and_verdicts_are_the_same(
 def test_memory_that_runs_out_in_the_middle_of_a_search():
     classifier, images = toy(5)
     attack = PGD(eps=0.004, step_size=0.002)
-    expected = judge(Meter(classifier), attack, "pgd", images, seed=0, batch_size=24)
+    expected = judge(Case(Meter(classifier), attack, "pgd", images, seed=0, batch_size=24))
 
     class Fragmented(nn.Module):
         calls = 0
@@ -273,7 +275,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_search():
             return classifier(pixels)
 
     meter = Meter(Fragmented())
-    outcomes = judge(meter, attack, "pgd", images, seed=0, batch_size=24)
+    outcomes = judge(Case(meter, attack, "pgd", images, seed=0, batch_size=24))
     assert meter.batch_size == 6
     assert np.array_equal(outcomes.adversarial, expected.adversarial)
 
@@ -281,11 +283,11 @@ def test_memory_that_runs_out_in_the_middle_of_a_search():
 def test_other_errors_are_not_tried_again_nor_a_single_image_without_end():
     classifier, images = toy(4)
     broken = Recorder(classifier, 5, RuntimeError, "shapes cannot be multiplied")
-    result, _ = run_cell({}, broken, PGD(), "pgd", images, batch_size=8)
-    assert (result.status, broken.sizes) == ("failed", [8])
+    result = run_case(Case(broken, PGD(), "pgd", images, batch_size=8))
+    assert (result.failed, broken.sizes) == (True, [8])
     full = Recorder(classifier, 0)
-    result, _ = run_cell({}, full, PGD(), "pgd", images, batch_size=8)
-    assert (result.status, full.sizes) == ("failed", [8, 4, 2, 1])
+    result = run_case(Case(full, PGD(), "pgd", images, batch_size=8))
+    assert (result.failed, full.sizes) == (True, [8, 4, 2, 1])
     assert "out of memory" in result.error
 
 
@@ -346,12 +348,14 @@ def test_memory_holds_a_few_batches_whatever_the_size_of_the_dataset(attack):
         pixels, recorder = Spied(images.pixels), Recorder(classifier)
         with Largest() as largest:
             judge(
-                Meter(recorder),
-                attack,
-                "pgd",
-                dataclasses.replace(images, pixels=pixels),
-                seed=0,
-                batch_size=8,
+                Case(
+                    Meter(recorder),
+                    attack,
+                    "pgd",
+                    dataclasses.replace(images, pixels=pixels),
+                    seed=0,
+                    batch_size=8,
+                ),
                 sampler=Sampler(),
             )
         seen.append((max(pixels.asked), max(recorder.sizes), largest.numbers))
@@ -375,10 +379,10 @@ def test_what_low_precision_only_says_is_counted_and_does_not_count():
     """All images seem broken where the search begins; in float32 it goes on from there, and is the plain search."""
     classifier, images = toy(5)
     attack = PGD(eps=0.004, step_size=0.002)
-    plainly, expected = run_cell({}, classifier, attack, "pgd", images, batch_size=7)
-    searched, outcomes = run_cell(
-        {}, Liar(classifier), attack, "pgd", images, batch_size=7, search="bf16"
-    )
+    plainly = run_case(Case(classifier, attack, "pgd", images, batch_size=7))
+    expected = plainly.outcomes
+    searched = run_case(Case(Liar(classifier), attack, "pgd", images, batch_size=7, search="bf16"))
+    outcomes = searched.outcomes
     assert 0 < expected.robust_correct < 24
     assert np.array_equal(outcomes.adversarial, expected.adversarial)
     assert np.array_equal(outcomes.perturbation, expected.perturbation)
@@ -397,8 +401,10 @@ def test_a_search_in_low_precision_is_not_weaker(search, seed):
     """It goes on in float32 from another point: of 64 images one may be broken only by the search in float32 alone."""
     network = Small(seed)
     images = network.images(seed=seed)
-    full, first = run_cell({}, network, WEAK, "pgd", images, seed=seed)
-    low, second = run_cell({}, network, WEAK, "pgd", images, seed=seed, search=search)
+    full = run_case(Case(network, WEAK, "pgd", images, seed=seed))
+    first = full.outcomes
+    low = run_case(Case(network, WEAK, "pgd", images, seed=seed, search=search))
+    second = low.outcomes
     survived, survive = first.adversarial == images.labels, second.adversarial == images.labels
     assert low.robust_correct <= full.robust_correct
     assert (survive & ~survived).sum() <= 1
@@ -419,7 +425,7 @@ def test_low_precision_is_for_the_search_alone():
     modes = {}
     for search in ("float32", "tf32", "bf16"):
         seen.clear()
-        judge(Meter(Spy()), attack, "pgd", images, seed=0, batch_size=2, search=search)
+        judge(Case(Meter(Spy()), attack, "pgd", images, seed=0, batch_size=2, search=search))
         modes[search] = list(seen)
     clean = verdict = (False, False, False)
     assert modes["float32"] == [clean, (True, False, False), verdict]
@@ -451,7 +457,7 @@ def test_only_attacks_that_can_go_on_are_told_where():
     pixels = torch.from_numpy(images.pixels).float() / 255
     for kind, told in ((GoesOn, [None, pixels + 0.001]), (StartsAnew, [None, None])):
         attack = kind([])
-        judge(Meter(classifier), attack, "x", images, seed=0, batch_size=3, search="bf16")
+        judge(Case(Meter(classifier), attack, "x", images, seed=0, batch_size=3, search="bf16"))
         assert len(attack.started) == 2
         assert all(
             got is None if start is None else torch.equal(got, start)
@@ -477,12 +483,14 @@ def test_the_samples_are_the_first_images_whatever_the_batches(batch_size):
     images.labels[0] = (images.labels[0] + 1) % 5  # misclassified: not attacked
     sampler = Sampler()
     outcomes = judge(
-        Meter(classifier),
-        PGD(eps=0.003, step_size=0.001),
-        "pgd",
-        images,
-        seed=0,
-        batch_size=batch_size,
+        Case(
+            Meter(classifier),
+            PGD(eps=0.003, step_size=0.001),
+            "pgd",
+            images,
+            seed=0,
+            batch_size=batch_size,
+        ),
         sampler=sampler,
     )
     broken = outcomes.adversarial != images.labels

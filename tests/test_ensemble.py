@@ -11,9 +11,9 @@ from optima import nonlinear, numbers
 from zsrobust.attacks import Attack, attacks
 from zsrobust.attacks.ensemble import Ensemble
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.evaluation.identity import describe_attack
+from zsrobust.evaluation.identity import identify_attack
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge
+from zsrobust.evaluation.referee import Case, judge
 from zsrobust.testing import toy
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -111,8 +111,8 @@ def test_its_identity_says_what_each_member_is():
     ensemble = attacks.create(
         "ensemble:of=pgd10+apgd:loss=dlr+fab,norm=l2", {"eps": 0.1, "step_size": 2 / 255}
     )
-    identity = describe_attack("ensemble:of=pgd10+apgd:loss=dlr+fab", ensemble, 2)
-    assert (identity["eps"], identity["norm"], identity["step_size"]) == ("0.1", "l2", "2/255")
+    identity = identify_attack(ensemble, 2)
+    assert (identity["norm"], identity["step_size"]) == ("l2", "2/255")
     pgd, apgd, fab = identity["plan"]["members"]
     assert (pgd["spec"], pgd["steps"], pgd["loss"], pgd["early_stop"]) == ("pgd10", 10, "ce", True)
     assert (apgd["spec"], apgd["plan"]) == ("apgd:loss=dlr", {"loss": "margin", "skipped": ["dlr"]})
@@ -134,8 +134,8 @@ def test_members_take_all_their_steps_where_the_ensemble_says_so():
         False,
         None,
     ]
-    assert describe_attack("ensemble", ensemble, 4)["early_stop"] is False
-    assert "early_stop" not in describe_attack("ensemble", attacks.create("ensemble"), 4)
+    assert identify_attack(ensemble, 4)["early_stop"] is False
+    assert "early_stop" not in identify_attack(attacks.create("ensemble"), 4)
 
 
 def test_passes_are_missing_where_a_member_does_not_say(members):
@@ -167,8 +167,8 @@ def test_the_referee_accepts_it():
     ensemble = attacks.create(
         "ensemble:of=pgd2+apgd+square:queries=50", {"eps": 0.004, "step_size": 0.002}
     )
-    outcomes = judge(Meter(classifier), ensemble, "ensemble", images, seed=0, batch_size=7)
+    outcomes = judge(Case(Meter(classifier), ensemble, "ensemble", images, seed=0, batch_size=7))
     weaker = judge(
-        Meter(classifier), ensemble.members["pgd2"], "pgd2", images, seed=0, batch_size=7
+        Case(Meter(classifier), ensemble.members["pgd2"], "pgd2", images, seed=0, batch_size=7)
     )
     assert 0 < outcomes.robust_correct < weaker.robust_correct < len(images)

@@ -13,7 +13,7 @@ from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge, predict, run_cell
+from zsrobust.evaluation.referee import Case, judge, predict, run_case
 from zsrobust.testing import toy
 
 EPS = 8 / 255
@@ -34,7 +34,7 @@ def test_a_randomized_defense_follows_the_seed_and_leaves_torchs_numbers_alone()
     classifier, images = toy(5)
     state = torch.random.get_rng_state()
     runs = [
-        run_cell({}, Noisy(classifier), PGD(eps=EPS), "pgd", images, seed=seed)[1]
+        run_case(Case(Noisy(classifier), PGD(eps=EPS), "pgd", images, seed=seed)).outcomes
         for seed in (0, 0, 1)
     ]
     assert torch.equal(state, torch.random.get_rng_state())
@@ -50,8 +50,8 @@ def test_a_foreign_warning_is_one_name_and_its_text_one_line():
             return super().__call__(*arguments, **more)
 
     classifier, images = toy(5)
-    result, _ = run_cell({}, classifier, Talkative(eps=EPS), "pgd", images)
-    assert result.flags == ["attack_warned"]
+    result = run_case(Case(classifier, Talkative(eps=EPS), "pgd", images))
+    assert result.notes == ["attack_warned"]
     assert result.messages == ["one two [31m"]
 
 
@@ -65,11 +65,11 @@ def test_a_note_is_stored_by_its_name_and_what_is_not_a_name_as_a_message():
             return super().__call__(*arguments, **more)
 
     classifier, images = toy(5)
-    result, _ = run_cell({}, classifier, Noting(eps=EPS), "pgd", images)
-    assert result.flags == ["attack_warned", "mine", "square_found_more"]
+    result = run_case(Case(classifier, Noting(eps=EPS), "pgd", images))
+    assert result.notes == ["attack_warned", "mine", "square_found_more"]
     assert result.messages == ["Not a name"]
-    quiet, _ = run_cell({}, classifier, PGD(eps=EPS), "pgd", images)
-    assert (quiet.flags, quiet.messages) == ([], None)
+    quiet = run_case(Case(classifier, PGD(eps=EPS), "pgd", images))
+    assert (quiet.notes, quiet.messages) == ([], None)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Cheat(Attack):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("clean", "returned 24 images as they were .* that is no attack"),
+        ("clean", "returned 24 images unchanged"),
         ("beyond", "beyond eps 8/255"),
         ("outside", r"left \[0, 1\]"),
         ("nan", "not finite"),
@@ -119,31 +119,36 @@ class Cheat(Attack):
 )
 def test_a_cheat_or_a_crash_fails_the_cell_and_never_scores(how, message):
     classifier, images = toy(4)
-    result, outcomes = run_cell({}, classifier, Cheat(how), "cheat", images)
-    assert result.status == "failed"
+    result = run_case(Case(classifier, Cheat(how), "cheat", images))
+    outcomes = result.outcomes
+    assert result.failed
     assert outcomes is None
     assert (result.clean_correct, result.robust_correct) == (0, 0)
     with pytest.raises((ZSRobustError, RuntimeError), match=message):
-        judge(Meter(classifier), Cheat(how), "cheat", images, seed=0, batch_size=24)
+        judge(Case(Meter(classifier), Cheat(how), "cheat", images, seed=0, batch_size=24))
 
 
 def test_clean_images_need_proof_of_an_attack_even_from_those_that_may_return_them():
     classifier, images = toy(4)
-    with pytest.raises(ZSRobustError, match="that is no attack"):
+    with pytest.raises(ZSRobustError, match="images unchanged"):
         judge(
-            Meter(classifier),
-            Cheat("clean", returns_clean=True),
-            "cheat",
-            images,
-            seed=0,
-            batch_size=24,
+            Case(
+                Meter(classifier),
+                Cheat("clean", returns_clean=True),
+                "cheat",
+                images,
+                seed=0,
+                batch_size=24,
+            )
         )
 
 
 def test_an_attack_that_changes_its_inputs_changes_nothing_of_ours():
     classifier, images = toy(4)
     pixels, labels = images.pixels.copy(), images.labels.copy()
-    outcomes = judge(Meter(classifier), Cheat("mutates"), "mutates", images, seed=0, batch_size=24)
+    outcomes = judge(
+        Case(Meter(classifier), Cheat("mutates"), "mutates", images, seed=0, batch_size=24)
+    )
     assert np.array_equal(images.pixels, pixels)
     assert np.array_equal(images.labels, labels)
     assert np.array_equal(outcomes.labels, labels)
@@ -154,7 +159,7 @@ def test_misclassified_images_are_not_attacked_and_not_robust():
     classifier, images = toy(4)
     images.labels[:10] = (images.labels[:10] + 1) % 4
     outcomes = judge(
-        Meter(classifier), PGD(eps=1e-6, step_size=1e-6), "pgd", images, seed=0, batch_size=7
+        Case(Meter(classifier), PGD(eps=1e-6, step_size=1e-6), "pgd", images, seed=0, batch_size=7)
     )
     assert outcomes.clean_correct == outcomes.robust_correct == 14
     assert not outcomes.perturbation[:10].any()
@@ -166,15 +171,15 @@ def test_misclassified_images_are_not_attacked_and_not_robust():
 def test_verdicts_without_randomness_do_not_depend_on_the_batch_size(batch_size):
     classifier, images = toy(5)
     attack = PGD(eps=0.004, step_size=0.002, random_start=False)
-    whole = judge(Meter(classifier), attack, "pgd", images, seed=0, batch_size=len(images))
-    split = judge(Meter(classifier), attack, "pgd", images, seed=0, batch_size=batch_size)
+    whole = judge(Case(Meter(classifier), attack, "pgd", images, seed=0, batch_size=len(images)))
+    split = judge(Case(Meter(classifier), attack, "pgd", images, seed=0, batch_size=batch_size))
     assert np.array_equal(whole.adversarial, split.adversarial)
 
 
 def test_the_meter_counts_every_image_forward_and_backward():
     classifier, images = toy(4)
     attack = PGD(eps=1e-6, steps=3, step_size=1e-6)
-    result, _ = run_cell({}, classifier, attack, "pgd", images)
+    result = run_case(Case(classifier, attack, "pgd", images))
     assert (result.forward, result.backward) == (24 + 3 * 24 + 24, 3 * 24)
 
 
@@ -182,8 +187,8 @@ def test_logits_that_are_not_finite_are_an_error():
     classifier, images = toy(4)
     with torch.no_grad():
         classifier.bias[0] = float("nan")
-    result, _ = run_cell({}, classifier, PGD(), "pgd", images)
-    assert result.status == "failed"
+    result = run_case(Case(classifier, PGD(), "pgd", images))
+    assert result.failed
     assert "not finite" in str(result.error)
 
 

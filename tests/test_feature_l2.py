@@ -11,7 +11,7 @@ from zsrobust.attacks.feature_l2 import FeatureL2
 from zsrobust.attacks.notes import Note
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import run_cell
+from zsrobust.evaluation.referee import Case, run_case
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.testing import check_attack, toy
 
@@ -106,8 +106,8 @@ def test_a_classifier_without_embeddings_is_told_so():
             FeatureL2()(
                 wrapped, gray(side=8).float(), torch.zeros(16, dtype=torch.long), numbers(gray())
             )
-    result, _ = run_cell({}, classifier, FeatureL2(), "feature_l2", data)
-    assert result.status == "failed"
+    result = run_case(Case(classifier, FeatureL2(), "feature_l2", data))
+    assert result.failed
     assert "needs a classifier with image embeddings" in str(result.error)
 
 

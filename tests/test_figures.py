@@ -4,6 +4,7 @@ from fractions import Fraction
 from xml.etree import ElementTree
 
 import pytest
+from edits import edited
 from test_results import make, outcomes
 
 from zsrobust import load_results, results
@@ -34,8 +35,7 @@ def put(folder, defense, counts, eps="6/255", **changes):
     """Store a row: (robust, clean) of 8 images on each of the two sets."""
     for dataset, (robust, clean) in zip(SUITE.datasets, counts, strict=True):
         cell = make(defense, dataset, robust_correct=robust, clean_correct=clean, **changes)
-        cell.identity["attack"]["eps"] = eps
-        results.write(cell, outcomes(), folder)
+        results.write(edited(cell, {"attack.eps": eps}), outcomes(), folder)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_unknown_figures_and_formats(stored):
         figures.draw("3", stored, CHOSEN)
     with pytest.raises(
         ZSRobustError,
-        match=r"The suffix '.gif' is not a figure format. Write to a file that ends in .svg, .png, .pdf",
+        match=r"No figure format '.gif'. Write to a file that ends in .svg, .png, .pdf",
     ):
         figures.render(figures.draw("2", stored, CHOSEN), ".gif")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zsrobust.results.cell import Outcomes, Result, Samples
-from zsrobust.training import ranks
+from zsrobust.evaluation.referee import Judged
+from zsrobust.results.cell import Outcomes, Samples
+from zsrobust.running.shares import joined
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 RUN = (
@@ -86,7 +87,7 @@ def test_when_one_process_fails_it_alone_says_why(tmp_path):
     )
 
 
-def share(number: int, count: int, images: int, **more) -> ranks.Share:
+def share(number: int, count: int, images: int, **more) -> Judged:
     positions = np.arange(number, images, count)
     adversarial = (positions % 5 == 3).astype(np.int64)  # labels are 0: 3 and 8 are broken
     outcomes = Outcomes(positions * 0, positions * 0, adversarial, positions.astype(np.float32))
@@ -104,21 +105,19 @@ def share(number: int, count: int, images: int, **more) -> ranks.Share:
         "robust_correct": int((adversarial == 0).sum()),
         "clean_correct": len(positions),
     }
-    return (
-        Result({}, **{**values, "seconds": float(number), "forward": 2, **more}),
-        outcomes,
-        samples,
-    )
+    beside = {"outcomes": outcomes, "samples": samples, "seconds": float(number), "forward": 2}
+    return Judged(**{**values, **beside, **more})
 
 
 @pytest.mark.parametrize(("count", "images"), [(1, 10), (2, 10), (3, 10), (4, 9), (9, 9)])
 def test_shares_are_put_together_in_the_order_of_the_images(count, images):
-    result, outcomes, samples = ranks.joined(
+    result = joined(
         [
-            share(number, count, images, flags=[f"flag_{number % 2}"], messages=[f"{number % 2}"])
+            share(number, count, images, notes=[f"flag_{number % 2}"], messages=[f"{number % 2}"])
             for number in range(count)
         ]
     )
+    outcomes, samples = result.outcomes, result.samples
     assert outcomes.perturbation.tolist() == list(range(images))
     assert (result.images, result.robust_correct, result.forward) == (
         images,
@@ -126,7 +125,7 @@ def test_shares_are_put_together_in_the_order_of_the_images(count, images):
         2 * count,
     )
     assert result.seconds == count - 1
-    assert result.flags == [f"flag_{kind}" for kind in range(min(count, 2))]
+    assert result.notes == [f"flag_{kind}" for kind in range(min(count, 2))]
     assert result.messages == [str(kind) for kind in range(min(count, 2))]
     assert samples.positions.tolist() == [3, 0]
     assert samples.pixels[:, 0, 0, 0].tolist() == [3, 0]
@@ -136,13 +135,12 @@ def test_shares_are_put_together_in_the_order_of_the_images(count, images):
 
 
 def test_a_cell_fails_with_its_share():
-    good, bad = share(0, 2, 10), (Result({}, status="failed", images=5, error="no"), None, None)
-    result, outcomes, samples = ranks.joined([good, bad])
-    assert (result.status, result.error, result.images, result.robust_correct) == (
-        "failed",
+    result = joined([share(0, 2, 10), Judged(images=5, error="no")])
+    assert (result.failed, result.error, result.images, result.robust_correct) == (
+        True,
         "no",
         10,
         0,
     )
-    assert outcomes is None
-    assert samples is None
+    assert result.outcomes is None
+    assert result.samples is None

@@ -18,7 +18,7 @@ from zsrobust.evaluation.redflags import measurements
 from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import MANY, RULES, raised
 from zsrobust.results.flags import OLD, is_name, known, look_up, named
-from zsrobust.running import run
+from zsrobust.running import compute
 from zsrobust.testing import LinearClassifier, toy
 
 EPS = 8 / 255
@@ -383,7 +383,7 @@ def test_cells_carry_their_measurements(zsrobust, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no memory\nat all")
 
-    monkeypatch.setattr(run, "examine", broken)
+    monkeypatch.setattr(compute, "examine", broken)
     zsrobust(*command, "--force", whole=True)
     again = results.read(path)
     assert (again.status, again.checks) == ("ok", None)
@@ -407,7 +407,7 @@ def test_a_module_that_is_evaluated_is_examined_too(quick):
 
 def test_the_sample_is_never_larger_than_the_cell_and_else_the_same(monkeypatch):
     seen = []
-    monkeypatch.setattr(run, "examine", lambda *arguments, **_: seen.append(arguments[2]) or {})
+    monkeypatch.setattr(compute, "examine", lambda *arguments, **_: seen.append(arguments[2]) or {})
     for limit in (4, 40, None):
         package.evaluate("clip", dataset="mini_cells", limit=limit, attack="pgd2")
     few, many, every = seen

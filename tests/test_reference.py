@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from colors import picture
 
+from zsrobust.attacks import Attack
 from zsrobust.attacks.draws import Draws
 from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import Images, datasets
@@ -23,9 +24,10 @@ from zsrobust.datasets.catalogue import register_dataset
 from zsrobust.defenses import defenses
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import run_cell
+from zsrobust.evaluation.referee import Case, run_case
+from zsrobust.results.identity import DefenseIdentity
 from zsrobust.running.bench import Bench
-from zsrobust.running.plan import Cell
+from zsrobust.running.plan import Cell, Key
 from zsrobust.settings import protocols, suites
 from zsrobust.testing import LinearClassifier, toy
 from zsrobust.training import Step, objectives
@@ -83,12 +85,16 @@ def bench(folder, tmp_path_factory):
         suite = dataclasses.replace(suites.load("paper"), backbone=f"local-dir:{folder}")
         protocol = dataclasses.replace(protocols.load("reference"), native=("reference_cifar10",))
         bench = Bench(suite, protocol, Workshop(suite, root))
-        bench.images(CELL)
+        bench.images(cell_of(bench))
         yield bench
     del datasets._entries["reference_cifar10"]
 
 
-CELL = Cell("clip", "pgd10", EPS, "reference_cifar10", None, 0)
+KEY = Key("clip", "pgd10", EPS, "reference_cifar10", None, 0)
+
+
+def cell_of(bench):
+    return Cell.of(KEY, bench.suite, bench.protocol)
 
 
 # The equations.
@@ -196,19 +202,19 @@ def plain(folder):
 
 def test_logits_and_ten_steps_of_pgd_are_the_released_codes(bench, plain):
     w, texts = plain
-    images = bench.images(CELL)
+    images = bench.images(cell_of(bench))
     labels = torch.from_numpy(images.labels)
     pixels = torch.from_numpy(np.array(images.pixels)).double() / 255
     assert pixels.shape[-1] == 32
     with torch.no_grad():
-        ours = bench.classifier(CELL, bench.workshop.tower("clip"))
+        ours = bench.deploy(cell_of(bench), bench.workshop.tower("clip")).classifier
         theirs = image_features(pixels, w) @ texts.T
         assert torch.allclose(ours(pixels.float()).double(), theirs, atol=1e-5)
         assert theirs.std() > 1e-3
     pixels, labels = pixels[:1], labels[:1]  # float64 takes its time
-    exact = bench.classifier(CELL, bench.workshop.tower("clip")).double()
+    exact = bench.deploy(cell_of(bench), bench.workshop.tower("clip")).classifier.double()
     exact.head = texts  # the text tower in float64, too
-    found = bench.attack(CELL)(exact, pixels, labels, draws(3, labels))
+    found = cell_of(bench).attack(exact, pixels, labels, draws(3, labels))
     expected = pgd(pixels, labels, lambda x: image_features(x, w) @ texts.T, 10, uniform(pixels, 3))
     assert torch.allclose(found, expected, atol=1e-12)
     assert (found - pixels).abs().max() == pytest.approx(EPS)
@@ -217,7 +223,7 @@ def test_logits_and_ten_steps_of_pgd_are_the_released_codes(bench, plain):
 
 def test_the_text_head_is_the_released_codes(bench, plain):
     _, texts = plain
-    classifier = bench.classifier(CELL, bench.workshop.tower("clip"))
+    classifier = bench.deploy(cell_of(bench), bench.workshop.tower("clip")).classifier
     assert torch.allclose(classifier.head.double(), texts, atol=1e-5)
 
 
@@ -303,18 +309,20 @@ def test_everything_is_attacked_and_the_last_prediction_counts():
         labels=np.where(np.arange(24) < 6, (images.labels + 1) % 3, images.labels),
     )
 
-    class TowardsClassZero:
+    @dataclass(frozen=True, kw_only=True)
+    class TowardsClassZero(Attack):
         """Moves every image so that class 0 wins."""
 
-        eps, norm = 1.0 - 1e-6, "linf"
+        eps: float = 1.0 - 1e-6
 
-        def __call__(self, module, images, labels, draws):
+        def __call__(self, module, images, labels, draws, start=None):
             return (
                 images + module.classifier.weight[0].reshape(images[0].shape).sign().detach()
             ).clamp(0, 1)
 
-    sound, _ = run_cell({}, classifier, TowardsClassZero(), "x", wrong)
-    reference, outcomes = run_cell({}, classifier, TowardsClassZero(), "x", wrong, attacked="all")
+    sound = run_case(Case(classifier, TowardsClassZero(), "x", wrong))
+    reference = run_case(Case(classifier, TowardsClassZero(), "x", wrong, attacked="all"))
+    outcomes = reference.outcomes
     assert reference.clean_correct == sound.clean_correct == 18
     assert (outcomes.adversarial == 0).all()
     assert reference.robust_correct == int((wrong.labels == 0).sum())
@@ -326,9 +334,9 @@ def test_everything_is_attacked_and_the_last_prediction_counts():
 
 
 def test_final_iterates_are_judged_and_every_switch_is_named(bench):
-    assert bench.attack(CELL).early_stop is False
-    identity = bench.identify(CELL, {"title": "CLIP"})
-    assert set(identity["switches"]) == {
+    assert cell_of(bench).attack.early_stop is False
+    identity = bench.identify(cell_of(bench), DefenseIdentity("clip", "CLIP"))
+    assert set(identity.switches) == {
         "select",
         "prompts",
         "normalization",

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from edits import edited
 from test_comparison import store
 from test_results import make
 
@@ -129,8 +130,7 @@ def test_weights_without_a_recipe_are_never_retrained(tmp_path, ours):
 def test_titles_seconds_and_versions_do_not_matter(baseline, ours):
     trained(ours, defense__title="New", dataset__title="Newer")
     path = next(ours.glob("*/*/*/*/*.json"))
-    result = results.read(path)
-    result.seconds, result.versions = 99.0, {"torch": "9"}
+    result = edited(results.read(path), seconds=99.0, versions={"torch": "9"})
     results.write(result, results.Outcomes.read(path), ours)
     assert ways(check(ours, baseline, tolerance=0)) == ["identical"]
 
@@ -271,8 +271,8 @@ def test_outcomes_must_be_those_that_were_counted(baseline, ours):
 
 def test_failed_cells(baseline, ours):
     path = trained(ours)
-    result = results.read(path)
-    result.status, result.error, result.outcomes = "failed", "Traceback\nValueError: no\n", None
+    error = "Traceback\nValueError: no\n"
+    result = edited(results.read(path), status="failed", error=error, outcomes=None)
     results.write(result, None, ours)
     assert only(check(ours, baseline)).why == "failed: ValueError: no"
     with pytest.raises(ZSRobustError, match="only failed ones"):
@@ -338,9 +338,7 @@ def measured(
         robust_correct=robust,
         status=status,
     )
-    result.identity["suite"] = suite
-    result.identity["attack"]["eps"] = eps
-    results.write(result, None, folder)
+    results.write(edited(result, {"suite": suite, "attack.eps": eps}), None, folder)
 
 
 def cells_of(report):

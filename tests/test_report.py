@@ -214,7 +214,7 @@ def test_every_cell_is_in_the_page(folder, page):
         found = details(tree, str(Path(path).relative_to(folder)))
         assert found.get("id") in opened
         (identity,) = of_class(found, "identity")
-        assert json.loads(words(identity)) == read(Path(path)).identity
+        assert json.loads(words(identity)) == read(Path(path)).identity.to_json()
 
 
 @pytest.mark.parametrize("metric", ["robust", "clean"])
@@ -387,7 +387,7 @@ def test_large_images_are_reduced(side, shown):
 
 @pytest.mark.parametrize("present", [True, False])
 def test_a_folder_without_results_is_an_error(tmp_path, present):
-    with pytest.raises(ZSRobustError, match=r"has no results\. Next: zsrobust run"):
+    with pytest.raises(ZSRobustError, match=r"holds no results\. Make some: zsrobust run"):
         build(tmp_path if present else tmp_path / "nowhere")
 
 
@@ -566,7 +566,7 @@ def test_browser_shows_where_a_number_comes_from(browser, folder):
     browser.driver.switch_to.active_element.send_keys("\ue007")
     shown = browser.find(OPENED).text
     assert str(stored_cell.outcomes) in shown
-    assert json.loads(browser.find(f"{OPENED} .identity").text) == stored_cell.identity
+    assert json.loads(browser.find(f"{OPENED} .identity").text) == stored_cell.identity.to_json()
     assert "torch 2.6" in shown
     assert "100 images forward, 50 backward" in shown
     browser.driver.switch_to.active_element.send_keys("\ue004")  # Tab: into what was opened

@@ -51,7 +51,7 @@ def test_every_cell_is_there_whole_and_of_todays_format(frame):
             result.clean_correct,
             result.robust_correct,
         )
-        assert len(outcomes.classes) == result.identity["dataset"]["classes"]
+        assert len(outcomes.classes) == result.identity.dataset.details["classes"]
         assert results.Samples.read(path) is not None or not result.clean_correct
         assert result.checks
 

@@ -5,6 +5,7 @@ import re
 from fractions import Fraction
 
 import pytest
+from edits import edited
 from test_results import make, outcomes
 
 from zsrobust import load_results, results
@@ -153,8 +154,7 @@ def test_a_table_is_on_the_suites_subset_or_on_the_one_asked_for(stored):
 
 
 def test_a_row_of_different_checkpoints_has_no_mean_and_says_why(stored, tmp_path):
-    retrained = make("tecoa", "mini_b")
-    retrained.identity["defense"]["checkpoint"] = "another"
+    retrained = edited(make("tecoa", "mini_b"), {"defense.checkpoint": "another"})
     results.write(retrained, outcomes(), tmp_path)
     page = build("1", load_results(tmp_path), CHOSEN)
     assert [entry.text for entry in page.rows[2][1]][:3] == ["37.50", "25.00", "—"]
@@ -250,8 +250,7 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
 
 def test_a_defense_of_ones_own_is_a_row_more_and_told_from_others_of_its_title(stored, tmp_path):
     for spec, title in (("mine", "Mine"), ("tecoa:lr=1", "FT-TeCoA")):
-        cell = make(spec, "mini_a")
-        cell.identity["defense"]["title"] = title
+        cell = edited(make(spec, "mini_a"), {"defense.title": title})
         results.write(cell, outcomes(), tmp_path)
     page = build("1", load_results(tmp_path), CHOSEN, more=["mine", "tecoa:lr=1"])
     assert [title for title, _ in page.rows][-3:] == [
@@ -268,10 +267,8 @@ def test_a_defense_of_ones_own_is_a_row_more_and_told_from_others_of_its_title(s
 def test_what_an_oblivious_attack_left_is_shown_and_never_the_best(stored, tmp_path):
     spec = "tte:knowledge=oblivious,of=tecoa"
     cell = make(spec, "mini_a", clean_correct=8, robust_correct=8)
-    cell.identity["defense"] |= {
-        "title": "TTE (FT-TeCoA), oblivious attack",
-        "knowledge": "oblivious",
-    }
+    title = "TTE (FT-TeCoA), oblivious attack"
+    cell = edited(cell, {"defense.title": title, "defense.knowledge": "oblivious"})
     results.write(cell, outcomes(), tmp_path)
     page = dict(build("1", load_results(tmp_path), CHOSEN, more=[spec]).rows)
     shown = {title: (entries[0].text, entries[0].best) for title, entries in page.items()}
@@ -280,8 +277,7 @@ def test_what_an_oblivious_attack_left_is_shown_and_never_the_best(stored, tmp_p
 
 
 def test_titles_make_neither_columns_nor_html_nor_commands(tmp_path):
-    cell = make("clip", "mini_a")
-    cell.identity["dataset"]["title"] = "A|B <i>[x] 50%"
+    cell = edited(make("clip", "mini_a"), {"dataset.title": "A|B <i>[x] 50%"})
     results.write(cell, outcomes(), tmp_path)
     page = build("1", load_results(tmp_path), CHOSEN)
     assert r"A\|B &lt;i>[x] 50%" in render(page, ".md").split("\n")[2]
@@ -294,7 +290,7 @@ def paper(tmp_path, suite, attack="pgd10"):
     for spec in ("clip", "pmg_aft"):
         for name in suite.datasets:
             cell = make(spec, name, attack, images=200, clean_correct=100, robust_correct=50)
-            cell.identity |= {"suite": suite.name, "attack": {"spec": attack, "eps": "1/255"}}
+            cell = edited(cell, {"suite": suite.name, "attack.eps": "1/255"})
             results.write(cell, outcomes(), tmp_path)
     return load_results(tmp_path)
 

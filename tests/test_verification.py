@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from edits import edited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,8 +45,8 @@ def build(root: Path) -> Path:
         path = STORED / f"mini/sound/pgd10-eps=6-255/{defense}/{dataset}.json"
         result = results.read(path)
         if defense == "tecoa":
-            result.identity["defense"]["checkpoint"] = weights_digest(weights)
-            recipe = result.identity["defense"]["recipe"]
+            result = edited(result, {"defense.checkpoint": weights_digest(weights)})
+            recipe = result.identity.defense.recipe
         results.write(result, Outcomes.read(path), root / "results", Samples.read(path))
     write_checkpoint(root, recipe, weights)
     place = root / "checkpoints" / checkpoint_place("mini", {**recipe, "seed": 1})
@@ -191,7 +192,8 @@ def test_outcomes_of_another_cell_are_found(stored):
 def test_a_count_that_was_edited_with_its_digest_is_found(stored, field):
     path = the(stored, "tecoa/mini_cells.json")
     result = results.read(path)
-    setattr(result, field, getattr(result, field) + (-1 if field == "clean_correct" else 1))
+    moved = getattr(result, field) + (-1 if field == "clean_correct" else 1)
+    result = edited(result, **{field: moved})
     results.write(result, Outcomes.read(path), stored / "results", Samples.read(path))
     (finding,) = findings(stored)
     assert re.search(rf"{field} is \d+, and its outcomes say \d+", finding.wrong)
@@ -235,17 +237,16 @@ def test_a_damaged_result_is_told_by_its_place(stored):
         ({"protocol": "mine"}, "--protocol mine.toml"),
         ({"seed": 3}, "--seed 3 --force"),
         ({"search": "bf16"}, "--precision bf16 --force"),
-        ({"defense": {"spec": "weights:a b.pt", "title": "a b"}}, "--defense 'weights:a b.pt'"),
+        ({"defense.spec": "weights:a b.pt", "defense.title": "a b"}, "--defense 'weights:a b.pt'"),
     ],
 )
 @pytest.mark.parametrize("damage", ["result", "outcomes"])
 def test_the_command_says_all_that_the_cell_is(stored, identity, command, damage):
     path = the(stored, "clip/mini_cells.json")
     result, outcomes = results.read(path), Outcomes.read(path)
-    result.identity |= identity
+    result = edited(result, identity)
     made = results.write(result, outcomes, stored / "new")
-    other = results.read(made)
-    other.identity["dataset"] |= {"name": "mini_shapes", "limit": 8}
+    other = edited(results.read(made), {"dataset.name": "mini_shapes", "dataset.limit": 8})
     beside = results.write(other, outcomes, stored / "new")
     if damage == "outcomes":
         made.with_suffix(".npz").unlink()
@@ -265,7 +266,7 @@ def test_the_command_says_all_that_the_cell_is(stored, identity, command, damage
 def test_the_command_has_the_eps_of_the_cell(stored, eps, said, damage):
     path = the(stored, "clip/mini_cells.json")
     result, outcomes = results.read(path), Outcomes.read(path)
-    result.identity["attack"]["eps"] = eps
+    result = edited(result, {"attack.eps": eps})
     made = results.write(result, outcomes, stored / "new")
     if damage == "outcomes":
         made.with_suffix(".npz").unlink()
@@ -281,7 +282,8 @@ def test_the_command_has_the_eps_of_the_cell(stored, eps, said, damage):
 def test_a_cell_that_was_edited_is_named_by_its_content_where_its_place_agrees(stored):
     path = the(stored, "clip/mini_cells.json")
     result, outcomes = results.read(path), Outcomes.read(path)
-    result.identity["defense"]["spec"] = "weights:a/b c.pt"  # its folder is another name
+    # Its folder is another name.
+    result = edited(result, {"defense.spec": "weights:a/b c.pt"})
     made = results.write(result, outcomes, stored / "new")
     made.write_text(made.read_text().replace('"ok"', '"failed"'))
     (finding,) = verify(stored / "new").findings
@@ -325,7 +327,7 @@ def test_without_the_folder_of_checkpoints_that_is_a_note(stored):
 
 
 def test_another_checkpoint_than_that_of_the_cells_is_found(stored):
-    recipe = results.read(the(stored, "tecoa/mini_cells.json")).identity["defense"]["recipe"]
+    recipe = results.read(the(stored, "tecoa/mini_cells.json")).identity.defense.recipe
     path = write_checkpoint(stored, recipe, {"proj": torch.ones(2)})
     (finding,) = findings(stored)
     assert finding.path == path
@@ -378,7 +380,7 @@ def test_a_checkpoint_is_where_the_workshop_has_it():
         expected = Workshop(suite, Path("x")).checkpoint_path(
             defenses.create(spec).recipe_for(suite)
         )
-        assert Path("x", checkpoint_place("mini", result.identity["defense"]["recipe"])) == expected
+        assert Path("x", checkpoint_place("mini", result.identity.defense.recipe)) == expected
 
 
 def test_what_a_finding_says_to_run_puts_it_right(zsrobust, tmp_path):

@@ -18,34 +18,41 @@ from zsrobust.defenses import Defense, Tower, defenses
 from zsrobust.defenses.ttc import Counterattack
 from zsrobust.defenses.tte import Ensemble
 from zsrobust.defenses.workshop import Workshop
-from zsrobust.evaluation.identity import describe_attack
+from zsrobust.evaluation.identity import identify_attack
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge, run_cell
+from zsrobust.evaluation.referee import Case, judge, run_case
 from zsrobust.models.wrappers import Purified, Wrapper, bpda, unchanged
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.reporting.tables import build
 from zsrobust.results.cell import Result
+from zsrobust.results.identity import DefenseIdentity
 from zsrobust.results.selection import Selection
 from zsrobust.results.store import frame_of
-from zsrobust.running.bench import Bench, about
-from zsrobust.running.plan import Cell, plan
+from zsrobust.running.bench import Bench, identify_defense
+from zsrobust.running.cost import cost_of
+from zsrobust.running.plan import Cell, Key, plan
 from zsrobust.running.single import evaluate
 from zsrobust.settings import protocols, suites
 from zsrobust.testing import LinearClassifier, check_defense, toy
 
 WEAK = PGD(eps=8 / 255, steps=3, step_size=8 / 255, random_start=False)
-CELL = Cell("clip", "pgd10", 1 / 255, "mini_shapes", 8, 0)
+
+
+def cell_of(bench, spec="clip"):
+    return Cell.of(Key(spec, "pgd10", 1 / 255, "mini_shapes", 8, 0), bench.suite, bench.protocol)
 
 
 def judged(classifier, images, attack=WEAK, target=None, **more):
     return judge(
-        Meter(classifier),
-        attack,
-        "pgd",
-        images,
-        seed=0,
-        target=None if target is None else Meter(target),
-        **more,
+        Case(
+            Meter(classifier),
+            attack,
+            "pgd",
+            images,
+            seed=0,
+            target=None if target is None else Meter(target),
+            **more,
+        )
     )
 
 
@@ -97,8 +104,9 @@ def test_verdicts_are_of_what_is_deployed_and_both_are_counted():
 
     deployed = Purified(strong, remembered)
     attack = PGD(eps=16 / 255, steps=4, step_size=8 / 255, early_stop=False)
-    oblivious, outcomes = run_cell({}, deployed, attack, "pgd", images, target=classifier)
-    plain, _ = run_cell({}, classifier, attack, "pgd", images)
+    oblivious = run_case(Case(deployed, attack, "pgd", images, target=classifier))
+    outcomes = oblivious.outcomes
+    plain = run_case(Case(classifier, attack, "pgd", images))
     assert (oblivious.clean_correct, oblivious.robust_correct) == (24, 24)
     assert plain.robust_correct == 0
     assert outcomes.perturbation.min() > 0
@@ -116,7 +124,7 @@ def test_an_image_that_the_attacked_classifier_has_wrong_from_the_start_is_no_ch
     outcomes = judged(classifier, images, target=inverted)
     assert outcomes.robust_correct == 24
     assert not outcomes.perturbation.any()
-    with pytest.raises(ZSRobustError, match="no attack"):
+    with pytest.raises(ZSRobustError, match="images unchanged"):
         judged(classifier, images, attack=Lazy(), target=classifier)
 
 
@@ -255,8 +263,8 @@ def test_eot_of_one_is_plain_pgd_and_passes_are_counted():
 
 
 def test_a_field_that_is_none_stays_out_of_the_identity():
-    assert "eot" not in describe_attack("pgd10", attacks.create("pgd10"), 4)
-    assert describe_attack("pgd10:eot=3", attacks.create("pgd10:eot=3"), 4)["eot"] == 3
+    assert "eot" not in identify_attack(attacks.create("pgd10"), 4)
+    assert identify_attack(attacks.create("pgd10:eot=3"), 4)["eot"] == 3
 
 
 # Specs, identities, tables
@@ -362,10 +370,12 @@ def bench(tmp_path):
 def test_only_a_wrapped_defense_says_what_an_attack_knows(bench):
     """Cells of the same images and weights: three rows, told apart by spec, folder, title, identity and column."""
     specs = ["clip", "ttc:of=clip", "ttc:knowledge=oblivious,of=clip"]
-    cells = plan(bench.suite, specs, ["pgd10"], ["mini_shapes"], limit=8)
+    cells = plan(bench.suite, bench.protocol, specs, ["pgd10"], ["mini_shapes"], limit=8)
+    towers = [bench.workshop.tower(cell.key.defense) for cell in cells]
+    parts = [identify_defense(cell, tower) for cell, tower in zip(cells, towers, strict=True)]
     results = [
-        Result(bench.identify(cell, about(cell, bench.workshop.tower(cell.defense))), images=8)
-        for cell in cells
+        Result(identity=bench.identify(cell, part), images=8)
+        for cell, part in zip(cells, parts, strict=True)
     ]
     frame = frame_of(
         (bench.path(cell), result) for cell, result in zip(cells, results, strict=True)
@@ -376,8 +386,8 @@ def test_only_a_wrapped_defense_says_what_an_attack_knows(bench):
     assert (
         frame["made"].nunique() == frame["defense_title"].nunique() == frame["path"].nunique() == 3
     )
-    assert results[0].identity["defense"].keys() == {"spec", "title", "backbone"}
-    assert results[1].identity["defense"]["wrapper"] == {
+    assert results[0].identity.defense.details.keys() == {"backbone"}
+    assert results[1].identity.defense.details["wrapper"] == {
         "of": "clip",
         "eps": 4 / 255,
         "steps": 2,
@@ -390,10 +400,11 @@ def test_only_a_wrapped_defense_says_what_an_attack_knows(bench):
 
 def test_both_kinds_of_knowledge_stand_in_a_table_under_their_own_titles(bench):
     specs = [f"ttc:knowledge={knowledge},of=tecoa" for knowledge in ("adaptive", "oblivious")]
-    cells = plan(bench.suite, specs, ["pgd10"])
+    cells = plan(bench.suite, bench.protocol, specs, ["pgd10"])
+    parts = [DefenseIdentity(cell.key.defense, cell.defense.title) for cell in cells]
     results = [
-        Result(bench.identify(cell, {"title": defenses.create(cell.defense).title}), images=8)
-        for cell in cells
+        Result(identity=bench.identify(cell, part), images=8)
+        for cell, part in zip(cells, parts, strict=True)
     ]
     frame = frame_of(
         (bench.path(cell), result) for cell, result in zip(cells, results, strict=True)
@@ -420,8 +431,8 @@ def test_evaluate_takes_the_spec_of_a_wrapped_defense(tmp_path):
         limit=4,
         checkpoints=tmp_path,
     )
-    assert found.identity["defense"]["knowledge"] == "oblivious"
-    assert found.identity["attack"]["early_stop"] is False
+    assert found.identity.defense.knowledge == "oblivious"
+    assert found.identity.attack.details["early_stop"] is False
     assert found.clean_correct > 0
 
 
@@ -432,14 +443,11 @@ def test_a_bench_deploys_the_wrapper_and_shows_the_attack_what_it_may_know(bench
         ("tte:of=clip,knowledge=oblivious", ZeroShotClassifier),
     ):
         tower = bench.workshop.tower(spec)
-        cell = dataclasses.replace(CELL, defense=spec)
-        assert isinstance(
-            bench.classifier(cell, tower), ZeroShotClassifier if spec == "clip" else Ensemble
-        )
-        assert type(bench.target(cell, tower)) is (type(None) if seen is None else seen)
-    plain, wrapped = (
-        bench.cost(dataclasses.replace(CELL, defense=spec)) for spec in ("clip", "tte:of=clip")
-    )
+        deployed = bench.deploy(cell_of(bench, spec), tower)
+        kind = ZeroShotClassifier if spec == "clip" else Ensemble
+        assert isinstance(deployed.classifier, kind)
+        assert type(deployed.target) is (type(None) if seen is None else seen)
+    plain, wrapped = (cost_of(bench, cell_of(bench, spec)) for spec in ("clip", "tte:of=clip"))
     assert (wrapped.forward, wrapped.backward) == (plain.forward, plain.backward) == plain.tower
     assert wrapped.tower == (10 * plain.forward, 10 * plain.backward)
 
@@ -448,7 +456,8 @@ def test_half_precision_is_around_the_wrapper(tmp_path):
     suite = suites.load("mini")
     bench = Bench(suite, protocols.load("reference:precision=float16"), Workshop(suite, tmp_path))
     tower = bench.workshop.tower("ttc:of=clip")
-    deployed, seen = bench.classifier(CELL, tower), bench.target(CELL, tower)
+    made = bench.deploy(cell_of(bench), tower)
+    deployed, seen = made.classifier, made.target
     assert type(deployed) is type(seen) is HalfPrecision
     assert type(deployed.classifier) is type(seen.classifier) is Purified
     points = torch.rand(2, 3, 32, 32, requires_grad=True)

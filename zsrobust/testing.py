@@ -14,7 +14,7 @@ from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import defenses
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge
+from zsrobust.evaluation.referee import Case, judge
 from zsrobust.models.clip import cut_for
 from zsrobust.running.entries import load_suite
 
@@ -77,12 +77,12 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
         )
         state = torch.random.get_rng_state()
         attack(classifier, pixels, labels, Draws.of(0, "toy", np.arange(len(labels))))
-        first = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
+        first = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=24))
         _demand(
             torch.equal(state, torch.random.get_rng_state()),
             f"{spec} changed torch's global random state",
         )
-        again = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=24)
+        again = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=24))
         _demand(
             first.clean_correct == len(images),
             "the toy classifier should be right about all its images",
@@ -96,7 +96,7 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
             f"{spec} does not repeat itself from the same seed",
         )
         if attack.packs:
-            packed = judge(Meter(classifier), attack, spec, images, seed=1, batch_size=7)
+            packed = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=7))
             _demand(
                 np.array_equal(first.adversarial, packed.adversarial),
                 f"{spec} depends on how images are packed",

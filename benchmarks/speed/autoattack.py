@@ -12,10 +12,10 @@ from measure import device, ratio, store
 from zsrobust.attacks import attacks
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge
+from zsrobust.evaluation.referee import Case, judge
 from zsrobust.running.bench import Bench
 from zsrobust.running.entries import load_suite
-from zsrobust.running.plan import Cell
+from zsrobust.running.plan import Cell, Key
 from zsrobust.settings import protocols
 
 
@@ -33,11 +33,11 @@ def main() -> None:
     bench = Bench(suite, protocols.load(), Workshop(suite, Path("checkpoints"), device()))
     rows = []
     for defense in chosen.defenses:
-        cell = Cell(defense, "autoattack", suite.attack["eps"], chosen.dataset, chosen.images, 0)
-        classifier, images = (
-            bench.classifier(cell, bench.workshop.tower(defense)),
-            bench.images(cell),
-        )
+        eps = suite.attack["eps"]
+        key = Key(defense, "autoattack", eps, chosen.dataset, chosen.images, 0)
+        cell = Cell.of(key, suite, bench.protocol)
+        classifier = bench.deploy(cell, bench.workshop.tower(defense)).classifier
+        images = bench.images(cell)
         outcomes: dict[str, Any] = {}
 
         def run(
@@ -48,7 +48,9 @@ def main() -> None:
         ) -> None:
             attack = attacks.create(f"autoattack:engine={engine}", suite.attack)
             outcomes[engine] = judge(
-                Meter(classifier), attack, "autoattack", images, seed=0, batch_size=len(images)
+                Case(
+                    Meter(classifier), attack, "autoattack", images, seed=0, batch_size=len(images)
+                )
             )
 
         found = ratio(lambda run=run: run("ours"), lambda run=run: run("library"), chosen.repeat)

@@ -14,7 +14,7 @@ from measure import device, half_right, pictures, seconds_of, store, vit
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge
+from zsrobust.evaluation.referee import Case, judge
 
 FLOP = 17.6e9
 
@@ -49,7 +49,7 @@ def main() -> None:
 
         def run(search: str = search) -> int:
             meter = Meter(classifier)
-            judge(meter, pgd, "pgd", data, seed=0, batch_size=chosen.batch, search=search)
+            judge(Case(meter, pgd, "pgd", data, seed=0, batch_size=chosen.batch, search=search))
             return meter.backward_passes
 
         steps = run()

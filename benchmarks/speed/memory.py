@@ -20,7 +20,7 @@ from measure import store
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge
+from zsrobust.evaluation.referee import Case, judge
 from zsrobust.testing import LinearClassifier
 
 SIDE = 64
@@ -61,13 +61,15 @@ def grown(number: int, folder: str) -> int:
     watcher = threading.Thread(target=watch)
     watcher.start()
     judge(
-        Meter(classifier),
-        attacks.create("pgd2"),
-        "pgd2",
-        images,
-        seed=0,
-        batch_size=128,
-        attacked="all",
+        Case(
+            Meter(classifier),
+            attacks.create("pgd2"),
+            "pgd2",
+            images,
+            seed=0,
+            batch_size=128,
+            attacked="all",
+        )
     )
     ended.set()
     watcher.join()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from measure import ratio, store
@@ -31,7 +32,10 @@ def many(folder: Path, number: int) -> None:
     for copy in range(number // len(paths) + 1):
         for path in paths[: number - copy * len(paths)]:
             result, outcomes = results.read(path), results.Outcomes.read(path)
-            result.identity["defense"]["spec"] += "" if copy == 0 else f":seed={copy}"
+            if copy:
+                spec = f"{result.identity.defense.spec}:seed={copy}"
+                defense = replace(result.identity.defense, spec=spec)
+                result = replace(result, identity=replace(result.identity, defense=defense))
             results.write(result, outcomes, folder)
 
 

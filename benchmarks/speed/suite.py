@@ -66,11 +66,11 @@ def main() -> None:
             cells = [
                 each
                 for each in found
-                if each.identity["attack"]["spec"].startswith("auto") == (part == "AutoAttack")
+                if each.identity.attack.spec.startswith("auto") == (part == "AutoAttack")
             ]
             spent: Counter[str] = Counter()
             for each in cells:
-                spent[each.identity["defense"]["spec"]] += round(each.seconds)
+                spent[each.identity.defense.spec] += round(each.seconds)
             passes = {
                 "forward": sum(each.forward for each in cells),
                 "backward": sum(each.backward for each in cells),

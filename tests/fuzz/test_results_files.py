@@ -16,6 +16,7 @@ from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 from zsrobust.reporting import comparison, formats, report, tables
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Samples
+from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
@@ -35,9 +36,7 @@ def read(path: Path):
         if "belongs elsewhere" not in str(error):
             raise
     stored = json.loads(path.read_bytes())
-    place = results.Result(
-        **{key: value for key, value in stored.items() if key not in ("format", "digest")}
-    ).path
+    place = Identity.from_json(stored["identity"]).path
     other = path.parents[4] / place.with_name(place.name + ".json")
     assert other.resolve().is_relative_to(path.parents[4].resolve())
     other.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +121,6 @@ def odd(draw: st.DrawFn) -> dict[str, Any]:
     stored["robust_correct"] = 0
     more = {
         "flags": st.lists(texts, max_size=2),
-        "messages": st.lists(texts, max_size=2),
         "versions": st.dictionaries(texts, texts, max_size=2),
         "device": texts,
         "error": texts,

@@ -37,8 +37,10 @@ def compute(
     Both are empty after a dry run, and where the user declines.
     """
     with claims.terminable(), ranks.together(places.device) as own:
+        protocol = protocols.load(request.protocol)
         cells = plan(
             suite,
+            protocol,
             order.defenses,
             order.attacks,
             order.datasets,
@@ -48,7 +50,7 @@ def compute(
             seed=request.seed,
         )
         workshop = replace(places, device=own).workshop(suite)
-        bench = Bench(suite, protocols.load(request.protocol), workshop, order.search)
+        bench = Bench(suite, protocol, workshop, order.search)
         if not ranks.decided(lambda: _agreed(bench, cells, order, places)):
             return [], []
         ranks.decided(lambda: check_writable(places.folder))
@@ -56,7 +58,7 @@ def compute(
             if order.executor:
                 found, errors = _in_jobs(bench, cells, shown, request, order, places)
             else:
-                found, errors = run_cells(bench, cells, places.folder, shown, order.force)
+                found, errors = run_cells(bench, cells, places.store, shown, order.force)
         if found and ranks.leads():
             display.print_results(found, shown, places.folder)
     return found, errors
@@ -77,7 +79,7 @@ def _in_jobs(
         suite=bench.suite.asked,
         protocol=request.protocol,
         search=order.search,
-        folder=places.folder,
+        store=places.store,
         checkpoints=places.checkpoints,
         device=places.device,
         force=order.force,
@@ -89,7 +91,7 @@ def _in_jobs(
 def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places) -> bool:
     """Return whether to start; prints the bill where it is large, and asks."""
     with waiting("loading open_clip and measuring this device"):
-        made = bill.make(bench, cells, places.folder, order.force)
+        made = bill.make(bench, cells, places.store, order.force)
         if order.dry_run or made.downloads or made.cells:
             made.speed = bench.speed
     if order.dry_run or made.large or made.downloads:

@@ -71,7 +71,9 @@ class Live(Reporter):
         self.computed += images
         if self._images is not None:
             self._progress.update(
-                self._images, advance=images, note=f"{cell.defense}, {cell.attack}, {cell.dataset}"
+                self._images,
+                advance=images,
+                note=f"{cell.key.defense}, {cell.key.attack}, {cell.key.dataset}",
             )
 
     def stored(self, result: Result) -> None:
@@ -192,10 +194,7 @@ def _took(results: Sequence[Result]) -> str:
     )
     share = sum(result.forward + result.backward for result in known) / passes
     taken = sum(result.seconds for result in known)
-    return (
-        f"Attacks took {taken:,.0f} s; the plan estimated at most {planned:,.0f} s. "
-        f"They needed {share:.0%} of its passes."
-    )
+    return f"Attacks took {taken:,.0f} s; the plan said at most {planned:,.0f} s. {share:.0%} of its passes were needed."
 
 
 def print_diagnoses(found: Sequence[Diagnosis], console: Console) -> None:

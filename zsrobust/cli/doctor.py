@@ -61,8 +61,10 @@ def doctor(
         from zsrobust.settings import protocols
 
     specs = list(dict.fromkeys([CANARY, *defenses]))
+    protocol = protocols.load(request.protocol)
     cells = plan(
         suite,
+        protocol,
         specs,
         [request.attack],
         names,
@@ -70,7 +72,7 @@ def doctor(
         limit=request.limit,
         seed=request.seed,
     )
-    bench = Bench(suite, protocols.load(request.protocol), places.workshop(suite))
+    bench = Bench(suite, protocol, places.workshop(suite))
     with display.live() as shown:
         found = list(examine_cells(bench, cells, shown))
     display.print_diagnoses(found, Console())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zsrobust.defenses.workshop import Workshop
     from zsrobust.results.selection import Selection
+    from zsrobust.results.store import Store
     from zsrobust.settings.suites import Suite
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -48,6 +49,13 @@ class Places:
     folder: Path = Path("results")
     checkpoints: Path = Path("checkpoints")
     device: str | None = None
+
+    @property
+    def store(self) -> "Store":
+        """The folder of results that a run reads and writes."""
+        from zsrobust.results.store import Store
+
+        return Store(self.folder)
 
     def workshop(self, suite: "Suite") -> "Workshop":
         """Return the workshop of a suite; raises ZSRobustError for a device that is not there."""

@@ -34,6 +34,12 @@ class Defense:
     overrides: Mapping[str, Any] = field(
         default_factory=dict
     )  #: values that a spec sets for the recipe and its options
+    knowledge = ""  #: what an attack knows of a test-time defense; empty for other defenses
+
+    @property
+    def passes(self) -> int:
+        """The number of passes through the image tower in one through what is deployed, for estimates."""
+        return 1
 
     @property
     def settable(self) -> dict[str, Any]:
@@ -194,11 +200,6 @@ class Wrapped(Around):
         """Return how the classifier is wrapped."""
         raise NotImplementedError
 
-    @property
-    def passes(self) -> int:
-        """The passes through the image tower for one through what is deployed, for estimates."""
-        return 1
-
     def check_around(self, other: Defense, where: str) -> None:
         """Raise ZSRobustError if the other defense is a wrapper, too."""
         if isinstance(other, Wrapped):
@@ -221,4 +222,4 @@ class Wrapped(Around):
         )
 
 
-defenses: Registry[Defense] = Registry("defense", "defenses", accepts=Defense)
+defenses: Registry[Defense] = Registry("defense", "defenses")

@@ -137,7 +137,7 @@ def _results(spec: str, workshop: Workshop, tower: Tower, folder: Path) -> list[
     cells = [
         cell
         for cell in own
-        if not list(differences(read(Path(cell["path"])).identity["defense"], expected))
+        if not list(differences(read(Path(cell["path"])).identity.defense.to_json(), expected))
     ]
 
     def percent(cell: Mapping[Any, Any], count: str) -> str:

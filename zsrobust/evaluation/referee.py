@@ -1,9 +1,10 @@
 """The referee: runs one cell and decides who survived. An attack never does.
 
-It hands the attack clones, demands finite pixels inside [0, 1] and inside eps of the original, and predicts again
-itself, in float32 and eval mode. A crash, a NaN or a cheat never scores as robustness: the cell fails.
+Look, attack, check, judge. The referee hands the attack clones, demands finite pixels inside
+[0, 1] and within eps of the original, and predicts again itself, in float32 and eval mode. A crash,
+a NaN or a cheat never scores as robustness: the cell fails.
 
-Memory holds a few batches of images, whatever the size of the dataset; where it runs out, batches are halved.
+Memory holds a few batches of images, whatever the size of the dataset.
 """
 
 import time
@@ -11,7 +12,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -28,245 +30,305 @@ from zsrobust.datasets.pixels import tensor
 from zsrobust.evaluation.memory import BATCHES, by_portions, fitting
 from zsrobust.evaluation.meter import Meter, Sampler, device_of
 from zsrobust.evaluation.redflags.notes import collected
-from zsrobust.results.cell import Outcomes, Result, versions
+from zsrobust.results import Outcomes, Samples
 
-TOLERANCE = 1e-6  # of float32 arithmetic, in pixels of [0, 1]
+TOLERANCE = 1e-6  #: of float32 arithmetic, in pixels of [0, 1]
 
-#: Which images are attacked: those classified correctly, which alone can be robust; or all, as the released code does.
+#: Which images are attacked: those classified correctly, or all, as the released code does.
 Attacked = Literal["correct", "all"]
 
-#: The arithmetic of an attack's search; verdicts are always made in float32.
+#: The arithmetic of an attack's search. Verdicts are always made in float32.
 Search = Literal["float32", "tf32", "bf16"]
 
-#: Called after every batch with the images done, and the images in all.
+#: Called after every batch with the number of images done, and of all images.
 Progress = Callable[[int, int], None]
+
+Positions = NDArray[np.int64]  #: of images in the (sub)set
 
 
 class CheatError(ZSRobustError):
-    """An attack returned what it must not."""
-
-
-def run_cell(
-    identity: dict[str, Any],
-    classifier: nn.Module,
-    attack: Attack,
-    name: str,
-    images: Images,
-    *,
-    seed: int = 0,
-    batch_size: int | None = None,
-    cut: Cut | None = None,
-    attacked: Attacked = "correct",
-    progress: Progress = lambda done, total: None,
-    sampler: Sampler | None = None,
-    search: Search = "float32",
-    target: nn.Module | None = None,
-) -> tuple[Result, Outcomes | None]:
-    """Evaluate one cell; `name` is the attack's. A failure makes it a failed result with its traceback.
-
-    `target` is what the attack sees, if that is another module than the one that is judged. See `judge` for `batch_size`,
-    `cut`, `attacked`, `sampler` and `search`.
-    """
-    started = time.perf_counter()
-    result = Result(
-        identity, images=len(images), device=str(device_of(classifier)), versions=versions()
-    )
-    meter = Meter(classifier)
-    seen = meter if target is None else Meter(target)
-    meters = {meter, seen}
-    outcomes = None
-    with warnings.catch_warnings(record=True) as caught, seeded(seed, device_of(classifier)):
-        warnings.simplefilter("always")
-        try:
-            outcomes = judge(
-                meter,
-                attack,
-                name,
-                images,
-                seed=seed,
-                batch_size=batch_size,
-                cut=cut,
-                attacked=attacked,
-                progress=progress,
-                sampler=sampler,
-                search=search,
-                dataset=identity.get("dataset", {}).get("name", ""),
-                target=seen,
-            )
-            result.clean_correct, result.robust_correct = (
-                outcomes.clean_correct,
-                outcomes.robust_correct,
-            )
-            if attacked == "all":
-                result.robust_correct = outcomes.adversarial_correct
-        except Exception:
-            result.status, result.error = "failed", traceback.format_exc()
-    result.flags, result.messages = collected(caught)
-    result.seconds = round(time.perf_counter() - started, 3)
-    result.forward = sum(each.forward_passes for each in meters)
-    result.backward = sum(each.backward_passes for each in meters)
-    result.disagreements, result.batch_size = meter.disagreements, meter.batch_size
-    return result, outcomes
-
-
-def judge(
-    meter: Meter,
-    attack: Attack,
-    name: str,
-    images: Images,
-    *,
-    seed: int,
-    batch_size: int | None = None,
-    cut: Cut | None = None,
-    attacked: Attacked = "correct",
-    progress: Progress = lambda done, total: None,
-    sampler: Sampler | None = None,
-    search: Search = "float32",
-    dataset: str = "",
-    target: Meter | None = None,
-) -> Outcomes:
-    """Predict, attack what was classified correctly, check, and predict again; in eval mode, the weights frozen.
-
-    `batch_size` is how many images the classifier gets at once, None for what fits into memory; it is halved where that
-    runs out. `cut` says how images of their own size become what is attacked; None leaves them as they are. With
-    `attacked="all"` what was misclassified is attacked as well; a `sampler` sees every image. With a `search` in a lower
-    precision, what it did not break in float32 is attacked again, in float32. The random numbers of an image depend on
-    `seed`, the name of the `dataset` and its position there. `target` is what the attack sees in the classifier's place;
-    clean predictions and verdicts are the classifier's. Raises CheatError when the attack breaks a rule, and whatever the
-    attack or the classifier raise.
-    """
-    target = meter if target is None else target
-    device, everything = device_of(meter), np.arange(len(images))
-    clean, adversarial = np.zeros_like(everything), np.zeros_like(everything)
-    perturbation, doubted = (
-        np.zeros(len(images), dtype=np.float32),
-        np.zeros(len(images), dtype=bool),
-    )
-    trial = Trial(
-        meter, attack, name, Draws.of(seed, dataset, images.positions, device), search, target
-    )
-
-    def load(positions: NDArray[np.int64]) -> Tensor:
-        batches = _batches(positions, meter.batch_size or len(positions))
-        return torch.cat([tensor(images, batch, cut, device) for batch in batches])
-
-    def look(positions: NDArray[np.int64]) -> None:
-        clean[positions] = adversarial[positions] = predict(meter, load(positions))
-
-    def attack_some(positions: NDArray[np.int64]) -> None:
-        originals, labels = load(positions), images.labels[positions]
-        found, sizes, adversarial[positions], doubted[positions] = trial(
-            positions, originals, labels
-        )
-        perturbation[positions] = sizes
-        if sampler:
-            right = clean[positions] == labels  # what was wrong before is no work of the attack
-            sampler.look(
-                positions[right],
-                originals[right],
-                found[right],
-                adversarial[positions][right] != labels[right],
-            )
-        progress(len(images) - int((chosen > positions[-1]).sum()), len(images))
-
-    with frozen(meter), frozen(target), exact():
-        two = tensor(images, np.array([0, 0]), cut, device)
-        meter.batch_size = batch_size or min(
-            fitting(each.classifier, two) for each in {meter, target}
-        )
-        by_portions(meter, everything, 1, look)
-        chosen = np.flatnonzero(clean == images.labels) if attacked == "correct" else everything
-        progress(len(images) - len(chosen), len(images))
-        by_portions(meter, chosen, BATCHES if attack.packs else 1, attack_some)
-    meter.disagreements = None if search == "float32" else int(doubted.sum())
-    return Outcomes(images.labels, clean, adversarial, perturbation)
+    """An attack returned images that it must not return."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """An attack on a classifier, and the verdict on what it found."""
+class Case:
+    """What the referee judges: an attack on a classifier, and the images."""
 
-    meter: Meter
+    classifier: nn.Module  #: what is deployed: pixels (N, 3, S, S) in [0, 1] to logits (N, K)
     attack: Attack
-    name: str
-    draws: Draws  #: of all images of the dataset
-    search: Search = "float32"
-    target: Meter | None = None  #: what the attack sees; None for the classifier itself
+    name: str  #: of the attack, in messages
+    images: Images
+    seed: int = 0  #: of the attack's random numbers, together with `dataset` and the position
+    dataset: str = ""
+    target: nn.Module | None = None  #: what the attack sees, if not the classifier
+    batch_size: int | None = None  #: images that the classifier gets at once; None: what fits
+    cut: Cut | None = None  #: how images of their own size become what is attacked
+    attacked: Attacked = "correct"
+    search: Search = "float32"  #: what a lower precision does not break is attacked in float32
 
-    def __call__(
-        self, positions: NDArray[np.int64], originals: Tensor, labels: NDArray[np.int64]
-    ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
-        """Attack the images (N, 3, S, S) at these positions; raises CheatError where the attack breaks a rule.
 
-        Return adversarial images, the sizes of their perturbations, the classes predicted in float32, and whether they were
-        broken in the search's precision and are not in float32, (N,) each.
-        """
-        asked = self._passes
-        found = self._search(positions, originals, labels, self.search)
-        sizes = check(self.name, self.attack, originals, found)
-        predicted, doubted = self._verdicts(found), np.zeros(len(labels), dtype=bool)
-        left = np.flatnonzero(predicted == labels)
-        if self.search != "float32" and len(left):
-            doubted[left] = self._verdicts(found[left], self.search) != labels[left]
-            again = self._search(
-                positions[left], originals[left], labels[left], "float32", found[left].detach()
-            )
-            sizes[left] = check(self.name, self.attack, originals[left], again)
-            predicted[left] = self._verdicts(again)
-            found = found.detach().index_copy(
-                0, torch.from_numpy(left).to(found.device), again.detach()
-            )
-        proven = self.attack.returns_clean and self._passes - asked > 2 * len(found)
-        untouched = (sizes == 0).cpu().numpy() & (predicted == labels) & (not proven)
-        if (
-            untouched.any() and self._seen is not self.meter
-        ):  # which may be wrong from the start: nothing to attack
-            left = np.flatnonzero(untouched)
-            untouched[left] = predict(self._seen, originals[left]) == labels[left]
-        if untouched.any():
-            raise CheatError(
-                f"{self.name} returned {untouched.sum()} images as they were (no gradient?): that is no attack."
-            )
-        return found, sizes.cpu().numpy(), predicted, doubted
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What the referee found about a case."""
+
+    images: int
+    clean_correct: int = 0
+    robust_correct: int = 0
+    outcomes: Outcomes | None = None  #: None where the case failed
+    samples: Samples | None = None
+    error: str | None = None  #: the traceback of a failed case
+    notes: list[str] = field(default_factory=list)  #: names of what the attack noted
+    messages: list[str] | None = None  #: texts of foreign warnings
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    disagreements: int | None = None
+    batch_size: int | None = None
+    device: str = ""
 
     @property
-    def _seen(self) -> Meter:
-        return self.meter if self.target is None else self.target
+    def failed(self) -> bool:
+        """Whether the attack or the classifier raised, or broke a rule."""
+        return self.error is not None
+
+
+def run_case(
+    case: Case, progress: Progress = lambda done, total: None, sampler: Sampler | None = None
+) -> Judged:
+    """Return what the referee finds about a case; whatever is raised makes it a failed one."""
+    started, device = time.perf_counter(), device_of(case.classifier)
+    referee = Referee(case, progress, sampler)
+    outcomes = error = None
+    with warnings.catch_warnings(record=True) as caught, seeded(case.seed, device):
+        warnings.simplefilter("always")
+        try:
+            outcomes = referee.judge()
+        except Exception:
+            error = traceback.format_exc()
+    right = outcomes.right(case.attacked == "all") if outcomes else None
+    notes, messages = collected(caught)
+    return Judged(
+        images=len(case.images),
+        clean_correct=int(right.clean.sum()) if right else 0,
+        robust_correct=int(right.robust.sum()) if right else 0,
+        outcomes=outcomes,
+        samples=sampler.samples if sampler and outcomes else None,
+        error=error,
+        notes=notes,
+        messages=messages,
+        seconds=round(time.perf_counter() - started, 3),
+        forward=referee.forward_passes,
+        backward=sum(meter.backward_passes for meter in referee.meters),
+        disagreements=referee.disagreements,
+        batch_size=referee.meter.batch_size,
+        device=str(device),
+    )
+
+
+def judge(
+    case: Case, progress: Progress = lambda done, total: None, sampler: Sampler | None = None
+) -> Outcomes:
+    """Return what happened to each image of a case.
+
+    Raises CheatError when the attack breaks a rule, and whatever the attack or the classifier raise.
+    """
+    return Referee(case, progress, sampler).judge()
+
+
+class Referee:
+    """One case under judgement: look, attack, check, judge."""
+
+    def __init__(self, case: Case, progress: Progress, sampler: Sampler | None = None) -> None:
+        """Take the case, whom to report progress to, and who keeps images to look at."""
+        self.case, self.progress, self.sampler = case, progress, sampler
+        self.meter = as_meter(case.classifier)
+        self.seen = self.meter if case.target is None else as_meter(case.target)
+        self.meters = {self.meter, self.seen}
+        self.device = device_of(self.meter)
+        self.disagreements: int | None = None
+
+    def judge(self) -> Outcomes:
+        """Return what happened to each image."""
+        case, count = self.case, len(self.case.images)
+        self.clean = np.zeros(count, dtype=np.int64)
+        self.adversarial = np.zeros(count, dtype=np.int64)
+        self.perturbation = np.zeros(count, dtype=np.float32)
+        self.doubted = np.zeros(count, dtype=bool)
+        with frozen(self.meter), frozen(self.seen), exact():
+            two = tensor(case.images, np.array([0, 0]), case.cut, self.device)
+            self.meter.batch_size = case.batch_size or min(
+                fitting(each.classifier, two) for each in self.meters
+            )
+            by_portions(self.meter, np.arange(count), 1, self._look)
+            chosen = self._chosen
+            self.progress(count - len(chosen), count)
+            by_portions(
+                self.meter,
+                chosen,
+                BATCHES if case.attack.packs else 1,
+                self._attack,
+            )
+        self.disagreements = None if case.search == "float32" else int(self.doubted.sum())
+        return Outcomes(case.images.labels, self.clean, self.adversarial, self.perturbation)
+
+    @cached_property
+    def _chosen(self) -> Positions:
+        """The positions of the images to attack, once all clean images are classified."""
+        if self.case.attacked == "all":
+            return np.arange(len(self.clean))
+        return np.flatnonzero(self.clean == self.case.images.labels)
 
     @property
-    def _passes(self) -> int:
-        return sum(each.forward_passes for each in {self.meter, self._seen})
+    def forward_passes(self) -> int:
+        """The number of images that passed through the classifier, or what the attack sees of it."""
+        return sum(meter.forward_passes for meter in self.meters)
+
+    # Look.
+
+    def _look(self, positions: Positions) -> None:
+        predicted = predict(self.meter, self._load(positions))
+        self.clean[positions] = self.adversarial[positions] = predicted
+
+    def _load(self, positions: Positions) -> Tensor:
+        """Return images (n, 3, S, S) float32 in [0, 1] on the device, uploaded batch by batch."""
+        size = self.meter.batch_size or len(positions)
+        parts = [positions[start : start + size] for start in range(0, len(positions), size)]
+        images, cut = self.case.images, self.case.cut
+        return torch.cat([tensor(images, part, cut, self.device) for part in parts])
+
+    # Attack, check, judge.
+
+    def _attack(self, positions: Positions) -> None:
+        case, originals = self.case, self._load(positions)
+        labels = case.images.labels[positions]
+        passes = self.forward_passes
+        found = self._search(positions, originals, labels, case.search)
+        sizes = check(case.name, case.attack, originals, found)
+        predicted = self._verdicts(found)
+        if case.search != "float32":
+            found = self._search_again(positions, originals, labels, found, sizes, predicted)
+        self._demand_an_attack(originals, labels, sizes, predicted, self.forward_passes - passes)
+        self.adversarial[positions], self.perturbation[positions] = predicted, sizes.cpu().numpy()
+        if self.sampler:
+            right = self.clean[positions] == labels  # others do not count as broken by the attack
+            broken = predicted[right] != labels[right]
+            self.sampler.look(positions[right], originals[right], found[right], broken)
+        done = len(case.images) - int((self._chosen > positions[-1]).sum())
+        self.progress(done, len(case.images))
 
     def _search(
         self,
-        positions: NDArray[np.int64],
+        positions: Positions,
         originals: Tensor,
-        labels: NDArray[np.int64],
-        search: Search,
+        labels: Positions,
+        precision: Search,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return what the attack makes of the images in this arithmetic; from `start`, if it is one that can go on."""
-        device = originals.device
-        more = {"start": start} if self.attack.continues else {}
-        draws = self.draws[torch.from_numpy(positions).to(device)]
-        self._seen.batch_size = self.meter.batch_size
-        with torch.enable_grad(), arithmetic(search, device):
-            return self.attack(
-                self._seen,
-                originals.clone(),
-                torch.from_numpy(labels).to(device, copy=True),
-                draws,
-                **more,
-            )
+        """Return what the attack makes of the images, from `start` if it is an attack that continues."""
+        case, device = self.case, self.device
+        draws = self._draws[torch.from_numpy(positions).to(device)]
+        own_labels = torch.from_numpy(labels).to(device, copy=True)
+        self.seen.batch_size = self.meter.batch_size
+        more = {"start": start} if case.attack.continues else {}
+        with torch.enable_grad(), arithmetic(precision, device):
+            return case.attack(self.seen, originals.clone(), own_labels, draws, **more)
 
-    def _verdicts(self, found: Tensor, precision: Search = "float32") -> NDArray[np.int64]:
+    @cached_property
+    def _draws(self) -> Draws:
+        """The random numbers of all images."""
+        case = self.case
+        return Draws.of(case.seed, case.dataset, case.images.positions, self.device)
+
+    def _search_again(
+        self,
+        positions: Positions,
+        originals: Tensor,
+        labels: Positions,
+        found: Tensor,
+        sizes: Tensor,
+        predicted: Positions,
+    ) -> Tensor:
+        """Attack in float32 what the lower precision left; `sizes` and `predicted` change in place."""
+        case, left = self.case, np.flatnonzero(predicted == labels)
+        if not len(left):
+            return found
+        self.doubted[positions[left]] = self._verdicts(found[left], case.search) != labels[left]
+        again = self._search(
+            positions[left], originals[left], labels[left], "float32", found[left].detach()
+        )
+        sizes[left] = check(case.name, case.attack, originals[left], again)
+        predicted[left] = self._verdicts(again)
+        places = torch.from_numpy(left).to(found.device)
+        return found.detach().index_copy(0, places, again.detach())
+
+    def _verdicts(self, found: Tensor, precision: Search = "float32") -> Positions:
         parts = found.detach().split(self.meter.batch_size or len(found))
         return np.concatenate([predict(self.meter, part, precision) for part in parts])
+
+    def _demand_an_attack(
+        self, originals: Tensor, labels: Positions, sizes: Tensor, predicted: Positions, passes: int
+    ) -> None:
+        """Raise CheatError for images that came back unchanged, from an attack that did not search."""
+        searched = self.case.attack.returns_clean and passes > 2 * len(originals)
+        untouched = (sizes == 0).cpu().numpy() & (predicted == labels)
+        if searched or not untouched.any():
+            return
+        if self.seen is not self.meter:  # which may be wrong from the start: nothing to attack
+            left = np.flatnonzero(untouched)
+            untouched[left] = predict(self.seen, originals[left]) == labels[left]
+        if untouched.any():
+            raise CheatError(
+                f"The attack {self.case.name} returned {untouched.sum()} images unchanged. An attack "
+                "must search; one that returns clean images on purpose sets returns_clean."
+            )
+
+
+def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
+    """Return the sizes of the perturbations, (N,); raises CheatError for images that are not allowed."""
+    if (
+        not isinstance(found, Tensor)
+        or found.shape != originals.shape
+        or found.dtype != originals.dtype
+    ):
+        returned = type(found).__name__
+        if isinstance(found, Tensor):
+            returned = f"{tuple(found.shape)} {found.dtype}"
+        asked = f"{tuple(originals.shape)} {originals.dtype}"
+        raise CheatError(f"The attack {name} returned {returned} for images {asked}.")
+    found = found.detach()
+    if not torch.isfinite(found).all():
+        raise CheatError(f"The attack {name} returned pixels that are not finite.")
+    low, high = found.min().item(), found.max().item()
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        raise CheatError(f"The attack {name} left [0, 1]: pixels from {low:.6g} to {high:.6g}.")
+    sizes = perturbation_size(found - originals, attack.norm)
+    every = 1 if attack.norm == "linf" else originals[0].numel() ** 0.5  # every pixel may be off
+    if sizes.max() > attack.eps + TOLERANCE * every:
+        moved, eps = sizes.max().item(), format_eps(attack.eps)
+        raise CheatError(f"The attack {name} moved by {moved:.6g}, beyond eps {eps}.")
+    return sizes
+
+
+@torch.no_grad()
+def predict(classifier: nn.Module, images: Tensor, precision: Search = "float32") -> Positions:
+    """Return the predicted classes, (N,), in eval mode; raises ZSRobustError for logits that are not finite."""
+    with frozen(classifier), arithmetic(precision, images.device):
+        logits = classifier(images)
+    if logits.ndim != 2 or not torch.isfinite(logits).all():
+        raise ZSRobustError(
+            f"The classifier returned logits {tuple(logits.shape)} that are not (N, K), or not finite."
+        )
+    return np.asarray(logits.argmax(1).cpu().numpy(), dtype=np.int64)
+
+
+def as_meter(classifier: nn.Module) -> Meter:
+    """Return the meter around a classifier; one that is a meter already is used as it is."""
+    return classifier if isinstance(classifier, Meter) else Meter(classifier)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within it, torch's own random numbers, which a randomized defense draws, follow the seed; then they are as before."""
+    """Within it, torch's own random numbers, which a randomized defense draws, follow the seed."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -277,58 +339,6 @@ def arithmetic(precision: Search, device: torch.device) -> Iterator[None]:
     """Within it, the arithmetic is that of the precision, whatever it was before."""
     lower = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
     with exact(), lower:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
-            precision == "tf32"
-        )
+        allowed = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
         yield
-
-
-def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
-    """Return the sizes of the perturbations, (N,); raises CheatError for images that an attack must not return."""
-    if (
-        not isinstance(found, Tensor)
-        or found.shape != originals.shape
-        or found.dtype != originals.dtype
-    ):
-        shape = (
-            f"{tuple(found.shape)} {found.dtype}"
-            if isinstance(found, Tensor)
-            else type(found).__name__
-        )
-        raise CheatError(
-            f"The attack {name} returned {shape} for images {tuple(originals.shape)} {originals.dtype}."
-        )
-    found = found.detach()
-    if not torch.isfinite(found).all():
-        raise CheatError(f"The attack {name} returned pixels that are not finite.")
-    if found.min() < -TOLERANCE or found.max() > 1 + TOLERANCE:
-        raise CheatError(
-            f"The attack {name} left [0, 1]: pixels from {found.min().item():.6g} to {found.max().item():.6g}."
-        )
-    sizes = perturbation_size(found - originals, attack.norm)
-    tolerance = TOLERANCE * (
-        1 if attack.norm == "linf" else originals[0].numel() ** 0.5
-    )  # every pixel may be off
-    if sizes.max() > attack.eps + tolerance:
-        raise CheatError(
-            f"The attack {name} moved by {sizes.max().item():.6g}, beyond eps {format_eps(attack.eps)}."
-        )
-    return sizes
-
-
-@torch.no_grad()
-def predict(
-    classifier: nn.Module, images: Tensor, precision: Search = "float32"
-) -> NDArray[np.int64]:
-    """Return the predicted classes, (N,), in eval mode and this precision alone; raises ZSRobustError on NaN logits."""
-    with frozen(classifier), arithmetic(precision, images.device):
-        logits = classifier(images)
-    if logits.ndim != 2 or not torch.isfinite(logits).all():
-        raise ZSRobustError(
-            f"The classifier returned logits {tuple(logits.shape)} that are not (N, K), or not finite."
-        )
-    return np.asarray(logits.argmax(1).cpu().numpy(), dtype=np.int64)
-
-
-def _batches(positions: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return [positions[start : start + size] for start in range(0, len(positions), size)]

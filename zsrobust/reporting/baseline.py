@@ -22,7 +22,6 @@ from zsrobust.reporting.comparison import IMAGES, Looked, look, points
 from zsrobust.reporting.rows import Metric
 from zsrobust.reporting.statistics import holm, mcnemar, newcombe, wilson
 from zsrobust.results.cell import Result, Right
-from zsrobust.results.identity import differences
 from zsrobust.results.store import paths, read
 from zsrobust.settings.suites import Suite
 
@@ -71,8 +70,7 @@ class Stored:
     @property
     def limit(self) -> int | None:
         """The size of the subset; None for the whole set."""
-        limit: int | None = self.result.identity["dataset"]["limit"]
-        return limit
+        return self.result.identity.dataset.limit
 
     @property
     def name(self) -> str:
@@ -302,10 +300,11 @@ def _pair(ours: Stored, theirs: Stored) -> _Pair | str:
     """Return two cells of one name as a pair, or why they do not agree whatever they counted."""
     if ours.result.status == "failed":
         return f"failed: {(ours.result.error or 'no reason').strip().splitlines()[-1]}"
-    differing = set(differences(theirs.result.identity, ours.result.identity))
+    found = theirs.result.identity.differences(ours.result.identity)
+    differing = {each.name for each in found}
     checkpoint, images = "defense.checkpoint" in differing, bool(differing & set(IMAGES))
     other = differing - {*IMAGES, "defense.checkpoint"}
-    if checkpoint and not other and "recipe" not in ours.result.identity["defense"]:
+    if checkpoint and not other and ours.result.identity.defense.recipe is None:
         other = {"defense.checkpoint"}
     if other:
         return f"another {', '.join(sorted(name.removeprefix('defense.') for name in other))}"

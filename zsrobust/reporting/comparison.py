@@ -18,7 +18,7 @@ from zsrobust.reporting.formats import escaped
 from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import holm, mcnemar
 from zsrobust.results.cell import Outcomes, Result, Right
-from zsrobust.results.identity import differences
+from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
 from zsrobust.results.store import outcomes_match, read
 
@@ -170,7 +170,7 @@ def _titles(first: Row, second: Row, *specs: str) -> tuple[str, str]:
 def _counted(cells: Mapping[str, Mapping[Hashable, Any] | None], metric: Metric) -> Counts | str:
     """Return the counts of two cells, by their defenses; or, in a few words, why they cannot be compared."""
     found: list[Looked] = []
-    identities: list[dict[str, Any]] = []
+    identities: list[Identity] = []
     for spec, cell in cells.items():
         if cell is None or cell["status"] != "ok":
             return f"no cell of {spec}" if cell is None else f"the cell of {spec} failed"
@@ -180,10 +180,9 @@ def _counted(cells: Mapping[str, Mapping[Hashable, Any] | None], metric: Metric)
         if isinstance(known, str):
             return f"of {spec}, {known}"
         found.append(known)
-        identities.append(
-            {key: value for key, value in result.identity.items() if key != "defense"}
-        )
-    differing = list(differences(identities[0], identities[1]))
+        identities.append(result.identity)
+    names = [each.name for each in identities[0].differences(identities[1])]
+    differing = [name for name in names if not name.startswith("defense.")]
     if other := [name for name in differing if name not in IMAGES]:
         return f"another {', '.join(other)}"
     if differing or not np.array_equal(found[0].labels, found[1].labels):

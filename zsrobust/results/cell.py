@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import slug
+from zsrobust.results.identity import Identity
 
 LARGEST = 2**28  #: bytes of arrays beside a result, far more than any has
 _CLASSES = 2**20  #: more classes than any set has
@@ -169,13 +169,11 @@ def _whole(path: Path) -> Iterator[None]:
         ) from None
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """One cell: identity, counts, and how they came about."""
+    """One cell: its identity, its counts, and how they came about. Counts, never percentages."""
 
-    identity: dict[
-        str, Any
-    ]  #: suite, protocol, defense, attack, dataset, seed: everything the numbers depend on
+    identity: Identity
     status: Literal["ok", "failed"] = "ok"
     images: int = 0
     clean_correct: int = 0
@@ -186,64 +184,45 @@ class Result:
     seconds: float = 0.0
     forward: int = 0  #: images that passed through the classifier
     backward: int = 0  #: images whose gradient was taken
-    training: dict[str, Any] = field(
-        default_factory=dict
-    )  #: seconds an epoch and its history, where it was trained
+    training: dict[str, Any] = field(default_factory=dict)  #: seconds per epoch, and the history
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     error: str | None = None  #: the traceback of a failed cell
     outcomes: str | None = None  #: sha256 of the `.npz` file
-    samples: str | None = (
-        None  #: sha256 of the `.samples.npz` file; None, too, in results that are older than this field
-    )
-    disagreements: int | None = (
-        None  #: images broken in the lower precision of the search, and not in float32
-    )
+    samples: str | None = None  #: sha256 of the `.samples.npz` file
+    #: Images broken in the lower precision of the search, and not in float32.
+    disagreements: int | None = None
     batch_size: int | None = None  #: images that the classifier got at once, in the end
-    predicted: dict[str, float] | None = (
-        None  #: the most that it could take: seconds, and passes forward and backward
-    )
-    checks: dict[str, float] | None = (
-        None  #: what was measured for red flags, on a small sample: see `examine`
-    )
-    #: Texts of foreign warnings, and why red flags were not computed; a line each.
+    #: An upper bound that was estimated before: seconds, passes forward and backward.
+    predicted: dict[str, float] | None = None
+    checks: dict[str, float] | None = None  #: the measurements behind the red flags
+    #: Texts of foreign warnings, and why red flags were not computed; one line each.
     messages: list[str] | None = None
 
     @property
-    def everything(self) -> bool:
-        """Whether also what was misclassified was attacked, so that robust is what is right in the end."""
-        return bool(self.identity.get("switches", {}).get("attacked") == "all")
+    def path(self) -> Path:
+        """The cell's place in the results folder: a relative path without suffix."""
+        return self.identity.path
 
     @property
     def about(self) -> dict[str, Any]:
-        """The cell's suite, protocol, attack, eps, defense, dataset, seed and limit, named as in `load_results`."""
-        identity = self.identity
-        return {
-            **{name: identity[name] for name in ("suite", "protocol", "seed")},
-            "attack": identity["attack"]["spec"],
-            "eps": identity["attack"]["eps"],
-            "defense": identity["defense"]["spec"],
-            "dataset": identity["dataset"]["name"],
-            "limit": identity["dataset"]["limit"],
-        }
+        """The cell's names and numbers; see `Identity.about`."""
+        return self.identity.about
 
     @property
-    def path(self) -> Path:
-        """The cell's place in the results folder, as a relative path without suffix."""
-        identity = self.identity
-        attack = slug(f"{identity['attack']['spec']}-eps={identity['attack']['eps']}")
-        subset = (
-            "" if identity["dataset"]["limit"] is None else f".limit={identity['dataset']['limit']}"
-        )
-        seed = f".seed={identity['seed']}" if identity["seed"] else ""
-        cell = slug(identity["dataset"]["name"]) + subset + seed
-        return Path(
-            slug(identity["suite"]),
-            slug(identity["protocol"]),
-            attack,
-            slug(identity["defense"]["spec"]),
-            cell,
-        )
+    def everything(self) -> bool:
+        """Whether misclassified images are attacked, too: robust is then correct under attack."""
+        return self.identity.attacks_everything
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Result":
+        """Return a stored result; raises ValueError or TypeError for a field that is not valid."""
+        return cls(**{**stored, "identity": Identity.from_json(stored["identity"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON stores it: fields that are None are left out."""
+        stored = {**vars(self), "identity": self.identity.to_json()}
+        return {name: value for name, value in stored.items() if value is not None}
 
 
 def versions() -> dict[str, str]:

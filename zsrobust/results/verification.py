@@ -20,6 +20,7 @@ from zsrobust.core.specs import parse_eps
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.digests import checkpoint_place, read_weights, seal
+from zsrobust.results.identity import FLOAT32, Identity
 from zsrobust.results.selection import Selection, known_suite
 from zsrobust.results.store import laid_out
 
@@ -143,7 +144,7 @@ class _Cells:
         return selection.command(
             [about["defense"]],
             dataset=about["dataset"] if dataset else None,
-            precision=result.identity.get("search") if result else None,
+            precision=_lower(result.identity.search) if result else None,
             force=force,
         )
 
@@ -151,8 +152,7 @@ class _Cells:
         """Return what a cell that cannot be read is: by its content where its place agrees, else by its place."""
         place = path.resolve().with_name(path.name.removesuffix(".json")).parts[-5:]
         try:
-            stored = Result(identity=json.loads(path.read_bytes())["identity"])
-            parse_eps(stored.about["eps"])
+            stored = Identity.from_json(json.loads(path.read_bytes())["identity"])
             if stored.path.parts == place:
                 return stored.about
         except (OSError, ValueError, LookupError, TypeError, AttributeError, ZSRobustError):
@@ -190,6 +190,10 @@ class _Cells:
             "limit": int(limit) if limit else None,
             "seed": int(seed) if seed else 0,
         }
+
+
+def _lower(search: str) -> str | None:
+    return None if search == FLOAT32 else search
 
 
 def _verify_cell(path: Path, result: Result, cells: _Cells, found: Verified) -> bool:
@@ -294,10 +298,10 @@ def _verify_checkpoints(folder: Path, cells: _Cells, found: Verified) -> None:
     """Verify the checkpoints, and that each cell of a trained defense was made from one of them."""
     made: dict[tuple[Path, str], list[Path]] = {}
     for path, result in cells.read.items():
-        defense = result.identity["defense"]
-        if "checkpoint" in defense and "recipe" in defense:
-            place = checkpoint_place(result.identity["suite"], defense["recipe"])
-            made.setdefault((folder / place, defense["checkpoint"]), []).append(path)
+        defense = result.identity.defense
+        if defense.checkpoint and defense.recipe:
+            place = checkpoint_place(result.identity.suite, defense.recipe)
+            made.setdefault((folder / place, defense.checkpoint), []).append(path)
     if not folder.is_dir():
         if made:
             told = f"whether what cells were made from is there: {counted(len(made), 'checkpoint')}"

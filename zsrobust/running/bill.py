@@ -7,11 +7,12 @@ from pathlib import Path
 from zsrobust.core.errors import counted
 from zsrobust.core.hub import Unreachable
 from zsrobust.datasets import Split, datasets
-from zsrobust.defenses import defenses
 from zsrobust.models.clip import weights_are_here
+from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench
-from zsrobust.running.cost import Speed
+from zsrobust.running.cost import Speed, cost_of
 from zsrobust.running.plan import Cell
+from zsrobust.training import Recipe
 
 LARGE = 1.0  # hours, or gigabytes, from which a run asks before it begins
 
@@ -67,41 +68,47 @@ class Bill:
             yield f"time      at most {most} on {device} ({speed}, measured just now)"
 
 
-def make(bench: Bench, cells: Sequence[Cell], folder: Path, force: bool) -> Bill:
+def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill:
     """Return what a run of these cells will cost.
 
     Raises Unreachable, with all that is missing, when something must be downloaded and cannot be; and ZSRobustError when
     a dataset has no source.
     """
     bill = Bill()
-    wanted = [cell for cell in cells if force or not (folder / bench.path(cell)).exists()]
+    wanted = [cell for cell in cells if force or store.find(bench.path(cell)) is None]
     bill.cells, bill.stored = len(wanted), len(cells) - len(wanted)
-    needed: dict[tuple[str, Split], None] = {(cell.dataset, "test"): None for cell in wanted}
+    needed: dict[tuple[str, Split], None] = {(cell.key.dataset, "test"): None for cell in wanted}
     begun: set[Path] = set()
-    for spec in dict.fromkeys(cell.defense for cell in wanted):
-        for recipe in defenses.create(spec).recipes(bench.suite):
+    for spec, defense in {cell.key.defense: cell.defense for cell in wanted}.items():
+        for recipe in defense.recipes(bench.suite) if defense else []:
             path = bench.workshop.checkpoint_path(recipe)
             if path.exists() or path in begun:
                 continue
             begun.add(path)
             needed[recipe.train_on, "train"] = None
-            size = datasets[recipe.train_on].train_size or 0
-            images = min(size, recipe.limit or size) * recipe.epochs
-            passes = recipe.crafting().passes(2) if recipe.attack else None
-            steps = passes[1] if passes else 0
             bill.trainings.append(f"{spec} on {recipe.train_on}, {recipe.epochs} epochs")
-            # The attack's steps; the clean and the adversarial image through the student; the latter through the teacher.
-            bill.forward += images * (steps + 3)
-            bill.backward += images * (steps + 2)
+            forward, backward = _passes_of_training(recipe)
+            bill.forward += forward
+            bill.backward += backward
     _add_downloads(bill, bench, needed)
     for cell in wanted:
-        cost = bench.cost(cell)
-        if not cost.known and cell.attack not in bill.unknown:
-            bill.unknown.append(cell.attack)
+        cost = cost_of(bench, cell)
+        if not cost.known and cell.key.attack not in bill.unknown:
+            bill.unknown.append(cell.key.attack)
         bill.images += cost.images
         bill.forward += cost.tower[0]
         bill.backward += cost.tower[1]
     return bill
+
+
+def _passes_of_training(recipe: Recipe) -> tuple[int, int]:
+    """Return how many images pass forward and backward in a training."""
+    size = datasets[recipe.train_on].train_size or 0
+    images = min(size, recipe.limit or size) * recipe.epochs
+    passes = recipe.crafting().passes(2) if recipe.attack else None
+    steps = passes[1] if passes else 0
+    # Clean and adversarial images through the student, the adversarial ones through the teacher.
+    return images * (steps + 3), images * (steps + 2)
 
 
 def _add_downloads(bill: Bill, bench: Bench, needed: dict[tuple[str, Split], None]) -> None:

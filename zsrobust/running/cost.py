@@ -1,16 +1,21 @@
-"""The cost model: how many passes a cell takes at most, and how long, at the speed that the tower is seen to have."""
+"""The cost model: how many passes a cell takes at most, and how long at the measured speed of the tower."""
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import device_of
+from zsrobust.running.plan import Cell
 
-PIXELS = 2**20  # in a batch that a CPU is measured with
-ROUNDS, SECONDS = 10, 1.0  # of a measurement: whatever is reached first
+if TYPE_CHECKING:
+    from zsrobust.running.bench import Bench
+
+PIXELS = 2**20  #: in a batch that a CPU is measured with
+ROUNDS, SECONDS = 10, 1.0  #: of a measurement: whichever is reached first
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,9 @@ class Cost:
     images: int
     forward: int  #: images that pass through the classifier
     backward: int  #: images whose gradient is taken
-    known: (
-        bool  #: whether the attack says how many passes it takes; if not, its own are not counted
-    )
-    tower: tuple[
-        int, int
-    ]  #: both through the image tower, which a test-time defense may take several times a pass
+    known: bool  #: False where the attack does not report its passes; they are not counted then
+    #: Forward and backward through the image tower. A test-time defense takes several per pass.
+    tower: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,38 @@ class Speed:
     def seconds(self, forward: int, backward: int) -> float:
         """Return the seconds that so many passes take."""
         return forward / self.forward + backward * max(0.0, 1 / self.both - 1 / self.forward)
+
+
+def cost_of(bench: "Bench", cell: Cell) -> Cost:
+    """Return what a cell takes at most: clean predictions, the attack, and the verdicts; red flags apart."""
+    size = cell.size
+    if bench.protocol.select == "every_20th_batch":
+        starts = range(0, cell.dataset.size, 20 * 256)
+        size = min(size, sum(min(256, cell.dataset.size - start) for start in starts))
+    passes = cell.attack.passes(len(cell.dataset.classes))
+    forward, backward = passes or (0, 0)
+    times = 1 if bench.search == "float32" else 2  # what a lower precision leaves is attacked again
+    deployed = cell.defense.passes if cell.defense else 1
+    seen = deployed if cell.defense and cell.defense.knowledge == "adaptive" else 1
+    return Cost(
+        images=size,
+        forward=size * (2 + times * forward),
+        backward=size * times * backward,
+        known=passes is not None,
+        tower=(size * (2 * deployed + times * forward * seen), size * times * backward * seen),
+    )
+
+
+def predicted(bench: "Bench", cell: Cell, shares: int) -> dict[str, float] | None:
+    """Return an upper bound for a cell: passes, and seconds where so many processes share it.
+
+    None if the attack does not report how many passes it takes.
+    """
+    cost = cost_of(bench, cell)
+    if not cost.known:
+        return None
+    seconds = bench.speed.seconds(*cost.tower) / shares
+    return {"seconds": round(seconds, 3), "forward": cost.forward, "backward": cost.backward}
 
 
 def measure(tower: nn.Module, side: int) -> Speed:

@@ -1,38 +1,72 @@
-"""The plan: which cells a command asks for."""
+"""The plan: which cells a command asks for, with their objects created from their specs."""
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from zsrobust.attacks import Attack, attacks
-from zsrobust.core import specs
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry
-from zsrobust.core.specs import join_spec, split_spec
-from zsrobust.datasets import datasets
-from zsrobust.defenses import defenses
+from zsrobust.core.specs import format_eps, join_spec, split_spec
+from zsrobust.datasets import Dataset, datasets
+from zsrobust.defenses import Defense, defenses
 from zsrobust.reporting import tables
 from zsrobust.reporting.rows import Need
+from zsrobust.settings.protocols import Protocol
 from zsrobust.settings.suites import Suite
 
-MODULE = "module"  # the name, in a cell, of a module that is no registered defense
+MODULE = "module"  #: the spec, in a cell, of a module that is not a registered defense
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One defense, attack and dataset of a suite."""
+class Key(NamedTuple):
+    """What names a cell: specs in their normal form, and numbers."""
 
-    defense: str  #: spec
-    attack: str  #: spec without eps
+    defense: str
+    attack: str  #: without its eps
     eps: float
     dataset: str
     limit: int | None
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.defense} under {self.attack} {format_eps(self.eps)} on {self.dataset}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defense under one attack on one dataset. Two cells with the same key are the same."""
+
+    key: Key
+    defense: Defense | None = field(compare=False, repr=False)  #: None for a user's module
+    attack: Attack = field(compare=False, repr=False)  #: as it runs, with the suite's values
+    dataset: Dataset = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, key: Key, suite: Suite, protocol: Protocol) -> "Cell":
+        """Return the cell of a key, its objects created; raises ZSRobustError for unknown names.
+
+        The attack takes all its steps where the last iterate is judged, and where it does not know
+        what is deployed: an image that stops just behind the border of what the attack sees has
+        hardly crossed that of the deployed classifier.
+        """
+        defense = None if key.defense == MODULE else defenses.create(key.defense)
+        attack = attacks.create(key.attack, suite.attack)
+        attack = dataclasses.replace(attack, eps=key.eps)
+        oblivious = defense is not None and defense.knowledge == "oblivious"
+        if oblivious or protocol.judged == "final":
+            attack = attack.full()
+        return cls(key, defense, attack, datasets[key.dataset])
+
+    @property
+    def size(self) -> int:
+        """The number of images, before a protocol selects some of them."""
+        return min(self.dataset.size, self.key.limit or self.dataset.size)
+
 
 def plan(
     suite: Suite,
+    protocol: Protocol,
     defense_specs: Sequence[str] = (),
     attack_specs: Sequence[str] = (),
     dataset_names: Sequence[str] = (),
@@ -44,37 +78,43 @@ def plan(
 ) -> list[Cell]:
     """Return the cells asked for, by defense, attack, dataset: `needs`, or the product of the specs.
 
-    What is left open is what Tables 1 to 3 need. A dataset may be any that is registered, a plugin's say. Raises
+    What is left open is what Tables 1 to 3 need. A dataset may be any that is registered. Raises
     ZSRobustError for unknown names.
     """
-    chosen_defenses = [normalize(spec, defenses) for spec in defense_specs]
-    chosen_attacks = [normalize(spec, attacks) for spec in attack_specs]
     wanted = list(needs) or [need for number in ("1", "2", "3") for need in tables.needs(number)]
-    if chosen_defenses or chosen_attacks:
-        some_defenses = chosen_defenses or [need.defense for need in wanted]
-        some_attacks = chosen_attacks or [need.attack for need in wanted]
-        wanted = [Need(defense, attack) for defense in some_defenses for attack in some_attacks]
-    cells = []
+    if defense_specs or attack_specs:
+        chosen_defenses = [normalize(spec, defenses) for spec in defense_specs]
+        chosen_attacks = [normalize(spec, attacks) for spec in attack_specs]
+        wanted = [
+            Need(defense, attack)
+            for defense in chosen_defenses or [need.defense for need in wanted]
+            for attack in chosen_attacks or [need.attack for need in wanted]
+        ]
+    keys = []
     for defense, spec, bound in dict.fromkeys(wanted):
         attack, bare = resolve_attack(spec, suite, eps if eps is not None else bound)
+        usual = suite.limits.get(split_spec(spec)[0])
         for name in dataset_names or suite.datasets:
-            size = limit if limit is not None else suite.limits.get(split_spec(spec)[0])
-            cells.append(Cell(defense, bare, attack.eps, name, _whole(size, name), seed))
-    order = list(dict.fromkeys(cell.defense for cell in cells))
-    return sorted(cells, key=lambda cell: order.index(cell.defense))
+            size = whole(limit if limit is not None else usual, name)
+            keys.append(Key(defense, bare, attack.eps, name, size, seed))
+    order = list(dict.fromkeys(key.defense for key in keys))
+    keys.sort(key=lambda key: order.index(key.defense))
+    return [Cell.of(key, suite, protocol) for key in keys]
 
 
-def _whole(limit: int | None, dataset: str) -> int | None:
+def whole(limit: int | None, dataset: str) -> int | None:
     """Return the limit, or None where it leaves the dataset whole; raises ZSRobustError below 1."""
     if limit is not None and limit < 1:
-        raise ZSRobustError(f"A limit of {limit} images leaves none. Choose 1 or more.")
+        raise ZSRobustError(
+            f"A limit of {limit} images is not valid. Choose 1 or more: --limit 500"
+        )
     return None if limit is None or limit >= datasets[dataset].size else limit
 
 
 def normalize(spec: str, registry: Registry[Any]) -> str:
     """Return a spec with its fields in order; raises ZSRobustError for what the registry does not know."""
     registry.create(spec)
-    return specs.normalize(spec)
+    return join_spec(*split_spec(spec))
 
 
 def resolve_attack(spec: str, suite: Suite, eps: float | None = None) -> tuple[Attack, str]:

@@ -16,14 +16,14 @@ import torch
 from zsrobust import results
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.core.registry import load_plugin_file
-from zsrobust.defenses import defenses
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.referee import Search
-from zsrobust.results.cell import Result
+from zsrobust.results import Result
+from zsrobust.results.store import Store
 from zsrobust.running import run as runs
 from zsrobust.running.bench import Bench
 from zsrobust.running.entries import load_entries, load_suite
-from zsrobust.running.plan import Cell
+from zsrobust.running.plan import Cell, Key
 from zsrobust.running.reporter import Reporter
 from zsrobust.settings import protocols
 
@@ -50,12 +50,12 @@ class Task:
     suite: str
     protocol: str
     search: Search
-    folder: Path
+    store: Store
     checkpoints: Path
     device: str | None
     force: bool
     live: Callable[[], AbstractContextManager[Reporter]]  #: what shows the job's progress
-    cells: Sequence[Cell] = ()
+    keys: Sequence[Key] = ()  #: of the cells; their objects are created again in the job
 
     def __call__(self) -> list[str]:
         """Run, and return what cannot be made; the cells are in the results folder."""
@@ -67,8 +67,9 @@ class Task:
         suite = load_suite(self.suite)
         workshop = Workshop(suite, self.checkpoints, self.device or _own_device())
         bench = Bench(suite, protocols.load(self.protocol), workshop, self.search)
+        cells = [Cell.of(key, suite, bench.protocol) for key in self.keys]
         with self.live() as shown:
-            _, errors = runs.run(bench, self.cells, self.folder, shown, self.force)
+            _, errors = runs.run(bench, cells, self.store, shown, self.force)
         return [str(error) for error in errors]
 
     def checkpoint(self) -> Any:
@@ -98,27 +99,25 @@ def run(
 
     `executor` is slurm, or local, which is this machine; `settings` are sbatch's options, "partition=gpu" say.
     """
-    submit = _executor(executor, settings, task.folder)
+    folder = task.store.folder
+    submit = _executor(executor, settings, folder)
     runs.prepare(bench, cells, reporter)
     groups, errors = _missing(bench, cells, task, reporter)
     waiting = {
-        cell: runs.stamp_of(task.folder / bench.path(cell))
+        cell: runs.stamp_of(folder / bench.path(cell))
         for group in groups.values()
         for cell in group
     }
     reporter.cells(sum(len(bench.images(cell)) for cell in waiting))
     with _out_of_reach():
-        jobs = (
-            submit.submit_array([replace(task, cells=group) for group in groups.values()])
-            if groups
-            else []
-        )
+        tasks = [replace(task, keys=[cell.key for cell in group]) for group in groups.values()]
+        jobs = submit.submit_array(tasks) if tasks else []
     for job, (spec, group) in zip(jobs, groups.items(), strict=True):
         reporter.note(
             f"job {job.job_id}: {spec}, {counted(len(group), 'cell')}; log {job.paths.stderr}"
         )
     try:
-        _follow(bench, task.folder, jobs, waiting, reporter, PAUSE[executor])
+        _follow(bench, folder, jobs, waiting, reporter, PAUSE[executor])
     except KeyboardInterrupt:
         ids = " ".join(dict.fromkeys(str(job.job_id).partition("_")[0] for job in jobs))
         end = "scancel" if executor == "slurm" else "kill"
@@ -129,8 +128,8 @@ def run(
     errors += [
         error for job, spec in zip(jobs, groups, strict=True) for error in _errors(job, spec)
     ]
-    paths = [task.folder / bench.path(cell) for cell in cells if cell not in waiting]
-    return [results.read(path) for path in paths if path.exists()], errors
+    paths = [task.store.find(bench.path(cell)) for cell in cells if cell not in waiting]
+    return [results.read(path) for path in paths if path is not None], errors
 
 
 def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
@@ -165,15 +164,14 @@ def _missing(
     """Return the cells to compute, by defense, and the defenses that cannot be made; nothing is trained here."""
     groups: dict[str, list[Cell]] = {}
     errors: list[ZSRobustError] = []
-    for spec in dict.fromkeys(cell.defense for cell in cells):
-        group = list(dict.fromkeys(cell for cell in cells if cell.defense == spec))
-        recipes = defenses.create(spec).recipes(bench.suite)
+    for spec, defense in {cell.key.defense: cell.defense for cell in cells}.items():
+        group = list(dict.fromkeys(cell for cell in cells if cell.key.defense == spec))
+        recipes = defense.recipes(bench.suite) if defense else []
         if all(bench.workshop.checkpoint_path(recipe).exists() for recipe in recipes):
-            towers, failed, _ = runs.make_towers(bench, [spec])
-            errors += failed.values()
-            work = runs.look_up(
-                bench, group if towers else [], task.folder, towers, reporter, task.force
-            )
+            towers = runs.make_towers(bench, group)
+            errors += towers.errors.values()
+            some = group if towers.made else []
+            work = runs.look_up(bench, some, task.store, towers.made, reporter, task.force)
             group = [cell for cell, each in work.items() if each.stored is None]
         if group:
             groups[spec] = group

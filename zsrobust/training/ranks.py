@@ -4,20 +4,16 @@ Only the first prepares, asks, decides, stores and prints; the others follow. Wi
 nothing here does anything.
 """
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import distributed
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.results.cell import Outcomes, Result, Samples
 
 T = TypeVar("T")
 
@@ -134,68 +130,3 @@ def gathered(part: T) -> list[T]:
     parts: list[Any] = [None] * _size
     distributed.gather_object(part, parts if leads() else None)
     return parts if leads() else []
-
-
-#: What a process found on its share of a cell, which is every so many-th of its images.
-Share = tuple[Result, Outcomes | None, Samples | None]
-
-
-def joined(shares: Sequence[Share]) -> Share:
-    """Return what the processes found as if it had been one; a cell of which a share failed has failed."""
-    if len(shares) == 1:
-        return shares[0]
-    parts, found, shown = zip(*shares, strict=True)
-    added = ("images", "clean_correct", "robust_correct", "forward", "backward", "disagreements")
-    sums = {
-        name: sum(values)
-        for name in added
-        if None not in (values := [getattr(part, name) for part in parts])
-    }
-    failed = next((part for part in parts if part.status == "failed"), None)
-    result = dataclasses.replace(
-        parts[0],
-        **{**sums, **({"clean_correct": 0, "robust_correct": 0} if failed else {})},
-        status="failed" if failed else "ok",
-        error=failed.error if failed else None,
-        seconds=max(part.seconds for part in parts),
-        flags=sorted({flag for part in parts for flag in part.flags}),
-        messages=sorted({line for part in parts for line in part.messages or ()}) or None,
-        device=f"{parts[0].device} and {len(parts) - 1} more",
-    )
-    if failed:
-        return result, None, None
-    names = ("labels", "clean", "adversarial", "perturbation")
-    outcomes = Outcomes(
-        **{name: _interleaved([getattr(each, name) for each in found]) for name in names}
-    )
-    return result, outcomes, _first_shown(shown, outcomes)
-
-
-def _interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return the array of which each part is every so many-th entry."""
-    whole = np.empty(sum(map(len, parts)), dtype=parts[0].dtype)
-    for number, part in enumerate(parts):
-        whole[number :: len(parts)] = part
-    return whole
-
-
-def _first_shown(shown: Sequence[Samples | None], outcomes: Outcomes) -> Samples | None:
-    """Return, of the shares' samples, the first image that was broken, and the first that survived."""
-    kept: dict[bool, tuple[int, Samples, int]] = {}
-    for number, samples in enumerate(shown):
-        for index, place in enumerate(samples.positions * len(shown) + number if samples else ()):
-            survived = bool(outcomes.adversarial[place] == outcomes.labels[place])
-            if samples and (survived not in kept or place < kept[survived][0]):
-                kept[survived] = int(place), samples, index
-    if not kept:
-        return None
-    places, sources, indices = zip(*(kept[kind] for kind in sorted(kept)), strict=True)
-    scale = max(samples.scale for samples in sources)
-    pairs = list(zip(sources, indices, strict=True))
-    changes = [samples.change[index] * (samples.scale / scale) for samples, index in pairs]
-    return Samples(
-        positions=np.array(places, dtype=np.int64),
-        pixels=np.stack([samples.pixels[index] for samples, index in pairs]),
-        change=np.stack(changes).round().astype(np.int8),
-        scale=scale,
-    )

@@ -163,7 +163,7 @@ class Step:
 
 
 Objective = Callable[[Step], Tensor]
-objectives: Registry[Objective] = Registry("objective", "defenses", accepts=Callable)
+objectives: Registry[Objective] = Registry("objective", "defenses")
 
 
 @dataclass(frozen=True)

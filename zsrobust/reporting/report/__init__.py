@@ -19,6 +19,7 @@ from zsrobust.reporting.report.datasets import Looks
 from zsrobust.reporting.report.views import View, views
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.flags import look_up
+from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
@@ -29,7 +30,7 @@ WITHOUT_SCRIPTS = ".view[hidden], .board[hidden] { display: block !important }"
 def build(folder: Path, own: Sequence[Suite] = ()) -> str:
     """Return the page of a results folder; `own` are suites of the user's files, which ours are not.
 
-    Raises ZSRobustError if the folder has no results, or a file that is not a result.
+    Raises ZSRobustError if the folder holds no results, or a file that is not a result.
     """
     import jinja2
     from markupsafe import Markup
@@ -133,7 +134,7 @@ def _flags(found: Collection) -> list[dict[str, Any]]:
     for result in found.results.values():
         for flag in result.flags:
             where.setdefault(flag, {}).setdefault(_row(result.identity), []).append(
-                result.identity["dataset"]["title"]
+                result.identity.dataset.title
             )
     return [
         {
@@ -151,7 +152,7 @@ def _failed(found: Collection) -> list[dict[str, str]]:
     return [
         {
             "row": _row(result.identity),
-            "dataset": result.identity["dataset"]["title"],
+            "dataset": result.identity.dataset.title,
             "error": (result.error or "").strip().splitlines()[-1]
             if (result.error or "").strip()
             else "no error is stored",
@@ -161,7 +162,7 @@ def _failed(found: Collection) -> list[dict[str, str]]:
     ]
 
 
-def _row(identity: dict[str, Any]) -> str:
-    defense, attack = identity["defense"], identity["attack"]
-    title = ROWS.get(defense["spec"], f"{defense['title']} ({defense['spec']})")
-    return f"{title} under {attack['spec']}, eps {attack['eps']}, {identity['suite']}, {identity['protocol']}"
+def _row(identity: Identity) -> str:
+    defense, about = identity.defense, identity.about
+    title = ROWS.get(defense.spec, f"{defense.title} ({defense.spec})")
+    return f"{title} under {about['attack']}, eps {about['eps']}, {about['suite']}, {about['protocol']}"

@@ -31,7 +31,7 @@ class Provenance:
 def provenance(result: Result, place: str, method: str) -> Provenance:
     """Return where a cell's numbers come from; `place` is its file, `method` what to call its defense."""
     identity = result.identity
-    attack, training = identity["attack"], result.training.get("epoch_seconds")
+    about, training = identity.about, result.training.get("epoch_seconds")
     counts = {"Robust": result.robust_correct, "Clean": result.clean_correct}
     facts = {
         **{name: _accuracy(count, result) for name, count in counts.items()},
@@ -45,11 +45,11 @@ def provenance(result: Result, place: str, method: str) -> Provenance:
         "Outcomes": f"sha256 {result.outcomes}" if result.outcomes else "",
     }
     return Provenance(
-        f"{method} on {identity['dataset']['title']}",
-        f"{attack['spec']}, eps {attack['eps']}; {identity['suite']}, {identity['protocol']}",
+        f"{method} on {identity.dataset.title}",
+        f"{about['attack']}, eps {about['eps']}; {identity.suite}, {identity.protocol}",
         result.error or "",
         [(name, text) for name, text in facts.items() if text],
-        json.dumps(identity, indent=1, ensure_ascii=False),
+        json.dumps(identity.to_json(), indent=1, ensure_ascii=False),
     )
 
 

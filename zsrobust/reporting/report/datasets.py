@@ -88,7 +88,7 @@ class Looks:
 
 def _about(result: Result) -> str:
     """Return what the images of a cell are, as far as its identity has it."""
-    dataset = result.identity["dataset"]
+    dataset = result.identity.dataset.details
     about = f"{counted(result.images, 'image')}."
     if "classes" in dataset:
         about += f" Classes: {dataset['classes']}."

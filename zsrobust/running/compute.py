@@ -1,0 +1,136 @@
+"""Computing a cell: the referee judges it, a small sample is examined for red flags, one result is built."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zsrobust import results
+from zsrobust.core.files import one_line
+from zsrobust.defenses import Tower
+from zsrobust.evaluation.meter import Sampler, device_of
+from zsrobust.evaluation.redflags.measurements import SAMPLE, examine
+from zsrobust.evaluation.redflags.rules import raised
+from zsrobust.evaluation.referee import Judged, run_case
+from zsrobust.results import Result
+from zsrobust.results.cell import versions
+from zsrobust.results.flags import NOT_COMPUTED
+from zsrobust.results.identity import Identity
+from zsrobust.running.bench import Bench, Deployed
+from zsrobust.running.cost import predicted
+from zsrobust.running.plan import Cell
+from zsrobust.running.reporter import Reporter
+from zsrobust.running.shares import joined
+from zsrobust.training import ranks
+
+
+class Examined(NamedTuple):
+    """What a small sample shows: measurements, and names of flags."""
+
+    checks: dict[str, float] | None = None
+    flags: Sequence[str] = ()
+    messages: Sequence[str] = ()
+
+
+def compute(
+    bench: Bench, cell: Cell, identity: Identity, tower: Tower, folder: Path, reporter: Reporter
+) -> Result:
+    """Compute a cell, each process judging its share; store the result in the folder and return it."""
+    shares = min(ranks.size(), len(bench.images(cell)))
+    judged, examined = None, Examined()
+    if ranks.rank() < shares:
+        deployed = bench.deploy(cell, tower)
+        judged = _judge_share(bench, cell, deployed, reporter, shares)
+        if ranks.leads():
+            examined = examine_cell(bench, cell, deployed, judged)
+    parts = ranks.gathered(judged)
+
+    def store() -> Result:
+        whole = joined([part for part in parts if part is not None])
+        bound = predicted(bench, cell, shares)
+        result = build_result(identity, whole, examined, tower.training, bound)
+        outcomes = None
+        if whole.outcomes is not None:
+            classes = np.array(cell.dataset.classes)
+            outcomes = dataclasses.replace(whole.outcomes, classes=classes)
+        results.write(result, outcomes, folder, whole.samples)
+        return result
+
+    return ranks.decided(store)
+
+
+def _judge_share(
+    bench: Bench, cell: Cell, deployed: Deployed, reporter: Reporter, shares: int
+) -> Judged:
+    """Return what the referee finds about this process's images of a cell."""
+    images, reported = bench.images(cell), 0
+    if shares > 1:
+        images = images.at(np.arange(ranks.rank(), len(images), shares))
+
+    def progress(done: int, total: int) -> None:
+        nonlocal reported
+        reporter.judged(cell, done * shares - reported)  # the others are about as far
+        reported = done * shares
+
+    sampler = Sampler() if cell.dataset.may_be_shown else None
+    judged = run_case(bench.case(cell, deployed, images), progress, sampler)
+    reporter.judged(cell, len(bench.images(cell)) - reported)
+    return judged
+
+
+def examine_cell(bench: Bench, cell: Cell, deployed: Deployed, judged: Judged) -> Examined:
+    """Return what a small sample of a cell's images shows; trouble there makes no cell fail."""
+    if judged.failed:
+        return Examined()
+    sample = bench.sample(cell, SAMPLE, device_of(deployed.classifier))
+    try:
+        checks = examine(
+            deployed.classifier,
+            cell.attack,
+            *sample,
+            target=deployed.target,
+            knowledge=deployed.knowledge,
+            batch_size=judged.batch_size,
+        )
+    except Exception as error:
+        reason = one_line(f"Red flags were not computed: {type(error).__name__}: {error}")
+        return Examined(None, [NOT_COMPUTED], [reason])
+    return Examined(checks, raised(checks))
+
+
+def build_result(
+    identity: Identity,
+    judged: Judged,
+    examined: Examined,
+    training: dict[str, Any] | None = None,
+    bound: dict[str, float] | None = None,
+) -> Result:
+    """Return the result of a cell."""
+    messages = sorted({*(judged.messages or ()), *examined.messages})
+    return Result(
+        identity=identity,
+        status="failed" if judged.failed else "ok",
+        images=judged.images,
+        clean_correct=judged.clean_correct,
+        robust_correct=judged.robust_correct,
+        flags=sorted({*judged.notes, *examined.flags}),
+        seconds=judged.seconds,
+        forward=judged.forward,
+        backward=judged.backward,
+        training=training or {},
+        device=judged.device,
+        versions=versions(),
+        error=judged.error,
+        disagreements=judged.disagreements,
+        batch_size=judged.batch_size,
+        predicted=bound,
+        checks=examined.checks,
+        messages=messages or None,
+    )
+
+
+def last_line(error: str | None) -> str:
+    """Return the last line of a traceback."""
+    return (error or "").strip().splitlines()[-1]

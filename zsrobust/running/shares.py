@@ -1,0 +1,71 @@
+"""Shares: the processes of torchrun each judge every so many-th image of a cell."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsrobust.evaluation.referee import Judged
+from zsrobust.results import Outcomes, Samples
+
+
+def joined(shares: Sequence[Judged]) -> Judged:
+    """Return what the processes found as if it had been one; a cell of which a share failed has failed."""
+    if len(shares) == 1:
+        return shares[0]
+    failed = next((share for share in shares if share.failed), None)
+    outcomes = None if failed else _outcomes([share.outcomes for share in shares if share.outcomes])
+    doubts = [share.disagreements for share in shares if share.disagreements is not None]
+    return Judged(
+        images=sum(share.images for share in shares),
+        clean_correct=0 if failed else sum(share.clean_correct for share in shares),
+        robust_correct=0 if failed else sum(share.robust_correct for share in shares),
+        outcomes=outcomes,
+        samples=_first_shown([share.samples for share in shares], outcomes) if outcomes else None,
+        error=failed.error if failed else None,
+        notes=sorted({note for share in shares for note in share.notes}),
+        messages=sorted({line for share in shares for line in share.messages or ()}) or None,
+        seconds=max(share.seconds for share in shares),
+        forward=sum(share.forward for share in shares),
+        backward=sum(share.backward for share in shares),
+        disagreements=sum(doubts) if doubts else None,
+        batch_size=shares[0].batch_size,
+        device=f"{shares[0].device} and {len(shares) - 1} more",
+    )
+
+
+def _outcomes(found: Sequence[Outcomes]) -> Outcomes:
+    names = ("labels", "clean", "adversarial", "perturbation")
+    parts = {name: [getattr(each, name) for each in found] for name in names}
+    return Outcomes(**{name: _interleaved(arrays) for name, arrays in parts.items()})
+
+
+def _interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the array of which each part is every so many-th entry."""
+    whole = np.empty(sum(map(len, parts)), dtype=parts[0].dtype)
+    for number, part in enumerate(parts):
+        whole[number :: len(parts)] = part
+    return whole
+
+
+def _first_shown(shown: Sequence[Samples | None], outcomes: Outcomes) -> Samples | None:
+    """Return, of the shares' samples, the first image that was broken, and the first that survived."""
+    kept: dict[bool, tuple[int, Samples, int]] = {}
+    for number, samples in enumerate(shown):
+        for index, place in enumerate(samples.positions * len(shown) + number if samples else ()):
+            survived = bool(outcomes.adversarial[place] == outcomes.labels[place])
+            if samples and (survived not in kept or place < kept[survived][0]):
+                kept[survived] = int(place), samples, index
+    if not kept:
+        return None
+    places, sources, indices = zip(*(kept[kind] for kind in sorted(kept)), strict=True)
+    scale = max(samples.scale for samples in sources)
+    pairs = list(zip(sources, indices, strict=True))
+    changes = [samples.change[index] * (samples.scale / scale) for samples, index in pairs]
+    return Samples(
+        positions=np.array(places, dtype=np.int64),
+        pixels=np.stack([samples.pixels[index] for samples, index in pairs]),
+        change=np.stack(changes).round().astype(np.int8),
+        scale=scale,
+    )
