@@ -309,7 +309,7 @@ def test_everything_is_attacked_and_the_last_prediction_counts():
         labels=np.where(np.arange(24) < 6, (images.labels + 1) % 3, images.labels),
     )
 
-    @dataclass(frozen=True, kw_only=True)
+    @dataclasses.dataclass(frozen=True, kw_only=True)
     class TowardsClassZero(Attack):
         """Moves every image so that class 0 wins."""
 

@@ -121,6 +121,7 @@ def odd(draw: st.DrawFn) -> dict[str, Any]:
     stored["robust_correct"] = 0
     more = {
         "flags": st.lists(texts, max_size=2),
+        "messages": st.lists(texts, max_size=2),
         "versions": st.dictionaries(texts, texts, max_size=2),
         "device": texts,
         "error": texts,
