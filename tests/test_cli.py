@@ -195,12 +195,20 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"),
         (
             ("table", "s1", *MINI),
-            "No results of the suite 'mini_second' in results. Next: zsrobust run --suite mini --table s1",
+            "seed 0 is stored. Next: zsrobust run --suite mini_second --table s1",
         ),
-        (("figure", "3", *MINI), "No results of the suite 'mini'"),
+        (("figure", "3", *MINI), "There is no figure '3'. Figures: 1, 2, 4, 5."),
         (("figure",), "figure is missing. Next: zsrobust figure 1, or --out results/figure1.svg"),
         (("report",), "no results"),
-        (("compare", "clip", "tecoa", *MINI), "No results of the suite 'mini' in results"),
+        (
+            ("compare", "clip", "tecoa", *MINI, "--seed", "2"),
+            "seed 2 are stored. Next: zsrobust run --suite mini --defense clip --defense tecoa "
+            "--attack pgd10 --seed 2",
+        ),
+        (
+            ("figure", "1", *MINI, "--limit", "4", "--seed", "2", "--protocol", "reference"),
+            "Next: zsrobust run --suite mini --protocol reference --figure 1 --limit 4 --seed 2",
+        ),
         (("check", "nowhere", "--against", "paper"), "nowhere"),
         (("run", *MINI, "--table", "7"), "There is no table '7'"),
         (("run", *MINI, "--figure", "3"), "There is no figure '3'. Figures: 1, 2, 4, 5."),
@@ -213,8 +221,8 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
             "of several suites, mini and mini_second",
         ),
         (
-            ("table", "1", *MINI),
-            "No results of the suite 'mini' in results. Next: zsrobust run --suite mini",
+            ("table", "1", *MINI, "--limit", "4", "--seed", "2"),
+            "Next: zsrobust run --suite mini --table 1 --limit 4 --seed 2",
         ),
     ],
 )

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zsrobust.cli.request import Request
 from zsrobust.core.errors import ZSRobustError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from zsrobust.reporting.rows import Need
+    from zsrobust.results.selection import Selection
     from zsrobust.settings.suites import Suite
 
 
@@ -51,27 +53,23 @@ def number_in(out: Path | None, kind: str) -> str:
 
 
 def stored(
-    folder: Path, name: str | None, table: str | None = None
-) -> "tuple[pd.DataFrame, Suite]":
-    """Return the results in a folder, and the suite that is shown of them.
+    folder: Path, request: Request, table: str | None = None
+) -> "tuple[pd.DataFrame, Selection]":
+    """Return the results in a folder, and which of them the options select.
 
-    That is the named one, or the only one there; for some tables, its second.
+    The suite is the named one, or the only one there; for some tables, its second.
     """
     from zsrobust.reporting import tables
     from zsrobust.results.store import load_results
     from zsrobust.settings import suites
 
     results = load_results(folder)
-    there = sorted(set(results["suite"]))
-    asked = suites.load(name or only(there, folder))
-    shown = tables.suite_name(table, asked) if table else asked.name
-    if shown not in there:
-        option = f" --table {table}" if shown != asked.name else ""
-        raise ZSRobustError(
-            f"No results of the suite {shown!r} in {folder}. "
-            f"Next: zsrobust run --suite {asked.asked}{option}"
-        )
-    return results, asked if shown == asked.name else suites.load(shown)
+    name = request.suite or only(sorted(set(results["suite"])), folder)
+    suite = suites.load(name)
+    shown = tables.suite_name(table, suite) if table else suite.name
+    if shown != suite.name:
+        suite = suites.load(shown)
+    return results, request.selection(suite)
 
 
 def only(there: Sequence[str], folder: Path) -> str:

@@ -57,8 +57,8 @@ def compare(
     from zsrobust.core.specs import normalize
     from zsrobust.reporting import comparison
 
-    results, suite = stored(folder, request.suite)
+    results, selection = stored(folder, request)
     compared = comparison.compare(
-        results, normalize(first), normalize(second), request.selection(suite), metric=metric
+        results, normalize(first), normalize(second), selection, metric=metric
     )
     print_text(comparison.render(compared, out.suffix if out else ".md"), out)

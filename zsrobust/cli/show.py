@@ -51,11 +51,11 @@ def table(
 
     number = number or number_in(out, "table")
     tables.find(number)
-    results, suite = stored(folder, request.suite, number)
+    results, selection = stored(folder, request, number)
     page = tables.build(
         number,
         results,
-        request.selection(suite),
+        selection,
         intervals=intervals,
         compare=compare == "paper",
         more=[normalize(spec) for spec in defenses],
@@ -81,8 +81,8 @@ def figure(number: str | None, request: Request, out: Path | None, folder: Path)
     from zsrobust.reporting import figures
 
     number = number or number_in(out, "figure")
-    results, suite = stored(folder, request.suite)
-    drawn = figures.draw(number, results, request.selection(suite))
+    figures.find(number)
+    drawn = figures.draw(number, *stored(folder, request))
     out = out or Path(f"figure{number}.svg")
     _write(out, figures.render(drawn, out.suffix))
 
