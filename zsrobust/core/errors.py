@@ -3,7 +3,7 @@
 import difflib
 import re
 
-#: What no name holds: control characters, line separators, halves of characters.
+#: What is not valid in a name: control characters, line separators, halves of characters.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

@@ -11,7 +11,7 @@ from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 
 
 def is_file(path: str | Path) -> bool:
-    """Return whether there is such a file; there is none whose name no disk could hold."""
+    """Return whether there is such a file. A name that no disk can store is not one."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):

@@ -1,7 +1,8 @@
-"""Verification: whether what is stored is what was stored, and what to compute again where it is not. No torch here.
+"""Verification: whether files are as they were stored, and the commands that repair them. No torch here.
 
-A result holds the digest of its own JSON, and those of its outcomes and samples; a checkpoint, that of its weights and
-metadata. A cell of a trained defense names its checkpoint, by recipe and weights. Nothing is computed, and nothing changed.
+A result stores the digest of its own JSON, and those of its outcomes and samples. A checkpoint stores
+the digest of its weights and metadata. A cell of a trained defense names its checkpoint, by recipe
+and weights. Verification computes no cell and changes no file.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from zsrobust.results.identity import FLOAT32, Identity
 from zsrobust.results.selection import Selection, known_suite
 from zsrobust.results.store import laid_out
 
-#: What the metadata of a checkpoint hold that is older than its digest.
+#: The metadata of checkpoints that were stored before they had a digest.
 OLDER = {"recipe", "sources", "prompts", "history"}
 
 #: The names of our checkpoints, and of trainings that are not done.
@@ -54,7 +55,7 @@ class Verified:
     prepared: int = 0
     unsealed: int = 0  #: checkpoints that are older than their digest
     findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  #: what could not be told, and is no fault
+    notes: list[str] = field(default_factory=list)  #: what could not be verified
 
     def find(self, path: Path, wrong: str, remedy: str) -> None:
         """Add a finding."""
@@ -80,9 +81,9 @@ class Verified:
 
 
 def verify(folder: Path, checkpoints: Path | None = None) -> Verified:
-    """Hold a folder of results against its digests, its counts, and the folder of checkpoints that it was made with.
+    """Return what was verified in a folder of results: its digests, its counts, and its checkpoints.
 
-    Raises ZSRobustError if there is no folder.
+    Raises ZSRobustError if the folder is missing.
     """
     if not folder.is_dir():
         raise ZSRobustError(f"No folder of results {folder}. Next: zsrobust run --results {folder}")
@@ -94,7 +95,8 @@ def verify(folder: Path, checkpoints: Path | None = None) -> Verified:
     found.cells = len(cells.read) + len(cells.unreadable)
     if unsealed:
         found.notes.append(
-            f"{counted(unsealed, 'cell')} without a digest of samples, of before: only the checksums of zip tell of these"
+            f"{counted(unsealed, 'cell')} stored before samples had a digest: "
+            "only the checksums of zip verify these samples"
         )
     _verify_rest(folder, cells, found)
     if checkpoints is not None:
@@ -304,9 +306,9 @@ def _verify_checkpoints(folder: Path, cells: _Cells, found: Verified) -> None:
             made.setdefault((folder / place, defense.checkpoint), []).append(path)
     if not folder.is_dir():
         if made:
-            told = f"whether what cells were made from is there: {counted(len(made), 'checkpoint')}"
             found.notes.append(
-                f"no folder {folder}, so it is not told {told}. Next: zsrobust verify --checkpoints FOLDER"
+                f"the folder {folder} is missing: {counted(len(made), 'checkpoint')} of these cells not verified. "
+                "Next: zsrobust verify --checkpoints FOLDER"
             )
         return
 
@@ -330,19 +332,16 @@ def _verify_checkpoints(folder: Path, cells: _Cells, found: Verified) -> None:
                 f"{remove}; {again(user)}" if user else f"{remove}, and it is trained again",
             )
     for (path, digest), users in sorted(made.items()):
-        told = f"{counted(len(users), 'cell')}, {users[0]} is the first"
+        which = f"{counted(len(users), 'cell')}, first {users[0]}"
         if path not in weights:
-            found.find(
-                path, f"the checkpoint is gone that these were made from: {told}", again(users[0])
-            )
+            found.find(path, f"the checkpoint of these cells is gone: {which}", again(users[0]))
         elif weights[path] not in (None, digest):
-            found.find(
-                path, f"it has other weights than these were made from: {told}", again(users[0])
-            )
+            found.find(path, f"its weights are not those of these cells: {which}", again(users[0]))
     found.checkpoints = sum(path.suffix == ".safetensors" for path in ours)
     if found.unsealed:
         found.notes.append(
-            f"{counted(found.unsealed, 'checkpoint')} without a digest, of before: only cells made from them tell of these"
+            f"{counted(found.unsealed, 'checkpoint')} stored before checkpoints had a digest: "
+            "only the cells made from them verify them"
         )
     _verify_hidden(files, found)
 
