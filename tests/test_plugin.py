@@ -8,6 +8,8 @@ from pathlib import Path
 import fresh
 import pytest
 
+from zsrobust.core.registry import load_plugin_file
+
 PLUGIN = Path(__file__).parent / "plugin"
 SCRIPT = """
 import sys
@@ -110,3 +112,75 @@ def test_a_plugin_that_takes_a_name_again_is_named(zsrobust, tmp_path):
     assert error.count("\n") == 1
     assert "the attack name 'pgd10' is taken" in error.lower()
     assert "again.py" in error
+
+
+def refused(zsrobust, path: Path, *arguments: str) -> str:
+    """The one line that a command with a plugin ends in, which names the plugin."""
+    done = zsrobust("--plugin", str(path), *arguments, ok=2)
+    (line,) = done.stderr.splitlines()
+    assert path.name in line
+    assert not done.stdout
+    return line
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise BaseException('gone')", "BaseException: gone"),
+        ("import asyncio\nraise asyncio.CancelledError", "CancelledError"),
+        ("raise SystemExit('two\\nlines')", "SystemExit: two lines"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("import sys\nsys.exit()", "SystemExit"),
+    ],
+)
+def test_a_plugin_that_ends_the_process_is_one_line(zsrobust, tmp_path, code, message):
+    path = tmp_path / "ends.py"
+    path.write_text(code)
+    assert message in refused(zsrobust, path, "list", "suites")
+
+
+SHADOWS = """
+import json, sys
+from pathlib import Path
+from zsrobust.attacks import attacks
+assert json.loads("[1]") == [1]
+assert str(Path(__file__).parent) not in sys.path
+assert sys.modules[__name__].__file__ == __file__
+"""
+
+
+@pytest.mark.parametrize("name", ["json.py", "torch.py", "zsrobust.py"])
+def test_a_plugin_with_the_name_of_a_module_shadows_none(zsrobust, tmp_path, name):
+    path = tmp_path / "plugins" / name
+    path.parent.mkdir()
+    path.write_text(SHADOWS)
+    assert zsrobust("--plugin", str(path), "list", "suites").stdout.startswith("SUITES")
+
+
+def test_the_current_folder_shadows_no_module(tmp_path):
+    for name in ("json.py", "torch.py"):
+        (tmp_path / name).write_text("raise SystemExit('this is not the module')")
+    (tmp_path / "mine.py").write_text("import json, torch\nassert json.loads and torch.ones")
+    done = subprocess.run(
+        [sys.executable, "-m", "zsrobust", "--plugin", "mine.py", "list", "suites"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("SUITES")
+
+
+def test_two_plugins_of_one_file_name_are_two_modules(tmp_path):
+    paths = [tmp_path / folder / "mine.py" for folder in "ab"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text(f"NUMBER = {number}")
+        load_plugin_file(path)
+    found = {
+        module.NUMBER
+        for name, module in sys.modules.items()
+        if name.startswith("zsrobust_plugin_mine_")
+    }
+    assert found == {0, 1}

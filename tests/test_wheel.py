@@ -72,6 +72,7 @@ def test_it_holds_every_file_of_the_package_and_nothing_else(wheel):
         ".md",
     }
     assert found == expected
+    assert "zsrobust/py.typed" in found  # type checkers read our annotations
 
 
 def call(site, folder, *arguments):
@@ -114,6 +115,11 @@ def test_it_lists_runs_and_tells_outside_the_checkout(site, tmp_path):
     assert len(list((tmp_path / "results").rglob("*.json"))) == 2
     call(site, tmp_path, "report", "--out", "page.html")
     assert "mini_handwriting" in (tmp_path / "page.html").read_text()
+
+
+def test_pull_requests_are_built_as_pushes_are():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert "\non: [push, pull_request]\n" in workflow
 
 
 def test_the_lower_bounds_that_are_tested_are_those_that_are_promised():
