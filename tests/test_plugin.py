@@ -184,3 +184,43 @@ def test_two_plugins_of_one_file_name_are_two_modules(tmp_path):
         if name.startswith("zsrobust_plugin_mine_")
     }
     assert found == {0, 1}
+
+
+RUN = ("run", "--suite", "mini", "--defense", "clip", "--attack", "pgd2", "--dataset", "mini_cells")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "from zsrobust.datasets import datasets\ndatasets.register('odd')('a string')",
+            "The dataset 'odd' is an object of type str. Register an object of type Dataset",
+        ),
+        (
+            "from zsrobust.attacks import attacks\nattacks.register('odd')(object())",
+            "The attack 'odd' is an object of type object. Register an object of type Attack",
+        ),
+        (
+            "from zsrobust.defenses import defenses\ndefenses.register('odd')(None)",
+            "The defense 'odd' is an object of type NoneType. Register an object of type Defense",
+        ),
+        (
+            "from zsrobust.defenses import Defense, defenses\ndefenses.register('odd')(Defense)",
+            "The defense 'odd' is the class Defense. Register an object of type Defense",
+        ),
+        (
+            "from zsrobust.training import objectives\nobjectives.register('odd')('loss')",
+            "The objective 'odd' is an object of type str. Register a function",
+        ),
+        (
+            "from zsrobust.attacks import attacks, pgd\nattacks.register('../../x')(pgd.PGD())",
+            "The attack name '../../x' is not valid",
+        ),
+    ],
+)
+def test_what_a_plugin_may_not_register_is_one_line(zsrobust, tmp_path, code, message):
+    path = tmp_path / "odd.py"
+    path.write_text(code)
+    for command in (("list",), RUN):
+        assert message in refused(zsrobust, path, *command)
+    assert not list(tmp_path.glob("results"))

@@ -46,14 +46,16 @@ def test_eps_outside_its_range_is_refused(text):
 
 
 def test_a_name_is_taken_once():
-    registry: Registry[int] = Registry("thing", "things")
+    registry: Registry[int] = Registry("thing", "things", accepts=int)
     assert registry.register("one")(1) == 1
     with pytest.raises(ZSRobustError, match="'one' is taken"):
         registry.register("one")(2)
 
 
 @pytest.mark.parametrize("name", ["../../x", "", "Upper", "1st", "a-b", "a b", "ä", "a\n", None])
-@pytest.mark.parametrize("registry", [attacks, defenses, Registry("thing", "things")])
+@pytest.mark.parametrize(
+    "registry", [attacks, defenses, Registry("thing", "things", accepts=object)]
+)
 def test_a_name_that_would_not_fit_into_specs_and_file_names_is_refused(registry, name):
     with pytest.raises(ZSRobustError, match="name .* is not valid. Use lower-case") as caught:
         registry.register(name)(1)

@@ -25,10 +25,10 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Registry(Generic[T]):
     """Entries of one kind by name. A name is taken once; the first look-up loads the plugins."""
 
-    def __init__(self, kind: str, plural: str, *, accepts: type = object) -> None:
+    def __init__(self, kind: str, plural: str, *, accepts: Any) -> None:
         """Name the kind, as in "Unknown attack", and its plural, as in `zsrobust list attacks`.
 
-        Entries must be objects of the class `accepts`.
+        Entries must be objects of the class `accepts`, or functions where it is Callable.
         """
         self.kind, self.plural, self.accepts = kind, plural, accepts
         self._entries: dict[str, T] = {}
@@ -62,10 +62,10 @@ class Registry(Generic[T]):
         if isinstance(entry, type):
             given = f"the class {entry.__name__}"
         wanted = self.accepts.__name__
-        return ZSRobustError(
-            f"The {self.kind} {name!r} is {given}. Register an object of a class derived from "
-            f"{wanted}: from {self.accepts.__module__} import {wanted}"
-        )
+        remedy = f"an object of type {wanted}: from {self.accepts.__module__} import {wanted}"
+        if self.accepts is Callable:
+            remedy = "a function"
+        return ZSRobustError(f"The {self.kind} {name!r} is {given}. Register {remedy}")
 
     def __getitem__(self, name: str) -> T:
         """Return the entry; raises ZSRobustError with the nearest name for an unknown one."""

@@ -232,4 +232,4 @@ class Datasets(Registry[Dataset]):
         return named
 
 
-datasets = Datasets("dataset", "datasets")
+datasets = Datasets("dataset", "datasets", accepts=Dataset)

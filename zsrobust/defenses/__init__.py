@@ -222,4 +222,4 @@ class Wrapped(Around):
         )
 
 
-defenses: Registry[Defense] = Registry("defense", "defenses")
+defenses: Registry[Defense] = Registry("defense", "defenses", accepts=Defense)

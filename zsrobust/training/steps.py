@@ -163,7 +163,7 @@ class Step:
 
 
 Objective = Callable[[Step], Tensor]
-objectives: Registry[Objective] = Registry("objective", "defenses")
+objectives: Registry[Objective] = Registry("objective", "defenses", accepts=Callable)
 
 
 @dataclass(frozen=True)
