@@ -527,7 +527,7 @@ def test_a_place_that_no_disk_can_hold_has_no_weights(clip, place):
 
 @pytest.mark.parametrize("spec", ["weights:a\nb.pt", "clip\0", "a\x1b[2J", "pgd:steps=\u2028"])
 def test_a_spec_is_a_line_of_text(spec):
-    line = refused(lambda: split_spec(spec), "stand in no line of text")
+    line = refused(lambda: split_spec(spec), "has control characters")
     assert "\x1b" not in line
 
 
