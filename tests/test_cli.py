@@ -333,7 +333,7 @@ def test_a_result_holds_what_was_predicted_beside_what_it_took(zsrobust, tmp_pat
     assert stored["backward"] <= predicted["backward"]
     needed = (stored["forward"] + stored["backward"]) / (8 * 6)
     assert f"{needed:.0%} of its passes were needed." in done.stdout
-    assert "plan said" not in zsrobust(*QUICK).stdout  # nothing was computed
+    assert "plan estimated" not in zsrobust(*QUICK).stdout  # nothing was computed
 
 
 def test_what_takes_hours_asks_and_without_anyone_to_ask_stops(zsrobust, tmp_path):

@@ -183,7 +183,7 @@ def test_unknown_figures_and_formats(stored):
         figures.draw("3", stored, CHOSEN)
     with pytest.raises(
         ZSRobustError,
-        match=r"No figure format '.gif'. Write to a file that ends in .svg, .png, .pdf",
+        match=r"The suffix '.gif' is not a figure format. Write to a file that ends in .svg, .png, .pdf",
     ):
         figures.render(figures.draw("2", stored, CHOSEN), ".gif")
 

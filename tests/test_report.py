@@ -387,7 +387,7 @@ def test_large_images_are_reduced(side, shown):
 
 @pytest.mark.parametrize("present", [True, False])
 def test_a_folder_without_results_is_an_error(tmp_path, present):
-    with pytest.raises(ZSRobustError, match=r"holds no results\. Make some: zsrobust run"):
+    with pytest.raises(ZSRobustError, match=r"has no results\. Next: zsrobust run"):
         build(tmp_path if present else tmp_path / "nowhere")
 
 

@@ -194,7 +194,10 @@ def _took(results: Sequence[Result]) -> str:
     )
     share = sum(result.forward + result.backward for result in known) / passes
     taken = sum(result.seconds for result in known)
-    return f"Attacks took {taken:,.0f} s; the plan said at most {planned:,.0f} s. {share:.0%} of its passes were needed."
+    return (
+        f"Attacks took {taken:,.0f} s; the plan estimated at most {planned:,.0f} s. "
+        f"They needed {share:.0%} of its passes."
+    )
 
 
 def print_diagnoses(found: Sequence[Diagnosis], console: Console) -> None:

@@ -27,7 +27,10 @@ _TAKEN = (
     "zero-shot",
     "time",
 )  #: names of columns, which a dataset may have, too
-MIXED = "The cells of this row are of different checkpoints, attacks or switches of the protocol; run them again for a mean."
+MIXED = (
+    "This row has no mean: its cells are of different checkpoints, attacks or switches of the protocol. "
+    "Run them again."
+)
 
 #: What shows columns: tables of datasets, tables of averages, the report's leaderboard, and what a
 #: run prints of one defense (a line for each dataset) or of several (a line for each defense).

@@ -138,7 +138,7 @@ def render(drawn: "Drawn", suffix: str) -> bytes:
     }
     if suffix not in metadata:
         raise ZSRobustError(
-            f"No figure format {suffix or 'without suffix'!r}. Write to a file that ends in {', '.join(metadata)}."
+            f"The suffix {suffix!r} is not a figure format. Write to a file that ends in {', '.join(metadata)}."
         )
     with matplotlib.style.context(["default", painting.STYLE]):
         drawn.savefig(content := io.BytesIO(), format=suffix[1:], metadata=metadata[suffix])

@@ -49,7 +49,7 @@ def render(page: Page, suffix: str) -> str:
     """Return the table in the format of a file suffix; raises ZSRobustError for an unknown one."""
     if suffix not in FORMATS:
         raise ZSRobustError(
-            f"{suffix or 'A file without suffix'!r} is not a table format. "
+            f"The suffix {suffix!r} is not a table format. "
             f"Write to a file that ends in {', '.join(FORMATS)}."
         )
     return FORMATS[suffix](page)

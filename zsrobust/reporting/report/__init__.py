@@ -30,7 +30,7 @@ WITHOUT_SCRIPTS = ".view[hidden], .board[hidden] { display: block !important }"
 def build(folder: Path, own: Sequence[Suite] = ()) -> str:
     """Return the page of a results folder; `own` are suites of the user's files, which ours are not.
 
-    Raises ZSRobustError if the folder holds no results, or a file that is not a result.
+    Raises ZSRobustError if the folder has no results, or a file that is not a result.
     """
     import jinja2
     from markupsafe import Markup

@@ -30,7 +30,7 @@ class Collection:
         frame = frame_of((Path(path), result) for path, result in results.items())
         if frame.empty:
             raise ZSRobustError(
-                f"{folder} holds no results. Make some: zsrobust run --suite mini --attack pgd10"
+                f"{folder} has no results. Next: zsrobust run --suite mini --attack pgd10"
             )
         known = {suite.name: suite for suite in own}
         ours = suites.names()

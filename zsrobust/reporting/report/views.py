@@ -138,7 +138,7 @@ def _view(
         trained = datasets[suite.train_on]
         notes.append(f"Zero-shot: the average without {trained}, which was trained on.")
     if more:
-        notes.append(f"In no mean: {', '.join(datasets[name] for name in more)}.")
+        notes.append(f"Not part of any mean: {', '.join(datasets[name] for name in more)}.")
     return View(
         key={
             "suite": suite.name,
