@@ -9,9 +9,9 @@ from test_results import make
 
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting import baseline as intervals
-from zsrobust.reporting import reported
-from zsrobust.reporting.baseline import check, check_paper
+from zsrobust.reporting import reported, statistics
+from zsrobust.reporting.baseline import check
+from zsrobust.reporting.paper import check as check_paper
 from zsrobust.settings import suites
 
 RECIPE = {"objective": "tecoa", "lr": 0.003}
@@ -206,7 +206,7 @@ def test_other_images_are_compared_by_interval(baseline, ours, changes, checkpoi
     assert ways(check(ours, baseline)) == ["interval"]
     trained(ours, robust=range(150), checkpoint=checkpoint, **changes)
     verdict = only(check(ours, baseline))
-    low, high = (100 * end for end in intervals.newcombe((100, 300), (150, 300)))
+    low, high = (100 * end for end in statistics.newcombe((100, 300), (150, 300)))
     how = "retrained, by interval" if checkpoint == "c2" else "by interval"
     assert verdict.why == f"{how}: robust differs by {low:+.2f} to {high:+.2f}"
     assert low > 1
@@ -367,7 +367,7 @@ def test_the_papers_numbers_are_held_against_our_intervals(tmp_path):
 def test_the_bound_of_agreement_with_the_paper(tmp_path):
     printed = float(reported.cell("1", "clip", "cifar10").percent)
     measured(tmp_path, (10_000, 10_000, 1000))
-    off = printed - 0.005 - 100 * intervals.wilson(1000, 10_000)[1]
+    off = printed - 0.005 - 100 * statistics.wilson(1000, 10_000)[1]
     keep = {"keep": lambda about: about["attack"] == "pgd10"}
     for tolerance, way in ((off + 0.001, "paper"), (off - 0.001, None)):
         found = check_paper(load_results(tmp_path), PAPER, tolerance=tolerance, **keep).verdicts

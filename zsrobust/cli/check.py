@@ -120,7 +120,7 @@ def check(
 
     Exit code 0: all agree. 1: some differ or are missing. 2: there is nothing to compare.
     """
-    from zsrobust.reporting import baseline
+    from zsrobust.reporting import baseline, paper
     from zsrobust.results.store import load_results
 
     if not folder.is_dir():
@@ -128,7 +128,7 @@ def check(
     suite, keep = chosen.keeps(against)
     asked: dict[str, Any] = {"keep": keep, "limit": limit, "tolerance": tolerance}
     if against == "paper":
-        found = baseline.check_paper(load_results(folder), suite, **asked)
+        found = paper.check(load_results(folder), suite, **asked)
     else:
         found = baseline.check(folder, Path(against), **asked)
     for line in [*found.lines, *found.notes, found.summary]:

@@ -1,46 +1,32 @@
 """Regression: stored results held against a baseline, cell by cell; nothing is computed again. No torch here.
 
-The baseline is another folder of results, such as the one in git, or what the paper printed. `check` says the rules.
+The baseline is another folder of results, such as the one in git. `check` has the rules; for the
+paper as a baseline see `paper`.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from tabulate import tabulate
 
 from zsrobust.core.errors import ZSRobustError, counted
-from zsrobust.reporting import reported, tables
 from zsrobust.reporting.columns import percent
 from zsrobust.reporting.comparison import IMAGES, Looked, look, points
 from zsrobust.reporting.rows import Metric
-from zsrobust.reporting.statistics import holm, mcnemar, newcombe, wilson
+from zsrobust.reporting.statistics import holm, mcnemar, newcombe
+from zsrobust.reporting.verdicts import Report, Verdict
 from zsrobust.results.cell import Result, Right
 from zsrobust.results.store import paths, read
-from zsrobust.settings.suites import Suite
 
 #: Below it a p-value, adjusted, says that two trainings of one recipe did not come to the same.
 LEVEL = 0.01
 
 METRICS: tuple[Metric, ...] = ("clean", "robust")
-
-#: How cells may agree, in the order of the summary, as it says it.
-WAYS = {
-    "identical": "identical",
-    "moved": "of the same weights within tolerance {tolerance} points",
-    "retrained": "retrained within tolerance {tolerance} points or the paired test at 1%",
-    "interval": "by interval, within tolerance {tolerance} points",
-    "paper": "within tolerance {tolerance} points of our 95% interval",
-}
-
-#: The paper's tables that print cells; the clean accuracies of the second are those of the cells of PGD-10.
-PRINTED = ("1", "2", "3")
 
 
 class Key(NamedTuple):
@@ -80,70 +66,6 @@ class Stored:
     def counts(self, metric: Metric) -> tuple[int, int]:
         """Return how many images were right, of how many."""
         return getattr(self.result, f"{metric}_correct"), self.result.images
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What came of one cell."""
-
-    cell: str
-    way: str | None  #: how it agrees, a key of WAYS; None where it does not
-    why: str = ""
-    ours: str = (
-        ""  #: in percent, clean and robust; or against the paper the one number, and its interval
-    )
-    baseline: str = ""
-    difference: str = ""  #: ours minus the baseline's, in points
-    row: bool = False  #: it is about the mean of a row, and not about a cell
-
-
-@dataclass(frozen=True)
-class Report:
-    """What came of all cells of a baseline."""
-
-    verdicts: Sequence[Verdict]
-    tolerance: float
-    extra: int = 0  #: cells that only the checked folder has
-    notes: Sequence[str] = ()  #: what is no disagreement, and worth a line
-    against: str = "Baseline"
-
-    @property
-    def ok(self) -> bool:
-        """Whether every cell is there and agrees."""
-        return all(verdict.way for verdict in self.verdicts)
-
-    @property
-    def lines(self) -> list[str]:
-        """The lines of a table of the cells that do not agree; none if all do."""
-        wrong = [verdict for verdict in self.verdicts if not verdict.way]
-        body = [
-            [each.cell, each.ours, each.baseline, each.difference, f"{self.tolerance:g}", each.why]
-            for each in wrong
-        ]
-        header = ["Cell", "Ours", self.against, "Difference", "Tolerance", "Why"]
-        return (
-            tabulate(body, header, tablefmt="simple", disable_numparse=True).splitlines()
-            if wrong
-            else []
-        )
-
-    @property
-    def summary(self) -> str:
-        """One line: how many cells agree, and how; how many do not."""
-        ways = [verdict.way for verdict in self.verdicts if not verdict.row]
-        agree, wrong = len(ways) - ways.count(None), ways.count(None)
-        rows = sum(verdict.row for verdict in self.verdicts)
-        told = [
-            f"{ways.count(way)} {words.format(tolerance=f'{self.tolerance:g}')}"
-            for way, words in WAYS.items()
-            if way in ways
-        ]
-        how = f" ({', '.join(told)})" if told else ""
-        return (
-            f"{counted(agree, 'cell')} agree{'s' if agree == 1 else ''}{how}; {wrong} do{'es' if wrong == 1 else ''} not"
-            + (f", nor {rows} row{'s' if rows > 1 else ''}" if rows else "")
-            + f"; {self.extra} more in the folder"
-        )
 
 
 def check(
@@ -446,85 +368,4 @@ def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Ver
 def _mean(row: Sequence[_Pair], side: str, metric: Metric) -> Fraction:
     return sum((Fraction(*getattr(pair, side).counts(metric)) for pair in row), Fraction(0)) / len(
         row
-    )
-
-
-def check_paper(
-    results: pd.DataFrame,
-    suite: Suite,
-    *,
-    keep: Callable[[Mapping[str, Any]], bool] = lambda about: True,
-    limit: int | None = None,
-    tolerance: float = 1.0,
-) -> Report:
-    """Hold the cells of the DataFrame of `load_results` against what the paper's Tables 1 to 3 print.
-
-    Of whatever protocol, limit (unless one is chosen, see `check`) and seed, at 1/255. What failed does not agree, nor does
-    a row with datasets missing. A cell agrees if the printed number, which may be off by 0.005 from
-    rounding, lies in our Wilson 95% interval, widened on both sides by `tolerance` points. What is doubtful about a printed
-    number stands beside it. Raises ZSRobustError where there is nothing to compare.
-    """
-    cells = results[(results["suite"] == suite.name) & (results["eps"] == "1/255")]
-    if limit is not None:
-        cells = cells[
-            (cells["limit"] == limit) | (cells["limit"].isna() & (cells["images"] <= limit))
-        ]
-    records = [
-        cell
-        for cell in cells.to_dict("records")
-        if keep({str(name): value for name, value in cell.items()})
-    ]
-    verdicts: list[Verdict] = []
-    notes: dict[str, None] = {}
-    used: set[str] = set()
-    measured: dict[tuple[str, str], set[str]] = {}
-    for number in (each for each in PRINTED if each in suite.printed):
-        for cell in records:
-            claim = reported.cell(number, cell["defense"], cell["dataset"])
-            if claim is None or cell["attack"] != tables.find(number).attack:
-                continue
-            used.add(cell["path"])
-            measured.setdefault((number, cell["defense"]), set()).add(cell["dataset"])
-            verdicts.append(_against(claim, number, cell, tolerance))
-            notes |= dict.fromkeys(reported.doubts(claim)) if verdicts[-1].way is None else {}
-    if not verdicts:
-        raise ZSRobustError(
-            f"The paper has no numbers on the suite {suite.name}, or on these cells of it: its Tables 1, 2 and 3 are of the "
-            "suite paper, at eps 1/255. Next: zsrobust run --suite paper --table 1"
-        )
-    for (number, defense), datasets in measured.items():
-        if missing := [name for name in suite.datasets if name not in datasets]:
-            verdicts.append(
-                Verdict(
-                    f"Table {number}: {defense}",
-                    None,
-                    f"not measured: {', '.join(missing)}",
-                    row=True,
-                )
-            )
-    return Report(verdicts, tolerance, len(records) - len(used), list(notes), "Paper")
-
-
-def _against(
-    claim: reported.Claim, number: str, cell: Mapping[Hashable, Any], tolerance: float
-) -> Verdict:
-    """Return what came of a cell that the paper prints, in one of its tables."""
-    (metric,) = tables.find(number).metrics
-    name = f"Table {number}: {'/'.join(Path(cell['path']).with_suffix('').parts[-4:])}"
-    if cell["status"] != "ok":
-        return Verdict(name, None, "failed", baseline=str(claim.percent))
-    counts = (int(cell[f"{metric}_correct"]), int(cell["images"]))
-    low, high = (100 * end for end in wilson(*counts))
-    printed, rounding = float(claim.percent), 0.005
-    off = max(low - printed, printed - high) - rounding
-    doubt = f"; doubtful: {', '.join(claim.doubt)}" if claim.doubt else ""
-    return Verdict(
-        name,
-        "paper" if off <= tolerance else None,
-        f"the paper's number is {off:.2f} points outside of our interval{doubt}"
-        if off > tolerance
-        else doubt.removeprefix("; "),
-        f"{percent(Fraction(*counts))} ({low:.1f}–{high:.1f})",
-        str(claim.percent),
-        points(Fraction(*counts) - Fraction(claim.percent) / 100),
     )
