@@ -60,7 +60,15 @@ def test_several_defenses_are_a_line_each_and_a_failed_cell_leaves_no_average(ru
     printed = run(
         make("clip", "mini_a", images=4, clean_correct=4, robust_correct=0),
         make("tecoa", "mini_a", images=4, clean_correct=3, robust_correct=1),
-        make("tecoa", "mini_b", images=4, status="failed", error="Traceback\nCheatError: [/red]"),
+        make(
+            "tecoa",
+            "mini_b",
+            images=4,
+            clean_correct=0,
+            robust_correct=0,
+            status="failed",
+            error="Traceback\nCheatError: [/red]",
+        ),
     )
     assert entries(printed, "clip")[1:] == ["4", "100.00", "0.00"]
     assert entries(printed, "tecoa")[1:] == ["8", "—", "—"]

@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 
 import numpy as np
 import pytest
+from edits import edited
 from PIL import Image
 
 from zsrobust.core.errors import ZSRobustError
@@ -26,6 +27,7 @@ from zsrobust.reporting.rows import rows
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import look_up
+from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
 from zsrobust.results.store import load_results, read, write
 from zsrobust.settings import suites
@@ -82,11 +84,17 @@ def cell(
     }
     if knowledge:
         identity["defense"]["knowledge"] = knowledge
+    counts: dict[str, Any] = {
+        "clean_correct": outcomes.clean_correct,
+        "robust_correct": outcomes.robust_correct,
+    }
+    if failed:
+        error = f"Traceback (most recent call last):\nzsrobust.evaluation.CheatError: left [0, 1] {HOSTILE}\n"
+        counts = {"status": "failed", "error": error}
     result = Result(
-        identity,
+        identity=Identity.from_json(identity),
         images=images,
-        clean_correct=outcomes.clean_correct,
-        robust_correct=outcomes.robust_correct,
+        **counts,
         flags=list(flags),
         messages=messages,
         seconds=1.5,
@@ -102,9 +110,6 @@ def cell(
             random.integers(-127, 128, (2, 3, 32, 32)),
         )
         looks = Samples(np.array([0, 1]), pixels.astype(np.uint8), change.astype(np.int8), 6 / 255)
-    if failed:
-        result.status, result.clean_correct, result.robust_correct = "failed", 0, 0
-        result.error = f"Traceback (most recent call last):\nzsrobust.evaluation.CheatError: left [0, 1] {HOSTILE}\n"
     write(result, None if failed else outcomes, folder, None if failed else looks)
     return result, outcomes
 
@@ -327,8 +332,7 @@ def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
 @pytest.mark.parametrize("templates", [None, {"a": 1}, 7, [], [3, None]])
 def test_prompts_of_any_type_are_printed_or_left_out(tmp_path, templates):
     result, outcomes = cell(tmp_path, "tecoa", "mini_shapes")
-    result.identity["dataset"]["templates"] = templates
-    write(result, outcomes, tmp_path)
+    write(edited(result, {"dataset.templates": templates}), outcomes, tmp_path)
     (dataset,) = of_class(parsed(build(tmp_path)), "dataset")
     assert "40 images. Classes: 4." in words(dataset)
     assert ("Prompts: “3”, “None”." in words(dataset)) == (templates == [3, None])
