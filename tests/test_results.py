@@ -58,6 +58,15 @@ def test_what_counts_as_robust_depends_on_which_images_were_attacked():
     assert lucky.mean_per_class(attacked_all=True) == (0.75, 0.5)
 
 
+def test_the_order_of_an_attacks_fields_does_not_split_a_row():
+    """A row may have cells stored before and after the fields of an attack moved."""
+    attack = {"spec": "pgd10", "eps": "6/255", "norm": "linf", "steps": 10}
+    turned = dict(reversed(attack.items()))
+    row = edited(make(), {"attack": attack}).identity.row
+    assert edited(make(dataset="mini_colors"), {"attack": turned}).identity.row == row
+    assert edited(make(), {"attack": {**attack, "steps": 9}}).identity.row != row
+
+
 def test_a_result_and_its_outcomes_make_a_round_trip(tmp_path):
     result = make(flags=["a_flag"], messages=["a message"], training={"epoch_seconds": 1.5})
     path = results.write(result, outcomes(), tmp_path)

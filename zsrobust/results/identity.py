@@ -190,7 +190,8 @@ class Identity:
         defense = {name: value for name, value in stored["defense"].items() if name != PRINTED}
         attack = {name: value for name, value in stored["attack"].items() if name != "plan"}
         more = [stored[name] for name in ("switches", "search") if name in stored]
-        return hashlib.sha256(json.dumps([defense, attack, *more]).encode()).hexdigest()[:16]
+        text = json.dumps([defense, attack, *more], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(
