@@ -3,14 +3,14 @@
 # From nothing it takes an hour and a half on two cores, most of it AutoAttack and Table t1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-zsrobust run --yes --suite mini --table 1 --table 2 --table 3 --table 4 --table 5 \
+zsrobust run --yes --results results --suite mini --table 1 --table 2 --table 3 --table 4 --table 5 \
     --table t1 --figure 1 --figure 2 --figure 4 --figure 5
-zsrobust run --yes --suite mini --table s1 --table s2
+zsrobust run --yes --results results --suite mini --table s1 --table s2
 for number in 1 2 3 4 5 _s1 _s2 _t1; do
     for suffix in md tex csv; do
-        zsrobust table "${number#_}" --suite mini --out "results/mini/table$number.$suffix"
+        zsrobust table "${number#_}" --suite mini --results results --out "results/mini/table$number.$suffix"
     done
 done
 for number in 1 2 4 5; do
-    zsrobust figure "$number" --suite mini --out "results/mini/figure$number.svg"
+    zsrobust figure "$number" --suite mini --results results --out "results/mini/figure$number.svg"
 done

@@ -6,6 +6,7 @@ if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # before torch is imported: workers beside each other have one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["ZSROBUST_RESULTS"] = "results"  # in the folder of each test; there is no baseline
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

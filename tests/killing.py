@@ -49,6 +49,8 @@ for _part in (
 ):  # what a run imports when it needs it
     __import__(f"zsrobust.{_part}")
 
+os.environ["ZSROBUST_RESULTS"] = "results"
+
 SUITE = """
 like = "mini"
 title = "small"
@@ -204,7 +206,7 @@ class Run:
     @property
     def attacked(self) -> int:
         """The number of images that it says that it attacked."""
-        found = re.search(r"(\d+) images attacked in this run", self.said)
+        found = re.search(r"(\d+) images attacked", self.said)
         assert found, self.said
         return int(found[1])
 

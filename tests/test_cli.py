@@ -56,7 +56,7 @@ def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp
         for name in ("cells", "train")
     ]
     second = zsrobust(*command)
-    assert "all were stored" in second.stdout
+    assert "reused from results. --force" in second.stdout
     assert cells(tmp_path / "results") == stored
     assert "16 images attacked" in zsrobust(*command, "--force").stdout
     again = cells(tmp_path / "results")
@@ -393,7 +393,7 @@ def test_a_users_file_holds_a_suite_and_its_datasets(zsrobust, tmp_path):
         "8",
     )
     assert "slides" in zsrobust(*command, **cache).stdout
-    assert "all were stored" in zsrobust(*command, **cache).stdout
+    assert "reused from results. --force" in zsrobust(*command, **cache).stdout
     stored = json.loads(
         (tmp_path / "results/mine/sound/pgd2-eps=6-255/clip/slides.json").read_text()
     )
@@ -632,3 +632,28 @@ def test_check_exits_with_what_it_found(zsrobust, tmp_path):
         "The paper has no numbers on the suite mini"
         in zsrobust("check", str(COMMITTED), "--against", "paper", *MINI, ok=2).stderr
     )
+
+
+def test_a_baseline_is_reused_and_never_written(zsrobust, tmp_path):
+    zsrobust(*QUICK, "--results", "shipped")
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "shipped").rglob("*.*"))}
+    again = zsrobust(*QUICK, "--results", "runs", "--baseline", "shipped").stdout
+    assert "1 cell reused from runs and shipped" in again
+    assert not list((tmp_path / "runs").rglob("*.json"))
+    forced = zsrobust(*QUICK, "--results", "runs", "--baseline", "shipped", "--force").stdout
+    assert "1 cell in runs" in forced
+    assert "1 cell in other" in zsrobust(*QUICK, "--results", "other", "--baseline", "none").stdout
+    assert before == {p: p.read_bytes() for p in sorted((tmp_path / "shipped").rglob("*.*"))}
+
+
+def test_own_cells_replace_those_of_the_baseline_in_a_table(zsrobust, tmp_path):
+    command = ("run", *MINI, "--defense", "clip", "--attack", "pgd10", "--dataset", "mini_cells")
+    zsrobust(*command, "--results", "shipped")
+    (path,) = (tmp_path / "shipped").rglob("*.json")
+    outcomes = results.Outcomes.read(path)
+    own = edited(results.read(path), clean_correct=0, robust_correct=0)
+    results.write(own, outcomes, tmp_path / "runs")
+    places = ("--results", "runs", "--baseline", "shipped")
+    lines = zsrobust("table", "2", *MINI, *places).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("| CLIP ")]
+    assert " 0.00 |" in line

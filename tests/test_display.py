@@ -1,7 +1,5 @@
 """What a run prints: the columns that tables and the report share."""
 
-from pathlib import Path
-
 import pytest
 from test_results import make, outcomes
 
@@ -9,6 +7,7 @@ from zsrobust import results
 from zsrobust.cli import display
 from zsrobust.reporting import columns
 from zsrobust.reporting.statistics import mean_interval, wilson
+from zsrobust.results.store import Store
 from zsrobust.running.reporter import Reporter
 
 
@@ -27,7 +26,7 @@ def run(tmp_path, capsys, monkeypatch):
         for cell in cells:
             kept = None if cell.status == "failed" else outcomes()
             results.write(cell, kept, folder)
-        display.print_results(cells, Shown(), folder)
+        display.print_results(cells, Shown(), Store(folder))
         return capsys.readouterr().out
 
     return run
@@ -78,7 +77,7 @@ def test_several_defenses_are_a_line_each_and_a_failed_cell_leaves_no_average(ru
 def test_names_are_never_markup(run, tmp_path):
     printed = run(make("weights:path=[/x]", "mini_a"), folder=tmp_path / "[red]" / "results")
     assert "weights:path=[/x] under" in printed
-    assert f"{Path('[red]') / 'results'}; 0 images attacked" in printed
+    assert f"reused from {tmp_path / '[red]' / 'results'}" in printed.replace("\n", "")
 
 
 def test_a_column_added_in_one_place_is_printed(run, monkeypatch):

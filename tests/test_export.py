@@ -14,6 +14,7 @@ from zsrobust.defenses import defenses
 from zsrobust.defenses.export import export, push
 from zsrobust.defenses.weights import register_weights
 from zsrobust.defenses.workshop import Workshop
+from zsrobust.results.store import Store
 from zsrobust.settings import suites
 
 TEXTS = [
@@ -74,7 +75,7 @@ def assert_comes_back(folder, workshop, spec):
 def test_an_export_is_a_plain_open_clip_model_and_comes_back(tiny, tmp_path):
     workshop, spec = tiny
     for each in (spec, f"interpolation:of={spec},weight=0.5", "clip"):
-        folder = export(each, workshop, tmp_path / "out", tmp_path / "results")
+        folder = export(each, workshop, tmp_path / "out", Store(tmp_path / "results"))
         assert folder == tmp_path / "out"
         assert_loads_as(folder, workshop, each)
         assert_comes_back(folder, workshop, each)
@@ -87,7 +88,7 @@ def test_an_export_is_a_plain_open_clip_model_and_comes_back(tiny, tmp_path):
 
 def test_a_trained_defense_and_what_its_card_says(checkpoints, tmp_path):
     workshop, spec = Workshop(MINI, checkpoints), "tecoa:epochs=1,limit=64"
-    folder = export(spec, workshop, tmp_path / "out", tmp_path / "results")
+    folder = export(spec, workshop, tmp_path / "out", Store(tmp_path / "results"))
     assert_loads_as(folder, workshop, spec)
     card = (folder / "README.md").read_text()
     tower = workshop.tower(spec)
@@ -120,7 +121,7 @@ def test_the_card_has_the_results_of_the_defense_and_no_other(tmp_path):
                 RESULTS / f"{cell.replace('clip', source)}{suffix}",
                 path.with_name(path.name + suffix),
             )
-    card = (export("clip", workshop, tmp_path / "out", results) / "README.md").read_text()
+    card = (export("clip", workshop, tmp_path / "out", Store(results)) / "README.md").read_text()
     stored = json.loads((results / f"{cell}.json").read_text())
     share = f"{stored['clean_correct'] / stored['images']:.2%}"
     (row,) = [line for line in card.splitlines() if "pgd10" in line]
@@ -137,7 +138,7 @@ def test_the_license_of_published_weights_stands_in_the_front_matter(tiny, tmp_p
         "theirs",
         {"title": "Theirs", "paper": "a", "where": spec.partition(":")[2], "license": "mit"},
     )
-    card = (export("theirs", workshop, tmp_path / "out", tmp_path) / "README.md").read_text()
+    card = (export("theirs", workshop, tmp_path / "out", Store(tmp_path)) / "README.md").read_text()
     assert "\nlicense: mit\n" in card.split("---")[1]
 
 
@@ -155,8 +156,8 @@ def test_visual_prompts_stay_here(checkpoints, tmp_path):
 def test_only_an_earlier_export_is_written_over(tiny, tmp_path):
     workshop, spec = tiny
     (tmp_path / "out").mkdir()
-    export(spec, workshop, tmp_path / "out", tmp_path)
-    export("clip", workshop, tmp_path / "out", tmp_path)
+    export(spec, workshop, tmp_path / "out", Store(tmp_path))
+    export("clip", workshop, tmp_path / "out", Store(tmp_path))
     before = (tmp_path / "clip" / "open_clip_config.json").read_bytes()
     for other in (
         tmp_path / "clip",
@@ -164,7 +165,7 @@ def test_only_an_earlier_export_is_written_over(tiny, tmp_path):
         tmp_path / "tuned.pt",
     ):  # the backbone's own folder among them
         with pytest.raises(ZSRobustError, match="holds something other than an earlier export"):
-            export(spec, workshop, other, tmp_path)
+            export(spec, workshop, other, Store(tmp_path))
     assert (tmp_path / "clip" / "open_clip_config.json").read_bytes() == before
 
 
@@ -181,16 +182,16 @@ def test_the_backbones_tokenizer_goes_along_or_the_export_says_so(tiny, tmp_path
 
     workshop.clip.tokenize = Files()
     assert (
-        export(spec, workshop, tmp_path / "out", tmp_path) / "tokenizer.json"
+        export(spec, workshop, tmp_path / "out", Store(tmp_path)) / "tokenizer.json"
     ).read_text() == "{}"
     workshop.clip.tokenize = lambda texts: tokenize(texts) + 1
     with pytest.raises(ZSRobustError, match="gives other tokens"):
-        export(spec, workshop, tmp_path / "out", tmp_path)
+        export(spec, workshop, tmp_path / "out", Store(tmp_path))
 
 
 def test_push_makes_the_repository_and_uploads_the_folder(tiny, tmp_path, monkeypatch):
     workshop, _ = tiny
-    folder = export("clip", workshop, tmp_path / "out", tmp_path)
+    folder = export("clip", workshop, tmp_path / "out", Store(tmp_path))
     calls = []
 
     class Api:

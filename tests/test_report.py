@@ -29,7 +29,7 @@ from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import look_up
 from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
-from zsrobust.results.store import load_results, read, write
+from zsrobust.results.store import Store, load_results, read, write
 from zsrobust.settings import suites
 
 MINI = suites.load("mini")
@@ -143,7 +143,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def page(folder: Path) -> str:
-    return build(folder)
+    return build(Store(folder))
 
 
 def expected(folder: Path, metric: Any = "robust", **chosen: Any) -> dict[str, list[str]]:
@@ -209,7 +209,7 @@ def details(tree: Element, place: str) -> Element:
 
 
 def test_the_same_folder_makes_the_same_page(folder, page):
-    assert build(folder) == page
+    assert build(Store(folder)) == page
 
 
 def test_every_cell_is_in_the_page(folder, page):
@@ -268,7 +268,7 @@ def test_a_column_added_in_one_place_is_in_the_leaderboard(folder, monkeypatch):
         "sum", "Sum", lambda row: columns.Entry(f"{len(row.cells)} in all"), places={"report"}
     )
     monkeypatch.setattr(columns, "DETAILS", (*columns.DETAILS, added))
-    for board in of_class(parsed(build(folder)), "board"):
+    for board in of_class(parsed(build(Store(folder))), "board"):
         assert [words(each) for each in board.iter("th") if each.get("scope") == "col"][-1] == "Sum"
         assert all("in all" in words(row[-1]) for row in board.findall(".//tbody/tr"))
 
@@ -324,7 +324,7 @@ def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
     *_, second, best = sorted(right, key=right.__getitem__)
     assert right[second] < right[best]
     cell(tmp_path, best, "mini_shapes", knowledge="oblivious")
-    board = of_class(parsed(build(tmp_path)), "board")[0]
+    board = of_class(parsed(build(Store(tmp_path))), "board")[0]
     strong = [row.findtext("th") for row in board.findall(".//tbody/tr") if of_class(row, "best")]
     assert strong == [DEFENSES[second]]
 
@@ -333,7 +333,7 @@ def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
 def test_prompts_of_any_type_are_printed_or_left_out(tmp_path, templates):
     result, outcomes = cell(tmp_path, "tecoa", "mini_shapes")
     write(edited(result, {"dataset.templates": templates}), outcomes, tmp_path)
-    (dataset,) = of_class(parsed(build(tmp_path)), "dataset")
+    (dataset,) = of_class(parsed(build(Store(tmp_path))), "dataset")
     assert "40 images. Classes: 4." in words(dataset)
     assert ("Prompts: “3”, “None”." in words(dataset)) == (templates == [3, None])
 
@@ -347,14 +347,14 @@ def test_damaged_outcomes_are_noted(tmp_path):
     first.unlink()
     second.write_bytes(b"damaged")
     second.with_suffix(".samples.npz").write_bytes(b"damaged")
-    (dataset,) = of_class(parsed(build(tmp_path)), "dataset")
+    (dataset,) = of_class(parsed(build(Store(tmp_path))), "dataset")
     assert words(dataset).count("Run the cell again") == 3  # both outcomes, and the samples
     assert not of_class(dataset, "classes")
     assert not of_class(dataset, "gallery")
     second.write_bytes(
         Outcomes(np.arange(2), np.arange(2), np.arange(2), np.zeros(2, np.float32)).to_bytes()
     )
-    assert "is not what this cell was counted from" in build(tmp_path)
+    assert "is not what this cell was counted from" in build(Store(tmp_path))
 
 
 def test_images_are_those_that_were_attacked(folder, page):
@@ -377,7 +377,7 @@ def test_images_are_those_that_were_attacked(folder, page):
 
 def test_images_beyond_the_budget_are_left_out_with_a_note(folder, page, monkeypatch):
     monkeypatch.setattr("zsrobust.reporting.report.datasets.BUDGET", 0)
-    shown = build(folder)
+    shown = build(Store(folder))
     assert "no room for more images" in shown
     assert "no room for more images" not in page
     assert len(of_class(parsed(shown), "card")) < len(of_class(parsed(page), "card"))
@@ -392,7 +392,7 @@ def test_large_images_are_reduced(side, shown):
 @pytest.mark.parametrize("present", [True, False])
 def test_a_folder_without_results_is_an_error(tmp_path, present):
     with pytest.raises(ZSRobustError, match=r"has no results\. Next: zsrobust run"):
-        build(tmp_path if present else tmp_path / "nowhere")
+        build(Store(tmp_path if present else tmp_path / "nowhere"))
 
 
 # In a real browser.

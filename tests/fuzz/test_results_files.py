@@ -154,7 +154,7 @@ def tell(folder: Path) -> None:
 
 def show(folder: Path) -> None:
     """The report, with its figures."""
-    page = report.build(folder)
+    page = report.build(store.Store(folder))
     assert page.count("<script") == 1  # ours
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from zsrobust.reporting.rows import Need
     from zsrobust.results.selection import Selection
+    from zsrobust.results.store import Store
     from zsrobust.settings.suites import Suite
 
 
@@ -53,18 +54,17 @@ def number_in(out: Path | None, kind: str) -> str:
 
 
 def stored(
-    folder: Path, request: Request, table: str | None = None
+    store: "Store", request: Request, table: str | None = None
 ) -> "tuple[pd.DataFrame, Selection]":
-    """Return the results in a folder, and which of them the options select.
+    """Return the stored results, and which of them the options select.
 
     The suite is the named one, or the only one there; for some tables, its second.
     """
     from zsrobust.reporting import tables
-    from zsrobust.results.store import load_results
     from zsrobust.settings import suites
 
-    results = load_results(folder)
-    name = request.suite or only(sorted(set(results["suite"])), folder)
+    results = store.load()
+    name = request.suite or only(sorted(set(results["suite"])), str(store))
     suite = suites.load(name)
     shown = tables.suite_name(table, suite) if table else suite.name
     if shown != suite.name:
@@ -72,7 +72,7 @@ def stored(
     return results, request.selection(suite)
 
 
-def only(there: Sequence[str], folder: Path) -> str:
+def only(there: Sequence[str], folder: str) -> str:
     """Return the only suite that a folder has results of; the default one if it has none.
 
     A suite's second series is not counted. Raises ZSRobustError where there are several.

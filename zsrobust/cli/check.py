@@ -10,12 +10,12 @@ import click
 from zsrobust.cli.command import Command
 from zsrobust.cli.options import (
     Points,
-    folder_option,
     limit_option,
     out_option,
     several,
+    store_options,
 )
-from zsrobust.cli.request import passes
+from zsrobust.cli.request import Places, passes
 from zsrobust.core.errors import ZSRobustError
 
 
@@ -24,14 +24,14 @@ from zsrobust.core.errors import ZSRobustError
 )
 @out_option("one page of HTML", default="report.html")
 @several("--suite", "files", "TOML file of a suite of your own in the results. Repeatable.")
-@folder_option
-def report(out: Path, files: Sequence[str], folder: Path) -> None:
+@store_options
+def report(out: Path, files: Sequence[str], places: Places) -> None:
     """Write one page of HTML with all results: leaderboard, figures, datasets, images, provenance."""
     from zsrobust.core.files import write_atomically
     from zsrobust.reporting.report import build
     from zsrobust.settings import suites
 
-    content = build(folder, [suites.load(file) for file in files]).encode()
+    content = build(places.store, [suites.load(file) for file in files]).encode()
     write_atomically(out, content)
     click.echo(f"{out} written, {len(content) / 1e6:.1f} MB")
 
@@ -81,7 +81,7 @@ def _only_suite(against: str) -> str:
 
     if against == "paper":
         return suites.DEFAULT
-    return only(sorted(set(load_results(against)["suite"])), Path(against))
+    return only(sorted(set(load_results(against)["suite"])), against)
 
 
 _filter = passes(

@@ -8,14 +8,14 @@ import click
 from zsrobust.cli.command import Command
 from zsrobust.cli.options import (
     eps_option,
-    folder_option,
     limit_option,
     out_option,
     protocol_option,
     seed_option,
+    store_options,
     stored_suite_option,
 )
-from zsrobust.cli.request import Request, passes
+from zsrobust.cli.request import Places, Request, passes
 from zsrobust.cli.show import print_text
 
 _attack_option = click.option("--attack", default="pgd10", show_default=True, help="Name or spec.")
@@ -48,16 +48,16 @@ _attack_option = click.option("--attack", default="pgd10", show_default=True, he
     help="Accuracy to compare.",
 )
 @out_option(".md or .csv")
-@folder_option
+@store_options
 def compare(
-    first: str, second: str, request: Request, metric: Any, out: Path | None, folder: Path
+    first: str, second: str, request: Request, metric: Any, out: Path | None, places: Places
 ) -> None:
     """Compare two defenses image by image: their difference on each dataset, and its significance."""
     from zsrobust.cli.cells import stored
     from zsrobust.core.specs import normalize
     from zsrobust.reporting import comparison
 
-    results, selection = stored(folder, request)
+    results, selection = stored(places.store, request)
     compared = comparison.compare(
         results, normalize(first), normalize(second), selection, metric=metric
     )

@@ -60,7 +60,7 @@ def compute(
             else:
                 found, errors = run_cells(bench, cells, places.store, shown, order.force)
         if found and ranks.leads():
-            display.print_results(found, shown, places.folder)
+            display.print_results(found, shown, places.store)
     return found, errors
 
 

@@ -23,7 +23,7 @@ from zsrobust.reporting.columns import Column, Entry, filled, terminal
 from zsrobust.reporting.rows import Row, rows
 from zsrobust.results.cell import Result
 from zsrobust.results.flags import look_up
-from zsrobust.results.store import frame_of
+from zsrobust.results.store import Store, frame_of
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
 from zsrobust.settings.suites import Suite
@@ -110,21 +110,33 @@ def live() -> Iterator[Live]:
             progress.stop()
 
 
-def print_results(found: Sequence[Result], shown: Live, folder: Path) -> None:
+def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
     """Print the cells of a run: every dataset of one defense under one attack, or the averages of several."""
     console = Console()
-    places = {result.path: folder / f"{result.path}.json" for result in found}
+    places = {result.path: _place(result, store) for result in found}
     rows = _rows(frame_of((places[result.path], result) for result in found))
     console.print(_each_dataset(rows[0]) if len(rows) == 1 else _averages(rows))
     for result in found:
         if result.status == "failed":
             error = (result.error or "").strip().splitlines()[-1]
             console.print(f"failed: {error} ({places[result.path]})", markup=False, soft_wrap=True)
-    stored = f"{counted(len(found), 'cell')} in {folder}; {counted(shown.computed, 'image')} attacked in this run"
-    stored += "." if shown.computed else ": all were stored. --force computes them again."
-    console.print(stored, markup=False, soft_wrap=True)
+    console.print(_summary(found, shown, store), markup=False, soft_wrap=True)
     if line := _took(shown.fresh):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _place(result: Result, store: Store) -> Path:
+    place = Path(f"{result.path}.json")
+    return store.find(place) or store.folder / place
+
+
+def _summary(found: Sequence[Result], shown: Live, store: Store) -> str:
+    """Return one line: how many cells were computed, where they are stored, and how many were reused."""
+    computed, reused = len(shown.fresh), len(found) - len(shown.fresh)
+    if not computed:
+        return f"{counted(reused, 'cell')} reused from {store}. --force computes them again."
+    line = f"{counted(computed, 'cell')} in {store.folder}; {counted(shown.computed, 'image')} attacked"
+    return f"{line}; {counted(reused, 'cell')} reused from {store}." if reused else f"{line}."
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:

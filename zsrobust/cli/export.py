@@ -6,6 +6,7 @@ import click
 
 from zsrobust.cli.command import Command
 from zsrobust.cli.options import (
+    baseline_option,
     checkpoints_option,
     data_option,
     device_option,
@@ -34,7 +35,7 @@ from zsrobust.cli.request import Places, passes
 )
 @suite_option
 @data_option
-@passes(Places, "places", folder_option, checkpoints_option, device_option)
+@passes(Places, "places", folder_option, baseline_option, checkpoints_option, device_option)
 def export(defense: str, out: Path, repo: str | None, suite: str | None, places: Places) -> None:
     """Write DEFENSE as a folder that plain open_clip loads.
 
@@ -49,6 +50,6 @@ def export(defense: str, out: Path, repo: str | None, suite: str | None, places:
     workshop = places.workshop(load_suite(suite))
     with display.live() as shown:
         workshop.progress, workshop.preparing = shown.training, shown.preparing
-        click.echo(f"{write(defense, workshop, out, places.folder)} written")
+        click.echo(f"{write(defense, workshop, out, places.store)} written")
     if repo:
         click.echo(f"{push(out, repo)} uploaded")

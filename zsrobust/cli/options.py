@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zsrobust.cli.request import Decorator, Request, passes
+from zsrobust.cli.request import Decorator, Places, Request, passes
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import LARGEST, NUMBER, parse_eps
 
@@ -89,17 +89,21 @@ def limit_of(default: int | None = None) -> Decorator:
     )
 
 
-def _folder(variable: str, name: str) -> Decorator:
+def _folder(variable: str, name: str, default: str, text: str) -> Decorator:
     """Return the option of a folder, which ZSROBUST_NAME in the environment sets, too."""
     return click.option(
         f"--{name}",
         variable,
         type=click.Path(path_type=Path, file_okay=False),
-        default=name,
+        default=default,
         show_default=True,
         envvar=f"ZSROBUST_{name.upper()}",
-        help=f"Folder of the {name}.",
+        help=text,
     )
+
+
+def _baseline(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path | None:
+    return None if str(value) == "none" else value
 
 
 suite_option = click.option("--suite", help="Name or TOML file of a suite. Default: paper.")
@@ -129,8 +133,19 @@ data_option = click.option(
     callback=_data_root,
     help="Folder of local datasets in torchvision's layout. Default: ZSROBUST_DATA.",
 )
-folder_option = _folder("folder", "results")
-checkpoints_option = _folder("checkpoints", "checkpoints")
+folder_option = _folder("folder", "results", "runs", "Folder of your results.")
+baseline_option = click.option(
+    "--baseline",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="results",
+    show_default=True,
+    envvar="ZSROBUST_BASELINE",
+    callback=_baseline,
+    help="Folder of results that are reused and never written; none to use no other results.",
+)
+checkpoints_option = _folder(
+    "checkpoints", "checkpoints", "checkpoints", "Folder of the checkpoints."
+)
 device_option = click.option("--device", help="Torch device. Default: cuda if present, else cpu.")
 
 request_options = passes(
@@ -139,3 +154,4 @@ request_options = passes(
 stored_options = passes(
     Request, "request", stored_suite_option, protocol_option, eps_option, limit_option, seed_option
 )
+store_options = passes(Places, "places", folder_option, baseline_option)

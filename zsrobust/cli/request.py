@@ -46,16 +46,17 @@ class Request:
 class Places:
     """Where results and checkpoints are stored, and where torch computes."""
 
-    folder: Path = Path("results")
+    folder: Path = Path("runs")  #: of the own results
+    baseline: Path | None = None  #: of results that are read and never written
     checkpoints: Path = Path("checkpoints")
     device: str | None = None
 
     @property
     def store(self) -> "Store":
-        """The folder of results that a run reads and writes."""
+        """The results that a command reads, and the folder that a run writes."""
         from zsrobust.results.store import Store
 
-        return Store(self.folder)
+        return Store(self.folder, self.baseline)
 
     def workshop(self, suite: "Suite") -> "Workshop":
         """Return the workshop of a suite; raises ZSRobustError for a device that is not there."""

@@ -8,6 +8,7 @@ import click
 
 from zsrobust.cli.command import Command
 from zsrobust.cli.options import (
+    baseline_option,
     checkpoints_option,
     data_option,
     device_option,
@@ -90,7 +91,9 @@ _order = passes(
         metavar="KEY=VALUE",
     ),
 )
-_places = passes(Places, "places", folder_option, checkpoints_option, device_option)
+_places = passes(
+    Places, "places", folder_option, baseline_option, checkpoints_option, device_option
+)
 
 
 @click.command(

@@ -7,12 +7,12 @@ import click
 
 from zsrobust.cli.command import Command
 from zsrobust.cli.options import (
-    folder_option,
     out_option,
     several,
+    store_options,
     stored_options,
 )
-from zsrobust.cli.request import Request
+from zsrobust.cli.request import Places, Request
 
 
 @click.command(
@@ -29,7 +29,7 @@ from zsrobust.cli.request import Request
     help="Add the paper's numbers and the differences.",
 )
 @out_option(".md, .tex, .csv or .html")
-@folder_option
+@store_options
 def table(
     number: str | None,
     request: Request,
@@ -37,7 +37,7 @@ def table(
     intervals: bool,
     compare: str | None,
     out: Path | None,
-    folder: Path,
+    places: Places,
 ) -> None:
     """Print one of the paper's tables from the stored results.
 
@@ -51,7 +51,7 @@ def table(
 
     number = number or number_in(out, "table")
     tables.find(number)
-    results, selection = stored(folder, request, number)
+    results, selection = stored(places.store, request, number)
     page = tables.build(
         number,
         results,
@@ -70,8 +70,8 @@ def table(
 @click.argument("number", required=False)
 @stored_options
 @out_option(".svg, .pdf or .png. Default: figureN.svg")
-@folder_option
-def figure(number: str | None, request: Request, out: Path | None, folder: Path) -> None:
+@store_options
+def figure(number: str | None, request: Request, out: Path | None, places: Places) -> None:
     """Draw one of the paper's figures from the stored results.
 
     NUMBER: 1 accuracy by dataset, 2 distance during training, 4 other bounds, 5 robust against
@@ -82,7 +82,7 @@ def figure(number: str | None, request: Request, out: Path | None, folder: Path)
 
     number = number or number_in(out, "figure")
     figures.find(number)
-    drawn = figures.draw(number, *stored(folder, request))
+    drawn = figures.draw(number, *stored(places.store, request))
     out = out or Path(f"figure{number}.svg")
     _write(out, figures.render(drawn, out.suffix))
 

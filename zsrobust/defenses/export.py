@@ -20,12 +20,12 @@ from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.results.cell import versions
 from zsrobust.results.identity import differences
-from zsrobust.results.store import load_results, read
+from zsrobust.results.store import Store, read
 
 TEXTS = ["a photo of a dog", "ZSROBUST, naïve: 1/255!"]  #: on which two tokenizers must agree
 
 
-def export(spec: str, workshop: Workshop, out: Path, results: Path) -> Path:
+def export(spec: str, workshop: Workshop, out: Path, results: Store) -> Path:
     """Write the CLIP of a defense as a folder that open_clip loads, and return the folder.
 
     `results` is where the numbers of its card are read. Raises ZSRobustError for a tower that is not of CLIP's shape, and
@@ -43,7 +43,7 @@ def export(spec: str, workshop: Workshop, out: Path, results: Path) -> Path:
             f"{spec} cannot be exported: visual prompts are nothing that open_clip loads."
         )
     spec = normalize(spec)
-    load_results(results)  # a file there that is no result is told of before a training, not after
+    results.load()  # a file there that is no result is told of before a training, not after
     tower, clip = workshop.tower(spec), workshop.clip
     rows = _results(spec, workshop, tower, results)
     weights = _whole(spec, clip, tower)
@@ -127,9 +127,9 @@ def _write_tokenizer(clip: Clip, out: Path) -> None:
         )
 
 
-def _results(spec: str, workshop: Workshop, tower: Tower, folder: Path) -> list[dict[str, Any]]:
+def _results(spec: str, workshop: Workshop, tower: Tower, store: Store) -> list[dict[str, Any]]:
     """Return a row for every stored cell of a defense on a suite that was measured with this very tower."""
-    stored = load_results(folder)
+    stored = store.load()
     own = stored[(stored["defense"] == spec) & (stored["suite"] == workshop.suite.name)].to_dict(
         "records"
     )

@@ -143,6 +143,13 @@ class Store:
     folder: Path
     baseline: Path | None = None  #: cells that are not in the folder are taken from here
 
+    def __post_init__(self) -> None:
+        if self.baseline and self.baseline.resolve() == self.folder.resolve():
+            object.__setattr__(self, "baseline", None)  # it is to be written
+
+    def __str__(self) -> str:
+        return " and ".join(str(folder) for folder in self.folders)
+
     def find(self, place: Path) -> Path | None:
         """Return the file of a cell by its relative place; None where no folder has it."""
         for folder in self.folders:
@@ -153,7 +160,7 @@ class Store:
     @property
     def folders(self) -> list[Path]:
         """The folders that are read, the own one first."""
-        return [self.folder, *([self.baseline] if self.baseline else [])]
+        return [self.folder] if self.baseline is None else [self.folder, self.baseline]
 
     def paths(self) -> list[Path]:
         """Return the JSON files of all cells, sorted; a cell of the own folder replaces the baseline's."""
@@ -161,6 +168,10 @@ class Store:
         for folder in reversed(self.folders):
             found |= {path.parts[-5:]: path for path in paths(folder)}
         return sorted(found.values())
+
+    def load(self) -> pd.DataFrame:
+        """Return the DataFrame of `load_results`."""
+        return frame_of((path, read(path)) for path in self.paths())
 
 
 def paths(folder: str | Path) -> list[Path]:
@@ -186,8 +197,7 @@ def load_results(
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
-    store = Store(Path(folder), None if baseline is None else Path(baseline))
-    return frame_of((path, read(path)) for path in store.paths())
+    return Store(Path(folder), None if baseline is None else Path(baseline)).load()
 
 
 def frame_of(cells: Iterable[tuple[Path, Result]]) -> pd.DataFrame:

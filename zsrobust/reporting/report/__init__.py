@@ -9,7 +9,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from zsrobust.core.errors import ZSRobustError
@@ -21,21 +20,22 @@ from zsrobust.reporting.tables import ROWS
 from zsrobust.results.flags import look_up
 from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
+from zsrobust.results.store import Store
 from zsrobust.settings.suites import Suite
 
 #: Without scripts nobody can choose a view, so that all are shown.
 WITHOUT_SCRIPTS = ".view[hidden], .board[hidden] { display: block !important }"
 
 
-def build(folder: Path, own: Sequence[Suite] = ()) -> str:
-    """Return the page of a results folder; `own` are suites of the user's files, which ours are not.
+def build(store: Store, own: Sequence[Suite] = ()) -> str:
+    """Return the page of the stored results; `own` are suites of the user's files, which ours are not.
 
     Raises ZSRobustError if the folder has no results, or a file that is not a result.
     """
     import jinja2
     from markupsafe import Markup
 
-    found = Collection.load(Path(folder), own)
+    found = Collection.load(store, own)
     shown = views(found)
     looks = Looks(found)
     # A bar in a cell is as long as its accuracy: the policy forbids styles on elements, so that lengths are classes.
@@ -50,7 +50,7 @@ def build(folder: Path, own: Sequence[Suite] = ()) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html").render(
-        folder=found.folder.name or str(found.folder.resolve().name),
+        folder=" and ".join(each.resolve().name for each in store.folders),
         style=Markup(style),  # noqa: S704  # ours, and no data in it
         script=Markup(script),  # noqa: S704  # ours, and no data in it
         without_scripts=Markup(WITHOUT_SCRIPTS),  # noqa: S704  # ours, and no data in it

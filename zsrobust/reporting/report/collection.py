@@ -9,7 +9,7 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.results.cell import Result
 from zsrobust.results.selection import known_suite
-from zsrobust.results.store import frame_of, paths, read
+from zsrobust.results.store import Store, frame_of, read
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
@@ -18,19 +18,19 @@ from zsrobust.settings.suites import Suite
 class Collection:
     """The cells of a results folder, sorted by path, and the suites that they are of, the paper's first."""
 
-    folder: Path
+    store: Store
     frame: pd.DataFrame  #: of `load_results`
     results: Mapping[str, Result]  #: by path, in the order of the frame
     suites: Mapping[str, Suite]
 
     @classmethod
-    def load(cls, folder: Path, own: Sequence[Suite] = ()) -> "Collection":
-        """Return the cells of a folder; raises ZSRobustError if it has no results, or a file that is not a result."""
-        results = {str(path): read(path) for path in paths(folder)}
+    def load(cls, store: Store, own: Sequence[Suite] = ()) -> "Collection":
+        """Return the stored cells; raises ZSRobustError if there are none, or for a file that is not a result."""
+        results = {str(path): read(path) for path in store.paths()}
         frame = frame_of((Path(path), result) for path, result in results.items())
         if frame.empty:
             raise ZSRobustError(
-                f"{folder} has no results. Next: zsrobust run --suite mini --attack pgd10"
+                f"{store} has no results. Next: zsrobust run --suite mini --attack pgd10"
             )
         known = {suite.name: suite for suite in own}
         ours = suites.names()
@@ -40,7 +40,7 @@ class Collection:
         )
         # The datasets of a suite that is not known are not known either: its rows have no means.
         found = {name: known.get(name) or known_suite(name) for name in names}
-        return cls(folder, frame, results, found)
+        return cls(store, frame, results, found)
 
     @property
     def titles(self) -> dict[str, str]:
@@ -50,5 +50,6 @@ class Collection:
         )
 
     def place(self, path: str) -> str:
-        """Return where a cell's JSON is, relative to the folder."""
-        return Path(path).relative_to(self.folder).as_posix()
+        """Return where a cell's JSON is, relative to its folder of results."""
+        folder = next(each for each in self.store.folders if Path(path).is_relative_to(each))
+        return Path(path).relative_to(folder).as_posix()
