@@ -566,7 +566,7 @@ def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
         ("tecoa:epochs=0", "epochs = 0 is not valid; expected a whole number above 0"),
         ("tecoa:eps=8", "eps = 8.0 is not valid; expected a bound such as '8/255'"),
         ("tecoa:lr=nan", "lr = nan is not valid; expected a number above 0"),
-        (f"tecoa:seed={2**63}", "seed = 9223372036854775808 is not valid; expected a whole number"),
+        (f"tecoa:seed={2**63}", r"is not a whole number \(of 64 bits\)"),
         ("vpt_tecoa:tokens=4097", "options.tokens = 4097 is not valid"),
         ("vpt_tecoa:tokens=-1", "options.tokens = -1 is not valid; expected a whole number from 0"),
         ("tecoa:train_on=mini_shapes", "mini_train and mini_objects have a training split"),
@@ -576,6 +576,12 @@ def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
 def test_a_recipe_that_cannot_be_is_refused(spec, message, tmp_path):
     with pytest.raises(ZSRobustError, match=message):
         Workshop(MINI, tmp_path).tower(spec)
+
+
+def test_a_seed_beyond_64_bits_is_refused_from_python_too():
+    assert Recipe(objective="tecoa", seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(ZSRobustError, match="The recipe: seed = 9223372036854775808 is not valid"):
+        Recipe(objective="tecoa", seed=2**63)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
