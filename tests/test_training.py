@@ -494,6 +494,13 @@ def test_an_inner_loss_that_asks_for_its_own_result_is_one_line(tiny, monkeypatc
         step.adversarial  # noqa: B018 (a property that crafts)
 
 
+@pytest.mark.parametrize("objective", ["fare", "tecoa"])
+def test_an_objective_that_needs_an_attack_asks_for_one(tiny, objective):
+    _, step = linear_learner(tiny, objective=objective, attack=None)
+    with pytest.raises(ZSRobustError, match="has no attack.*Add one to the recipe: attack=pgd2"):
+        objectives[objective](step)
+
+
 @pytest.mark.parametrize("attack", ["apgd", "cw", "mim", "pgd:restarts=2", "pgd:loss=margin"])
 def test_an_attack_that_cannot_climb_another_loss_is_refused_before_training(tiny, attack):
     with pytest.raises(ZSRobustError, match="cannot maximize the loss of the objective 'fare'"):

@@ -1,7 +1,7 @@
-"""FARE: unsupervised adversarial fine-tuning of the image encoder (Schlarmann et al., ICML 2024, arXiv 2402.12336).
+"""FARE: unsupervised adversarial fine-tuning (Schlarmann et al., ICML 2024, arXiv 2402.12336).
 
-The embedding of an adversarial image stays near the one that the original CLIP gives to the clean image. The attack
-moves the same embedding as far away as it can. No label and no class text takes part (section 3).
+The embedding of an adversarial image stays near the one that the original CLIP gives to the clean
+image. The attack moves it as far away as it can. Labels and class texts are not used (section 3).
 """
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from zsrobust.training import MinMax, Outputs, Recipe, Step, objectives
 def distance(step: Step, student: Outputs) -> Tensor:
     """Return ‖φ(z) - φ_org(x)‖², (N,), on embeddings that are not normalized.
 
-    φ_org is the frozen encoder, x the clean image, and φ(z) the student's embedding of another one.
+    φ_org is the frozen encoder, x the clean image, and φ(z) the student's embedding of z.
     """
     return (student.embeddings - step.teacher_clean.embeddings).square().sum(1)
 
@@ -29,8 +29,9 @@ defenses.register("fare")(
     Defense(
         title="FARE",
         paper="Schlarmann et al., ICML 2024, arXiv 2402.12336",
-        # Of the published recipe (chs20/RobustVLM at 7de10ee, README): the loss, and PGD of 10 steps.
-        # Its ImageNet, 2 epochs, AdamW and schedule are not used: a suite's fine-tunings share a budget.
+        # From the published recipe (chs20/RobustVLM at 7de10ee, README): the loss and PGD of 10
+        # steps. Its ImageNet, 2 epochs, AdamW and schedule are not used: the adversarial
+        # fine-tunings of a suite share a budget.
         recipe=Recipe(objective="fare", attack="pgd10"),
     )
 )

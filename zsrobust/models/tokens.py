@@ -1,4 +1,4 @@
-"""Patch tokens: what a vision transformer of open_clip knows of each patch, from the pass that embeds the image."""
+"""Patch tokens of open_clip's vision transformers, from the pass that embeds the image."""
 
 from typing import Any
 

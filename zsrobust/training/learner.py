@@ -1,29 +1,23 @@
 """The learner: the student, its teacher, and what moves its weights. It takes one batch at a time, in parts that fit."""
 
-import dataclasses
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zsrobust.attacks import frozen
 from zsrobust.attacks.draws import Draws
-from zsrobust.attacks.geometry import uniform_start
-from zsrobust.attacks.pgd import PGD
-from zsrobust.attacks.search import ascend
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images
 from zsrobust.datasets.pixels import tensor
 from zsrobust.models.clip import Clip
 from zsrobust.training.checkpoints import learning, student_encoder
+from zsrobust.training.crafting import Crafter
 from zsrobust.training.crew import Crew
 from zsrobust.training.recipes import Recipe
-from zsrobust.training.steps import MinMax, Outputs, Step, objectives
+from zsrobust.training.steps import MinMax, Step, objectives
 
 
 class BFloat16(nn.Module):
@@ -68,9 +62,7 @@ class Learner:
             Crew.here(),
         )
         self.objective, self.cut = objectives[recipe.objective], recipe.cut(clip)
-        self.attack = recipe.crafting() if recipe.attack else None
-        if isinstance(self.objective, MinMax):
-            _check_maximizer(recipe, self.attack)
+        self.crafter = Crafter(recipe, self.objective)
         encoder = student_encoder(clip, recipe)
         if checkpoint_activations:
             _checkpoint_activations(encoder)
@@ -151,62 +143,14 @@ class Learner:
             labels,
             self.student,
             self.teacher,
-            partial(self._craft, draws=draws),
+            partial(self.crafter.against_labels, self.student, draws),
             self.recipe.options,
             share,
             draws,
         )
         if isinstance(self.objective, MinMax):
-            step.craft = partial(self._maximize, self.objective.maximize, step)
+            step.craft = partial(self.crafter.against_loss, self.objective.maximize, step)
         return step
-
-    def _craft(self, clean: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        """Return adversarial images of the recipe's attack; no weight takes a gradient for them."""
-        with self._attacking() as attack:
-            return torch.as_tensor(attack(self.student, clean, labels, draws)).detach()
-
-    def _maximize(
-        self,
-        gain: Callable[[Step, Outputs], Tensor],
-        step: Step,
-        clean: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
-        """Return adversarial images that maximize an objective's own loss; no weight takes a gradient for them."""
-        # What `gain` asks of the student has no gradient for the weights: the loss must not reuse it.
-        seen = dataclasses.replace(step, images=clean, labels=labels, craft=_too_early)
-        if clean is step.images:
-            seen.teacher_clean = step.teacher_clean
-
-        def loss(points: Tensor) -> Tensor:
-            return gain(seen, Outputs(self.student, lambda: points, gradients=True))
-
-        with self._attacking() as attack:
-            start = clean
-            if attack.random_start:
-                start = uniform_start(clean, step.draws, attack.eps, attack.norm, "pgd", 0)
-            return ascend(
-                loss,
-                clean,
-                start,
-                eps=attack.eps,
-                norm=attack.norm,
-                steps=attack.steps,
-                step_size=attack.step_size,
-            )
-
-    @contextmanager
-    def _attacking(self) -> Iterator[Any]:
-        """Yield the recipe's attack; raises ZSRobustError without one. Meanwhile the student is frozen."""
-        if self.attack is None:
-            name = self.recipe.objective
-            raise ZSRobustError(
-                f"The objective {name!r} asks for adversarial images; its recipe has no attack."
-            )
-        with frozen(self.student), warnings.catch_warnings():
-            # What attacks warn of concerns evaluations.
-            warnings.simplefilter("ignore", UserWarning)
-            yield self.attack
 
     def finite(self) -> Tensor:
         """Return whether the gradients are finite, () bool, on the device: to look at it is to wait for it."""
@@ -273,25 +217,6 @@ class Learner:
             "distance": math.sqrt(moved / size) if size else math.sqrt(moved),
             "distance_code": abs(norms - norms_now) / norms if norms else norms_now,
         }
-
-
-def _check_maximizer(recipe: Recipe, attack: Any) -> None:
-    """Raise ZSRobustError for an attack that cannot maximize another loss than its own."""
-    if attack is None:
-        return
-    if isinstance(attack, PGD) and (attack.loss, attack.restarts, attack.eot) == ("ce", 1, None):
-        return
-    raise ZSRobustError(
-        f"The attack {recipe.attack} cannot maximize the loss of the objective "
-        f"{recipe.objective!r}. Expected a plain PGD. Use: attack=pgd10"
-    )
-
-
-def _too_early(images: Tensor, labels: Tensor) -> Tensor:
-    raise ZSRobustError(
-        "The loss that adversarial images maximize asks for these images. "
-        "Expected the outputs that it receives. Use: outputs.embeddings"
-    )
 
 
 def exactly(device: torch.device) -> torch.dtype:

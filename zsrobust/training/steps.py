@@ -67,7 +67,9 @@ class Outputs:
 
 @dataclass
 class Step:
-    """What an objective receives: a batch, the student, the teacher. Nothing is computed before it is asked for.
+    """What an objective receives: a batch, the student, the teacher.
+
+    Nothing is computed before it is asked for.
 
     `student_clean`, `student_adversarial`, `teacher_clean` and `teacher_adversarial` are what the
     student and the teacher compute from the clean and from the adversarial images: `embeddings`,
@@ -117,7 +119,7 @@ class Step:
         return Outputs(self.teacher, lambda: self.adversarial, gradients=False)
 
     def soft_labels(self, temperature: float = 1.0) -> Tensor:
-        """Return the teacher's probabilities (N, K) for the clean images: softmax(logits / temperature)."""
+        """Return the teacher's softmax(logits / temperature) for the clean images, (N, K)."""
         return (self.teacher_clean.logits / temperature).softmax(1)
 
     @property
@@ -132,7 +134,7 @@ class Step:
 
     @property
     def teacher_features(self) -> Tensor:
-        """The teacher's unit-norm embeddings of the adversarial images, (N, D), without gradient."""
+        """The teacher's unit-norm embeddings of the adversarial images, (N, D)."""
         return self.teacher_adversarial.features
 
     @property
@@ -152,9 +154,10 @@ class Step:
 
     @torch.no_grad()
     def correct(self) -> Tensor | None:
-        """Return the number of images that the student classified correctly, (), under attack if it was attacked.
+        """Return the number of images that the student classified correctly, ().
 
-        It is None where the objective made no pass through the student: counting makes none.
+        It counts adversarial images if the objective asked for outputs of them. It makes no pass
+        of its own: it is None where the objective made no pass through the student.
         """
         for outputs in (self.student_adversarial, self.student_clean):
             if outputs.computed:
