@@ -29,15 +29,21 @@ def test_the_examples_of_a_page_run(page, zsrobust, tmp_path, monkeypatch):
             for line in code.splitlines():
                 program, *arguments = shlex.split(line)
                 assert program == "zsrobust", line
-                zsrobust(*arguments)
+                zsrobust(*arguments, ZSROBUST_RESULTS="runs")  # the default
         elif language == "python" and (not named or named[1].startswith("check_")):
             exec(compile(code, str(page), "exec"), namespace)  # noqa: S102  # a page of ours
 
 
 def commands(page: Path) -> list[str]:
-    """Return the lines of a page that call the command line."""
-    lines = page.read_text().replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if re.match(r"(    )?zsrobust [a-z-]", line)]
+    """Return the calls of the command line on a page: in lines of their own, and between backticks."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = [
+        line.strip() for line in text.splitlines() if re.match(r"(    )?zsrobust [a-z-]", line)
+    ]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    quoted = re.findall(r"`(zsrobust [a-z][^`…]*)`", " ".join(prose.split()))
+    chained = re.findall(r"&& (zsrobust [a-z].*)$", text, re.MULTILINE)
+    return [*lines, *quoted, *chained]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
@@ -71,6 +77,28 @@ def test_links_of_a_page_lead_somewhere(page):
             re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
         ]
         assert not anchor or anchor in anchors, target
+
+
+def rows_of_tables(page: Path) -> list[str]:
+    return [line for line in page.read_text().splitlines() if line.startswith("|")]
+
+
+def test_tables_of_the_readme_fit_a_screen():
+    rows = rows_of_tables(ROOT / "README.md")
+    assert len(rows) > 5
+    assert max(map(len, rows)) <= 80
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tables_of_a_page_fit_a_screen(page):
+    assert all(len(row) <= 100 for row in rows_of_tables(page))
+
+
+def test_the_page_on_architecture_names_every_folder_and_no_other():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"^  ([a-z]+)/ ", page, re.MULTILINE))
+    there = {path.parent.name for path in (ROOT / "zsrobust").glob("*/__init__.py")}
+    assert named == there
 
 
 def test_the_page_on_numbers_explains_every_flag_as_the_code_does():

@@ -7,6 +7,8 @@ import pytest
 
 from zsrobust import load_results, results
 from zsrobust.reporting import baseline, figures, formats, tables
+from zsrobust.reporting.columns import percent
+from zsrobust.reporting.rows import rows
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 
@@ -65,10 +67,23 @@ def test_the_tables_are_those_of_the_cells(frame, number):
         assert formats.render(made, suffix) == stored.read_text(encoding="utf-8")
 
 
-def test_the_readme_shows_that_table(frame):
-    shown = formats.render(page(frame, "1"), ".md").split("\n\n")[1]
-    assert f"<!-- zsrobust table 1 --suite mini -->\n{shown}\n" in (ROOT / "README.md").read_text(
-        encoding="utf-8"
+def averages(frame):
+    """The table of the README: averages of each method, computed from the stored cells."""
+    suite = suites.load("mini")
+    attacked = rows(Selection.of(suite).cells(frame), suite)
+    strongest = rows(Selection.of(suite, attack="autoattack").cells(frame), suite)
+    for spec, title in {**tables.ROWS, "fare": "FARE"}.items():
+        row, other = attacked[spec], strongest.get(spec)
+        means = [row.mean("clean"), row.mean("robust"), row.mean("robust", zero_shot=True)]
+        means.append(other.mean("robust") if other else None)
+        yield [title, *("—" if mean is None else percent(mean) for mean in means)]
+
+
+def test_the_readme_shows_the_averages_of_the_stored_cells(frame):
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    table = [line for line in lines if line.startswith("|")][2:]
+    assert [[each.strip() for each in line.strip("|").split("|")] for line in table] == list(
+        averages(frame)
     )
 
 
