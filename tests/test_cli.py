@@ -56,7 +56,7 @@ def test_a_run_trains_attacks_stores_prints_and_does_nothing_twice(zsrobust, tmp
         for name in ("cells", "train")
     ]
     second = zsrobust(*command)
-    assert "reused from results. --force" in second.stdout
+    assert "in results; 0 images attacked. --force" in second.stdout
     assert cells(tmp_path / "results") == stored
     assert "16 images attacked" in zsrobust(*command, "--force").stdout
     again = cells(tmp_path / "results")
@@ -393,7 +393,7 @@ def test_a_users_file_holds_a_suite_and_its_datasets(zsrobust, tmp_path):
         "8",
     )
     assert "slides" in zsrobust(*command, **cache).stdout
-    assert "reused from results. --force" in zsrobust(*command, **cache).stdout
+    assert "in results; 0 images attacked. --force" in zsrobust(*command, **cache).stdout
     stored = json.loads(
         (tmp_path / "results/mine/sound/pgd2-eps=6-255/clip/slides.json").read_text()
     )
@@ -638,10 +638,10 @@ def test_a_baseline_is_reused_and_never_written(zsrobust, tmp_path):
     zsrobust(*QUICK, "--results", "shipped")
     before = {path: path.read_bytes() for path in sorted((tmp_path / "shipped").rglob("*.*"))}
     again = zsrobust(*QUICK, "--results", "runs", "--baseline", "shipped").stdout
-    assert "1 cell reused from runs and shipped" in again
+    assert "1 cell in shipped; 0 images attacked" in again
     assert not list((tmp_path / "runs").rglob("*.json"))
     forced = zsrobust(*QUICK, "--results", "runs", "--baseline", "shipped", "--force").stdout
-    assert "1 cell in runs" in forced
+    assert "1 cell in runs; 8 images attacked" in forced
     assert "1 cell in other" in zsrobust(*QUICK, "--results", "other", "--baseline", "none").stdout
     assert before == {p: p.read_bytes() for p in sorted((tmp_path / "shipped").rglob("*.*"))}
 

@@ -98,7 +98,7 @@ def test_flags_and_options_of_several_values_may_be_repeated():
 
 def test_an_empty_variable_of_the_environment_is_as_none(monkeypatch):
     monkeypatch.setenv("ZSROBUST_RESULTS", "")
-    assert main.commands["run"].make_context("run", []).params["folder"] == Path("results")
+    assert main.commands["run"].make_context("run", []).params["folder"] == Path("runs")
 
 
 def test_a_file_is_written_into_a_new_folder_of_a_folder_that_exists(tmp_path):

@@ -412,7 +412,7 @@ def test_jobs_compute_what_is_missing_and_say_what_fails(zsrobust, tmp_path, che
     assert "clip, 1 cell; log" in done.stderr
     assert "2 cells in results; 8 images attacked" in done.stdout
     again = zsrobust(*command)
-    assert "reused from results" in again.stdout
+    assert "in results; 0 images attacked" in again.stdout
     assert "job" not in again.stderr
     (log,) = (tmp_path / "results").rglob("*_log.out")
     assert "Job completed successfully" in log.read_text()

@@ -112,7 +112,7 @@ def test_it_lists_runs_and_tells_outside_the_checkout(site, tmp_path):
         "mini_handwriting",
         "--yes",
     )
-    assert len(list((tmp_path / "results").rglob("*.json"))) == 2
+    assert len(list((tmp_path / "runs").rglob("*.json"))) == 2
     call(site, tmp_path, "report", "--out", "page.html")
     assert "mini_handwriting" in (tmp_path / "page.html").read_text()
 

@@ -1,6 +1,6 @@
 """What a run shows while it works, and when it is done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
         if result.status == "failed":
             error = (result.error or "").strip().splitlines()[-1]
             console.print(f"failed: {error} ({places[result.path]})", markup=False, soft_wrap=True)
-    console.print(_summary(found, shown, store), markup=False, soft_wrap=True)
+    console.print(_summary(places.values(), shown, store), markup=False, soft_wrap=True)
     if line := _took(shown.fresh):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -130,13 +130,14 @@ def _place(result: Result, store: Store) -> Path:
     return store.find(place) or store.folder / place
 
 
-def _summary(found: Sequence[Result], shown: Live, store: Store) -> str:
-    """Return one line: how many cells were computed, where they are stored, and how many were reused."""
-    computed, reused = len(shown.fresh), len(found) - len(shown.fresh)
-    if not computed:
-        return f"{counted(reused, 'cell')} reused from {store}. --force computes them again."
-    line = f"{counted(computed, 'cell')} in {store.folder}; {counted(shown.computed, 'image')} attacked"
-    return f"{line}; {counted(reused, 'cell')} reused from {store}." if reused else f"{line}."
+def _summary(places: Collection[Path], shown: Live, store: Store) -> str:
+    """Return one line: how many cells each folder has, and how many images were attacked."""
+    counts = {
+        folder: sum(place.is_relative_to(folder) for place in places) for folder in store.folders
+    }
+    cells = ", ".join(f"{counted(n, 'cell')} in {folder}" for folder, n in counts.items() if n)
+    hint = "" if shown.computed else " --force recomputes them."
+    return f"{cells}; {counted(shown.computed, 'image')} attacked.{hint}"
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
