@@ -180,7 +180,7 @@ def test_an_image_that_mim_broke_stays_where_it_is():
 
 def test_a_decay_is_a_share():
     for decay in ("-1", "1.5", "nan"):
-        with pytest.raises(ZSRobustError, match="decay is between 0 and 1"):
+        with pytest.raises(ZSRobustError, match="decay must be in .0, 1."):
             attacks.create(f"mim:decay={decay}")
 
 

@@ -148,12 +148,12 @@ def test_passes_are_missing_where_a_member_does_not_say(members):
     ("of", "message"),
     [
         ("pgd10+apdg", "Unknown attack 'apdg'. Did you mean apgd"),
-        ("", "An ensemble is of attacks, each once, and not of ''"),
-        ("pgd10++apgd", "An ensemble is of attacks, each once"),
-        ("apgd+apgd", "An ensemble is of attacks, each once"),
+        ("", "'' is not a list of different attacks"),
+        ("pgd10++apgd", "is not a list of different attacks"),
+        ("apgd+apgd", "is not a list of different attacks"),
         ("pgd10+apgd:loss=hinge", "loss='hinge' is not one of ce, dlr, targeted"),
-        ("pgd10:eps=2/255+apgd", "'pgd10:eps=2/255' has others"),
-        ("pgd10:norm=l2+apgd", "'pgd10:norm=l2' has others"),
+        ("pgd10:eps=2/255+apgd", "'pgd10:eps=2/255' has another eps or norm"),
+        ("pgd10:norm=l2+apgd", "'pgd10:norm=l2' has another eps or norm"),
     ],
 )
 def test_an_ensemble_of_what_is_no_attack_is_told_so(of, message):

@@ -102,13 +102,13 @@ def test_a_classifier_without_embeddings_is_told_so():
     linear, data = toy(4)
     classifier = nn.Sequential(linear)  # logits alone
     for wrapped in (classifier, Meter(classifier), Meter(HalfPrecision(classifier))):
-        with pytest.raises(ZSRobustError, match="needs a classifier with image embeddings"):
+        with pytest.raises(ZSRobustError, match="needs a classifier with `features`"):
             FeatureL2()(
                 wrapped, gray(side=8).float(), torch.zeros(16, dtype=torch.long), numbers(gray())
             )
     result = run_case(Case(classifier, FeatureL2(), "feature_l2", data))
     assert result.failed
-    assert "needs a classifier with image embeddings" in str(result.error)
+    assert "needs a classifier with `features`" in str(result.error)
 
 
 @pytest.mark.parametrize("spec", ["feature_l2:norm=l2,eps=2,step_size=1"])

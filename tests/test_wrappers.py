@@ -329,7 +329,7 @@ def test_a_wrapped_defense_is_another_one_and_says_so(spec, title, of):
             "tte:of=interpolation:of=tecoa:lr=1,seed=3",
             "write of=interpolation:of=tecoa,lr=1,seed=3; to set that of 'tecoa'",
         ),
-        ("ttc:steps=0", "TTC takes eps in"),
+        ("ttc:steps=0", "TTC needs eps in"),
         ("tte:crops=-1", "crops=0 or more"),
     ],
 )

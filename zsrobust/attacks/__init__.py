@@ -98,12 +98,12 @@ attacks: Registry[Attack] = Registry("attack", "attacks", accepts=Attack)
 
 
 def slots(classifier: nn.Module, images: int) -> int:
-    """Return how many of so many images a classifier takes at once: its `batch_size`, or all where it has none."""
+    """Return how many images a classifier takes at once: its `batch_size`, or all of them."""
     return getattr(classifier, "batch_size", None) or max(1, images)
 
 
 def check_bounds(eps: float, norm: Norm, **positive: float | None) -> None:
-    """Raise ZSRobustError unless the norm is known, and every value is a positive number in its range.
+    """Raise ZSRobustError unless the norm is known and every value is positive and in range.
 
     A value of None is not checked.
     """
@@ -135,13 +135,13 @@ def _check_positive(name: str, value: float) -> None:
         )
     if value >= LARGEST:
         raise ZSRobustError(
-            f"An attack's {name} is too large: it must be below {LARGEST}. See: zsrobust list attacks"
+            f"An attack's {name} must be below {LARGEST}. See: zsrobust list attacks"
         )
 
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Within it, float32 is float32: on newer GPUs convolutions take TF32, of 10 bits, where nobody says otherwise."""
+    """Within it, float32 is exact: newer GPUs compute convolutions in TF32 by default."""
     convolution, product = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolution.allow_tf32, product.allow_tf32
     convolution.allow_tf32 = product.allow_tf32 = False

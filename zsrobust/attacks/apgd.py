@@ -1,4 +1,4 @@
-"""Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690), and the search that the parts of AutoAttack share."""
+"""Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690)."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,11 +20,11 @@ TARGETS = 9  # of AutoAttack's standard version
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(SearchAttack):
-    """Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690): PGD that sets the size of its steps by itself.
+    """Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690): PGD that adapts its step size.
 
-    On cross-entropy, on the difference of logits ratio (DLR, eq. 6 of the paper), or on its targeted form (eq. 7), toward
-    each of up to nine classes. DLR compares 3 classes, its targeted form 4: with fewer the margin is climbed, the
-    numerator of DLR, and the plan says so.
+    On cross-entropy, on the difference of logits ratio (DLR, eq. 6 of the paper), or on its
+    targeted form (eq. 7), toward each of up to nine classes. DLR compares 3 classes, its targeted
+    form 4: with fewer the margin is climbed, the numerator of DLR, and the plan says so.
     """
 
     loss: Literal["ce", "dlr", "targeted"] = "ce"
@@ -33,7 +33,7 @@ class APGD(SearchAttack):
     positive = ("steps", "restarts")
 
     def plan(self, classes: int) -> dict[str, Any]:
-        """Return how many targets there are, or what takes the place of a loss for which the classes are too few."""
+        """Return the number of targets, or the loss that replaces one with too few classes."""
         if classes < CLASSES.get(self.loss, 2):
             return {"loss": "margin", "skipped": [self.loss]}
         return {"targets": min(TARGETS, classes - 1)} if self.loss == "targeted" else {}
@@ -75,7 +75,8 @@ class Climb(Rows):
     before: Tensor  #: the point one step ago
     gradient: Tensor
     loss: Tensor
-    best: Tensor  #: (R,) the highest loss so far, at `best_point`, where the gradient is `best_gradient`
+    #: (R,) the highest loss so far, at `best_point`, where the gradient is `best_gradient`.
+    best: Tensor
     best_point: Tensor
     best_gradient: Tensor
     size: Tensor  #: (R, 1, 1, 1) of the steps
@@ -95,7 +96,7 @@ def apgd(
     steps: int = 100,
     restarts: int = 1,
 ) -> None:
-    """Climb the loss, one of LOSSES, from random starts at the edge of the ball around each image, one a restart."""
+    """Climb a loss of LOSSES, each restart from a random start at the edge of the ball."""
     for restart in range(restarts):
         left = search.left
         if not len(left):
@@ -127,7 +128,7 @@ def apgd_targeted(
     steps: int = 100,
     restarts: int = 1,
 ) -> None:
-    """Climb the targeted DLR loss toward each of the targets (N, T), from a random start for each, and each restart."""
+    """Climb the targeted DLR loss toward each of the targets (N, T), from random starts."""
     for restart in range(restarts):
         for owners, ranks in search.pairs(targets):
             starts = [
@@ -168,7 +169,7 @@ def climb(
     norm: Norm,
     steps: int,
 ) -> Climb | None:
-    """Take the steps, whose size is halved where the loss does not rise; return the rows of images not broken."""
+    """Take the steps, halved where the loss does not rise; return the rows of unbroken images."""
     images, labels = search.images[owners], search.labels[owners]
     value, gradient, wrong = _look(classifier, starts, labels, targets, loss)
     if not (gradient.flatten(1).any(1) | wrong).all():
@@ -240,7 +241,7 @@ def _step(rows: Climb, eps: float, norm: Norm, momentum: float) -> Tensor:
 
 
 def _halve(rows: Climb, interval: int) -> None:
-    """Halve the steps, and go back to the best point, where the loss rose too seldom or its best has not changed."""
+    """Halve the steps and return to the best point where the loss rose too seldom."""
     stuck = (rows.rises <= RISING * interval) | (~rows.halved & (rows.best_then >= rows.best))
     rows.size = torch.where(per_image(stuck), rows.size / 2, rows.size)
     rows.point = torch.where(per_image(stuck), rows.best_point, rows.point)

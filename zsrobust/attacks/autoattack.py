@@ -1,12 +1,13 @@
-"""AutoAttack: our engine, and the library `pyautoattack`; and what else papers print as "AutoAttack", under its own name.
+"""AutoAttack in our engine and in the library `pyautoattack`, and its published variants.
 
-The parts need a number of classes: the DLR loss three, its targeted form four, every targeted part a target. The plan has
-the parts by the number of classes and says what it left out; with fewer classes than a DLR loss needs, a PGD-100 on the
-margin takes its place.
+The parts need a number of classes: the DLR loss three, its targeted form four, every targeted part
+a target. The plan has the parts by the number of classes and says what it left out; with fewer
+classes than a DLR loss needs, a PGD-100 on the margin takes its place.
 
-Our engine is the same algorithms with the same constants, for one purpose: to find any adversarial image within eps. An
-image leaves when a point breaks it, which the library's parts do only when they end; targets are attacked together where
-few images are left. The random numbers are an image's own.
+Our engine is the same algorithms with the same constants, for one purpose: to find any adversarial
+image within eps. An image leaves when a point breaks it, which the library's parts do only when
+they end; targets are attacked together where few images are left. The random numbers are an image's
+own.
 """
 
 import logging
@@ -112,7 +113,8 @@ PARTS = {
 class AutoAttack(Attack):
     """AutoAttack, standard version (Croce & Hein, ICML 2020, arXiv 2003.01690).
 
-    APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB, and Square; each on what the others left.
+    APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB, and Square; each on what the
+    others left.
     """
 
     engine: Literal["ours", "library"] = "ours"  #: the library is `pyautoattack`
@@ -121,7 +123,7 @@ class AutoAttack(Attack):
     restarts: ClassVar[int] = 1  #: of APGD on cross-entropy
 
     def plan(self, classes: int) -> dict[str, Any]:
-        """Return which parts run for this many classes, how many targets they have, and what is skipped."""
+        """Return which parts run for this many classes, their targets, and what is skipped."""
         skipped = [part for part in self.parts if classes < PARTS[part].classes]
         parts = ["margin" if part in skipped else part for part in self.parts]
         plan: dict[str, Any] = {"parts": parts}
@@ -159,7 +161,7 @@ class AutoAttack(Attack):
         draws: Draws,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no part found an adversarial one."""
+        """Return adversarial images (N, 3, S, S) in [0, 1], or clean ones where none was found."""
         with frozen(classifier):
             search, logits = Search.begin(classifier, images, labels)
             plan = self.plan(logits.shape[1])
@@ -213,11 +215,12 @@ def _library(name: str, job: Job) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttackCeDlr(AutoAttack):
-    """APGD on cross-entropy and on the untargeted DLR loss alone, which many papers on CLIP print as AutoAttack.
+    """APGD on cross-entropy and on the untargeted DLR loss: "AutoAttack" in many CLIP papers.
 
-    `attack_auto` of the code of TGA-ZSR (arXiv 2410.21802, attacks.py) replaces the parts of AutoAttack's standard version,
-    of one start and 100 steps each, by these two; TTC (CVPR 2025, test_time_counterattack.py) and others have it from there.
-    On sets of two classes TTC's code runs the first part alone; here the margin follows.
+    `attack_auto` of the code of TGA-ZSR (arXiv 2410.21802, attacks.py) replaces the parts of
+    AutoAttack's standard version, of one start and 100 steps each, by these two; TTC (CVPR 2025,
+    test_time_counterattack.py) and others have it from there. On sets of two classes TTC's code
+    runs the first part alone; here the margin follows.
     """
 
     engine: Literal["ours"] = field(default="ours", init=False)
@@ -226,11 +229,14 @@ class AutoAttackCeDlr(AutoAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttackRobustVLM(AutoAttack):
-    """APGD on cross-entropy and on the targeted DLR loss, as RobustVLM evaluates FARE (arXiv 2402.12336, section 4.3).
+    """APGD on cross-entropy and on the targeted DLR loss, as RobustVLM evaluates FARE.
 
-    100 steps each. The code (CLIP_eval/clip_robustbench.py, CLIP_benchmark/…/zeroshot_classification.py) asks AutoAttack's
-    version "custom" for apgd-ce and apgd-t, and leaves the rest to its defaults: five starts of the first, nine targets of
-    the second. On PCAM, of two classes, it runs the first part alone; here the margin follows.
+    Source: arXiv 2402.12336, section 4.3.
+
+    100 steps each. The code (CLIP_eval/clip_robustbench.py,
+    CLIP_benchmark/…/zeroshot_classification.py) asks AutoAttack's version "custom" for apgd-ce and
+    apgd-t, and leaves the rest to its defaults: five starts of the first, nine targets of the
+    second. On PCAM, of two classes, it runs the first part alone; here the margin follows.
     """
 
     engine: Literal["ours"] = field(default="ours", init=False)
@@ -240,7 +246,7 @@ class AutoAttackRobustVLM(AutoAttack):
 
 @torch.no_grad()
 def _inspect(classifier: nn.Module, images: Tensor, logits: Tensor) -> None:
-    """Warn of what makes AutoAttack flatter: randomness, probabilities in the place of logits, gradients inside."""
+    """Note what makes AutoAttack too weak: random outputs, probabilities, gradients inside."""
     with Watch() as watch:
         classifier(images[:1])
     apart = F.normalize(classifier(images)) - F.normalize(logits)
@@ -270,7 +276,7 @@ class Watch(TorchFunctionMode):
 
 @contextmanager
 def _contained(device: torch.device) -> Iterator[None]:
-    """Keep the library's global side effects in: random state, the tracer it removes; its log becomes notes."""
+    """Undo the library's side effects on random state and tracer; its log becomes notes."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers for attacks, each image's its own: whatever else is in the batch, on the CPU, a GPU or many of them."""
+"""Random numbers for attacks. Each image has its own, whatever its batch and device."""
 
 import hashlib
 import math
@@ -19,9 +19,10 @@ GOLDEN = 0x9E3779B97F4A7C15 - (
 class Draws:
     """A source of random numbers for N images.
 
-    Nothing is used up: the same draw, of the same `key`, gives the same numbers again. So every draw of an attack needs a
-    key of its own, as `draws.uniform((3, 8, 8), "start", restart)`. The numbers are those of splitmix64, counted from the
-    image's seed; they are the same on every device.
+    Nothing is used up: the same draw, of the same `key`, gives the same numbers again. So every
+    draw of an attack needs a key of its own, as `draws.uniform((3, 8, 8), "start", restart)`. The
+    numbers are those of splitmix64, counted from the image's seed; they are the same on every
+    device.
     """
 
     seeds: Tensor  #: (N,) int64
@@ -57,7 +58,7 @@ class Draws:
         )
 
     def normal(self, shape: Sequence[int], *key: object) -> Tensor:
-        """Return (N, *shape) float32, of the standard normal distribution (Box and Muller, 1958)."""
+        """Return (N, *shape) float32, standard normal (Box and Muller, 1958)."""
         radius = torch.sqrt(-2 * torch.log1p(-self.uniform(shape, *key, "radius")))
         return radius * torch.cos(2 * math.pi * self.uniform(shape, *key, "angle"))
 
@@ -66,7 +67,7 @@ class Draws:
         return (self.uniform(shape, *key).double() * end).long()
 
     def seed(self) -> int:
-        """Return one seed below 2³¹ for all these images together, for libraries that take no more."""
+        """Return one seed below 2³¹ for all these images together, for libraries."""
         return int(_shifted(_mix(self.seeds.sum().view(1)), 33))
 
 

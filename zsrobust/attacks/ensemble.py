@@ -17,10 +17,13 @@ from zsrobust.core.errors import ZSRobustError
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(Attack):
-    """The per-image worst of several attacks, as ensemble:of=pgd10+apgd+apgd:loss=dlr, each on what those before left.
+    """The worst of several attacks for each image: ensemble:of=pgd10+apgd+apgd:loss=dlr.
 
-    A member is a name, or a spec with one field: a comma would begin a field of the ensemble. For more of them register the
-    attack under a name of its own. All members have the ensemble's eps and norm, and its step_size where they have one.
+    Each member attacks what the members before it left.
+
+    A member is a name, or a spec with one field: a comma would begin a field of the ensemble. For
+    more of them register the attack under a name of its own. All members have the ensemble's eps
+    and norm, and its step_size where they have one.
     """
 
     of: str = "pgd10+apgd+square"
@@ -34,7 +37,8 @@ class Ensemble(Attack):
         for spec, member in self.members.items():
             if (member.eps, member.norm) != (self.eps, self.norm):
                 raise ZSRobustError(
-                    f"The members of an ensemble have its eps and norm, and {spec!r} has others. Give them to the ensemble: "
+                    f"{spec!r} has another eps or norm than its ensemble. Set them for the "
+                    "ensemble: "
                     "ensemble:of=pgd+apgd,eps=8/255,norm=l2"
                 )
 
@@ -44,7 +48,7 @@ class Ensemble(Attack):
         specs = [spec.strip() for spec in self.of.split("+")]
         if not all(specs) or len(set(specs)) < len(specs):
             raise ZSRobustError(
-                f"An ensemble is of attacks, each once, and not of {self.of!r}. See: zsrobust list attacks"
+                f"{self.of!r} is not a list of different attacks. See: zsrobust list attacks"
             )
         given: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "step_size": self.step_size}
         given |= {} if self.early_stop is None else {"early_stop": self.early_stop}
@@ -92,7 +96,7 @@ class Ensemble(Attack):
         draws: Draws,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where no member found an adversarial one."""
+        """Return adversarial images (N, 3, S, S) in [0, 1], or clean ones where none was found."""
         with frozen(classifier):
             search, _ = Search.begin(classifier, images, labels)
             for member in self.members.values():

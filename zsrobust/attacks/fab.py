@@ -1,6 +1,7 @@
 """The targeted Fast Adaptive Boundary attack (Croce & Hein, ICML 2020, arXiv 1907.02044).
 
-It walks to the boundary between the label and a target, linearized where it stands, and stays near the image.
+It walks to the boundary between the label and a target, linearized where it stands, and stays near
+the image.
 """
 
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ BACK = 0.9  # β: an adversarial point too far away is moved to this share of it
 
 @dataclass(frozen=True, kw_only=True)
 class FAB(SearchAttack):
-    """Targeted FAB (Croce & Hein, ICML 2020, arXiv 1907.02044): the nearest boundary to each of the likeliest classes.
+    """Targeted FAB (Croce & Hein, ICML 2020, arXiv 1907.02044): the nearest class boundary.
 
-    It looks for small perturbations, and breaks an image where one is within eps. It draws no random numbers.
+    It looks for small perturbations, and breaks an image where one is within eps. It draws no
+    random numbers.
     """
 
     steps: int = 100
@@ -71,7 +73,7 @@ def fab_targeted(
     norm: Norm,
     steps: int = 100,
 ) -> None:
-    """Walk from the images to the boundary of each of their targets (N, T) until a point within eps is adversarial."""
+    """Walk from images to the boundaries of their targets (N, T), until a point breaks them."""
     for owners, ranks in search.pairs(targets):
         images = search.images[owners]
         rows = Walk(owners, images, search.labels[owners], targets[owners, ranks], images)
@@ -87,7 +89,7 @@ def fab_targeted(
 
 
 def _linearize(classifier: nn.Module, rows: Walk) -> tuple[Tensor, Tensor, Tensor]:
-    """Return z_t - z_y (R,) at the points, its gradient, and which points the classifier gets wrong."""
+    """Return z_t - z_y (R,) at the points, its gradient, and which points are misclassified."""
     points = rows.point.detach().requires_grad_()
     logits = classifier(points)
     gap = (logits.gather(1, rows.target[:, None]) - logits.gather(1, rows.label[:, None]))[:, 0]
@@ -96,7 +98,7 @@ def _linearize(classifier: nn.Module, rows: Walk) -> tuple[Tensor, Tensor, Tenso
 
 
 def _step(rows: Walk, gap: Tensor, gradient: Tensor, wrong: Tensor, norm: Norm) -> Tensor:
-    """Return the points beyond the linearized boundary: between those nearest to the point, and nearest to the image."""
+    """Return points beyond the linearized boundary, between those nearest to point and image."""
     back = torch.where(per_image(wrong), torch.lerp(rows.image, rows.point, BACK), rows.point)
     origins = torch.cat([back, rows.image])
     gaps = gap.repeat(2) + (
@@ -109,11 +111,12 @@ def _step(rows: Walk, gap: Tensor, gradient: Tensor, wrong: Tensor, norm: Norm) 
 
 
 def to_boundary(points: Tensor, gaps: Tensor, gradients: Tensor, norm: Norm) -> Tensor:
-    """Return the smallest moves that close the `gaps` (R,) of linear functions, and keep points (R, 3, S, S) in [0, 1].
+    """Return the smallest moves that close the `gaps` (R,) and keep points in [0, 1].
 
-    Every pixel moves at its speed, 1 in l∞ and |g| in l2, for a time λ, or until it meets the edge. What that closes is
-    concave in λ and linear between the meetings: Newton's method from 0 does not overshoot, and few meetings are left after
-    the first rounds. Where all pixels together do not suffice, all go to their edges.
+    Every pixel moves at its speed, 1 in l∞ and |g| in l2, for a time λ, or until it meets the edge.
+    What that closes is concave in λ and linear between the meetings: Newton's method from 0 does
+    not overshoot, and few meetings are left after the first rounds. Where all pixels together do
+    not suffice, all go to their edges.
     """
     largest = gradients.abs().flatten(1).amax(1).clamp_min(torch.finfo(gradients.dtype).tiny)
     direction = -gradients.sign() * per_image(gaps.sign())

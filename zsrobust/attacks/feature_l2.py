@@ -15,11 +15,12 @@ from zsrobust.core.errors import ZSRobustError
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureL2(Iterative):
-    """PGD that moves the unit-norm embedding of an image away from where it was, in l2. It sees no label and no class.
+    """PGD that moves the unit-norm embedding of an image away in l2. It uses no labels.
 
-    The inner maximization of FARE (Schlarmann et al., ICML 2024, arXiv 2402.12336, section 3), there on embeddings that are
-    not normalized; TTC's counterattack (Xing et al., CVPR 2025) climbs the same distance. The distance is least at the image
-    itself, where its gradient is zero, so that the start is random. It needs a classifier that has `features`.
+    The inner maximization of FARE (Schlarmann et al., ICML 2024, arXiv 2402.12336, section 3),
+    there on embeddings that are not normalized; TTC's counterattack (Xing et al., CVPR 2025) climbs
+    the same distance. The distance is least at the image itself, where its gradient is zero, so
+    that the start is random. It needs a classifier that has `features`.
     """
 
     def passes(self, classes: int) -> tuple[int, int]:
@@ -34,14 +35,15 @@ class FeatureL2(Iterative):
         draws: Draws,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1], whatever the labels; see `zsrobust.attacks.Attack`.
+        """Return adversarial images (N, 3, S, S) in [0, 1], whatever the labels; see `Attack`.
 
         Raises ZSRobustError for a classifier without `features`.
         """
         embed: Any = getattr(classifier, "features", None)
         if embed is None:
             raise ZSRobustError(
-                "The attack feature_l2 needs a classifier with image embeddings (`features`), which this one has not. "
+                "The attack feature_l2 needs a classifier with `features`, and this one has no "
+                "such method. "
                 "Choose another: zsrobust list attacks"
             )
         with frozen(classifier):

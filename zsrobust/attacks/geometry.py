@@ -26,7 +26,7 @@ def to_unit(delta: Tensor, norm: Norm) -> Tensor:
 
 
 def uphill(gradient: Tensor, step_size: float | Tensor, norm: Norm) -> Tensor:
-    """Return the step of this size in the norm, (N, 3, S, S), that raises a linear function most."""
+    """Return the step of this size, (N, 3, S, S), that raises a linear function most."""
     return step_size * (gradient.sign() if norm == "linf" else to_unit(gradient, norm))
 
 

@@ -1,6 +1,7 @@
 """What attacks maximize: functions of logits and labels, one value for each image.
 
-All have one signature: `logits` (R, K), `labels` (R,), and `targets` (R,), which only a targeted loss reads.
+All have one signature: `logits` (R, K), `labels` (R,), and `targets` (R,), which only a targeted
+loss reads.
 """
 
 from collections.abc import Callable

@@ -17,10 +17,11 @@ from zsrobust.core.errors import ZSRobustError
 
 @dataclass(frozen=True, kw_only=True)
 class MIM(Iterative):
-    """MI-FGSM (Dong et al., CVPR 2018, arXiv 1710.06081): steps along a running sum of gradients of l1 norm 1.
+    """MI-FGSM (Dong et al., CVPR 2018, arXiv 1710.06081): steps along a sum of gradients.
 
-    Eqs. 6 and 7 on cross-entropy, from the image itself: g ← μ·g + ∇J / ‖∇J‖₁; x ← x + α·sign(g), in l2 x + α·g / ‖g‖₂.
-    The paper's α is eps / steps; here it is `step_size`, as for PGD. It draws no random numbers.
+    Eqs. 6 and 7 on cross-entropy, from the image itself: g ← μ·g + ∇J / ‖∇J‖₁; x ← x + α·sign(g),
+    in l2 x + α·g / ‖g‖₂. The paper's α is eps / steps; here it is `step_size`, as for PGD. It draws
+    no random numbers.
     """
 
     decay: float = 1.0  #: μ; 0 leaves the iterative method without momentum
@@ -30,7 +31,7 @@ class MIM(Iterative):
         super().__post_init__()
         if not 0 <= self.decay <= 1:
             raise ZSRobustError(
-                f"An attack's decay is between 0 and 1, not {self.decay}. See: zsrobust list attacks"
+                f"An attack's decay must be in [0, 1], not {self.decay}. See: zsrobust list attacks"
             )
 
     def full(self) -> Self:

@@ -1,6 +1,7 @@
 """Notes: what an attack reports beside its images, by name.
 
-A result stores the names. `zsrobust/results/flags.toml` has the words, which are looked up when they are printed.
+A result stores the names. `zsrobust/results/flags.toml` has the words, which are looked up when
+they are printed.
 """
 
 import warnings

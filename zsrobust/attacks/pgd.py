@@ -26,15 +26,19 @@ class PGD(Iterative):
 
     Steps of gradient ascent on the loss, projected to the ball around the image and to [0, 1].
 
-    The defaults are those of the code released beside the paper: 1/255, steps of 1/255, a uniform start.
+    The defaults are those of the code released beside the paper: 1/255, steps of 1/255, a uniform
+    start.
     """
 
     restarts: int = 1
     loss: Literal["ce", "margin"] = "ce"
     random_start: bool = True
-    early_stop: bool = True  #: an image leaves the batch at the first iterate that breaks it; else the last one counts
-    #: Gradients, and the logits that tell whether an image is broken, are means over so many forward passes: expectation
-    #: over transformation, for defenses that are random (Athalye et al., ICML 2018, arXiv 1802.00420, section 4.2).
+    #: An image leaves the batch at the first iterate that breaks it; else the last one counts.
+    early_stop: bool = True
+    #: Gradients, and the logits that tell whether an image is broken, are means over so many
+    #: forward passes: expectation
+    #: over transformation, for defenses that are random (Athalye et al., ICML 2018, arXiv
+    #: 1802.00420, section 4.2).
     eot: int | None = None
     packs = True
     continues = True
@@ -83,10 +87,11 @@ class PGD(Iterative):
         left: Places,
         begin: Callable[[Tensor, Draws], Tensor] | None,
     ) -> Places:
-        """Take the steps for the images `left`, in place; return those not seen broken (all, without `early_stop`).
+        """Take the steps for the images `left`, in place; return those not seen broken.
 
-        The classifier's batches stay full: an image that is broken, or has taken its steps, makes room for the next in
-        line. Who is where is known on the host; it waits for the device once a step, and with `early_stop` only.
+        The classifier's batches stay full: an image that is broken, or has taken its steps, makes
+        room for the next in line. Who is where is known on the host; it waits for the device once a
+        step, and with `early_stop` only.
         """
         size, line, survivors = slots(classifier, len(left)), left, []
         here = taken = left[:0]  # the images in the batch, and the steps that each has taken
@@ -116,7 +121,7 @@ class PGD(Iterative):
     def _step(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, points: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the points after one step, and for each whether it was not broken before, and had a gradient, (N,).
+        """Return the points after a step, which were unbroken before it, and which had a gradient.
 
         With `early_stop` a broken one stays where it is.
         """
@@ -139,7 +144,7 @@ class PGD(Iterative):
         return moved, safe, gradient.flatten(1).any(dim=1)
 
     def _start(self, images: Tensor, draws: Draws, restart: int) -> Tensor:
-        """Return points drawn uniformly from the ball around the images, clipped to [0, 1]; or the images themselves."""
+        """Return points drawn uniformly from the ball around the images, or the images."""
         return (
             uniform_start(images, draws, self.eps, self.norm, "pgd", restart)
             if self.random_start
@@ -151,7 +156,7 @@ class PGD(Iterative):
 def _unbroken(
     classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places, times: int
 ) -> Places:
-    """Return those of the images `left` that the classifier still has right, by the mean of so many passes."""
+    """Return which images of `left` are still classified correctly, by the mean of some passes."""
     size = slots(classifier, len(left))
     parts = [left[start : start + size] for start in range(0, len(left), size)]
     indices = [_index(part, labels) for part in parts]

@@ -1,4 +1,4 @@
-"""Searches that attacks share: plain gradient ascent, and the images that a search has yet to break."""
+"""Searches that attacks share: plain gradient ascent, and images that are left to break."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ class Iterative(Attack):
         return float(self.steps)
 
     def move(self, images: Tensor, points: Tensor, direction: Tensor) -> Tensor:
-        """Return points (N, 3, S, S) one step further uphill, within eps of the images and [0, 1]."""
+        """Return points (N, 3, S, S) one step uphill, within eps of the images and [0, 1]."""
         moved = points + uphill(direction, self.step_size, self.norm)
         return project(images, moved, self.eps, self.norm)
 
@@ -68,7 +68,7 @@ def ascend(
 
 
 class Search:
-    """Images that an attack searches for, and the adversarial ones found: one for each at most, which then is left alone."""
+    """Images under a search, and the first adversarial image found for each."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         """Start with nothing found for images (N, 3, S, S) in [0, 1] and labels (N,)."""
@@ -80,7 +80,7 @@ class Search:
     @classmethod
     @torch.no_grad()
     def begin(cls, classifier: nn.Module, images: Tensor, labels: Tensor) -> tuple[Self, Tensor]:
-        """Return a search with batches that fit the classifier, and the logits (N, K); what is wrong is found already."""
+        """Return a search, and the clean logits (N, K); misclassified images count as broken."""
         search = cls(images, labels)
         search.most = slots(classifier, search.most)
         logits: Tensor = classifier(images)
@@ -93,7 +93,7 @@ class Search:
         return (~self.broken).nonzero()[:, 0]
 
     def pairs(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield rows (image, rank of the target), as two tensors (R,), for targets (N, T); images that break yield no more.
+        """Yield rows (image, rank of the target), as two tensors (R,), for targets (N, T).
 
         As many targets at a time as keep the number of rows below `most`.
         """
@@ -105,7 +105,7 @@ class Search:
             rank = end
 
     def take(self, owners: Tensor, points: Tensor, wrong: Tensor) -> Tensor | None:
-        """Keep the `points` (R, 3, S, S) that are `wrong`, (R,), one for each of their `owners`, indices of images.
+        """Keep the misclassified `points` (R, 3, S, S), one for each of their `owners`.
 
         Return which rows are left, those of images not broken; None if that is all of them.
         """
@@ -121,7 +121,7 @@ class Search:
 
     @torch.no_grad()
     def verify(self, classifier: nn.Module, before: Tensor) -> None:
-        """Predict again what was found since `broken` was as `before`; give up what is not adversarial in this batch."""
+        """Predict new findings again; drop those that this batch classifies correctly."""
         new = (self.broken & ~before).nonzero()[:, 0]
         if len(new):
             lost = new[classifier(self.adversarial[new]).argmax(1) == self.labels[new]]
@@ -130,7 +130,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchAttack(Attack):
-    """An attack that leaves an image at the first point that breaks it; the others come back clean."""
+    """An attack that keeps the first point that breaks an image; other images return clean."""
 
     returns_clean = True
 
@@ -146,7 +146,7 @@ class SearchAttack(Attack):
         draws: Draws,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return adversarial images (N, 3, S, S) in [0, 1]; the clean image where none was found."""
+        """Return adversarial images (N, 3, S, S) in [0, 1]; clean images where none was found."""
         with frozen(classifier):
             search, logits = Search.begin(classifier, images, labels)
             before = search.broken.clone()

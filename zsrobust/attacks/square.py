@@ -1,8 +1,9 @@
-"""The Square attack (Andriushchenko, Croce, Flammarion & Hein, ECCV 2020, arXiv 1912.00049): random search, no gradients.
+"""The Square attack (Andriushchenko et al., ECCV 2020, arXiv 1912.00049): random search.
 
-A query changes a square window of the best point so far, and is kept if it raises the margin. The windows are an image's
-own and known beforehand. So where few images are left, several queries of each are asked at once, as if those before them
-failed, which most do; those behind one that succeeds are asked again. What is found is what one by one would find.
+A query changes a square window of the best point so far, and is kept if it raises the margin. The
+windows are an image's own and known beforehand. So where few images are left, several queries of
+each are asked at once, as if those before them failed, which most do; those behind one that
+succeeds are asked again. What is found is what one by one would find.
 """
 
 import math
@@ -25,7 +26,7 @@ HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True, kw_only=True)
 class Square(SearchAttack):
-    """Square Attack (Andriushchenko et al., ECCV 2020, arXiv 1912.00049): random search on the logits, no gradients.
+    """Square Attack (Andriushchenko et al., ECCV 2020, arXiv 1912.00049): no gradients.
 
     Where it breaks what attacks with gradients do not, the gradients are masked.
     """
@@ -34,7 +35,7 @@ class Square(SearchAttack):
     positive = ("queries",)
 
     def passes(self, classes: int) -> tuple[int, int]:
-        """Return about how many forward passes an image takes that is not broken, and no backward ones."""
+        """Return the forward passes of an image that survives, and no backward passes."""
         return self.queries + 3, 0
 
     def seek(self, classifier: nn.Module, search: Search, logits: Tensor, draws: Draws) -> None:
@@ -98,7 +99,7 @@ def square(
 
 
 def _decide(rows: Seek, points: Tensor, margin: Tensor, wrong: Tensor) -> float:
-    """Accept of each row's points (R, A, 3, H, W) the first that is better; return the share of queries decided by that."""
+    """Accept each row's first better point of (R, A, 3, H, W); return the share of used queries."""
     better = (margin > rows.margin[:, None]) | wrong
     some, first = better.any(1), better.int().argmax(1)
     each = torch.arange(len(first), device=first.device)
@@ -126,7 +127,7 @@ class Corners:
     numbers = 2  #: that a proposal takes, beside one for each channel
 
     def start(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the images (R, C, H, W) with every column of every channel changed by eps or -eps."""
+        """Return the images (R, C, H, W) with every column of a channel changed by eps or -eps."""
         signs = _signs(
             draws.uniform((images.shape[1], 1, images.shape[3]), "square start").to(images)
         )
@@ -140,7 +141,7 @@ class Corners:
 
 
 class Bumps:
-    """Proposals in l2: a bump in one window, paid for with the perturbation of another, and whatever eps has left."""
+    """Proposals in l2: a bump in one window, in exchange for the perturbation of another."""
 
     numbers = 5
 
@@ -180,7 +181,7 @@ class Bumps:
         return self._on(images, delta)
 
     def __call__(self, images: Tensor, best: Tensor, sizes: Tensor, numbers: Tensor) -> Tensor:
-        """Return A proposals for each row, (R, A, C, H, W), with windows of the sizes (R, A); algorithm 3 of the paper."""
+        """Return proposals (R, A, C, H, W) with windows of the sizes (R, A): the paper's Alg. 3."""
         delta = (best - images)[:, None]
         top, side = _corner(sizes, numbers, images)
         new = _inside(top, side, sizes, images)
@@ -207,7 +208,7 @@ class Bumps:
 
 
 def bump(side: int) -> Tensor:
-    """Return the paper's η, (side, side): two hills of opposite sign, one above the other, of norm 1."""
+    """Return the paper's η, (side, side): two hills of opposite sign, with norm 1."""
     halves = [_hill(height, side) for height in (side // 2, side - side // 2) if height]
     both = torch.cat([halves[0], -halves[1]]) if len(halves) > 1 else -halves[0]
     return _unit(both)
@@ -233,7 +234,7 @@ def _ask(classifier: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor,
 
 
 def _corner(sizes: Tensor, numbers: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the upper left corners of windows of the sizes (R, A), from two numbers in [0, 1) for each."""
+    """Return the upper left corners of windows of sizes (R, A), from two numbers in [0, 1)."""
     height, width = images.shape[2:]
     top, side = numbers[..., 0] * (height + 1 - sizes), numbers[..., 1] * (width + 1 - sizes)
     return top.long(), side.long()

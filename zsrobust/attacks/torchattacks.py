@@ -30,7 +30,7 @@ class TorchAttacks(Attack):
     returns_clean = True
 
     def configure(self, fields: dict[str, str], where: str) -> "TorchAttacks":
-        """Return the attack that a spec names: the class first, then arguments of its constructor, or `norm`."""
+        """Return the attack of a spec: the class, then arguments of its constructor, or `norm`."""
         fields = dict(fields)
         method = fields.pop("", "") or self.method
         arguments = inspect.signature(_attack_class(method).__init__).parameters
@@ -81,7 +81,7 @@ def _attack_class(method: str) -> Any:
         import torchattacks
     except ImportError as error:
         raise ZSRobustError(
-            f'The attack torchattacks:{method} needs the extra: pip install "zsrobust[torchattacks]" ({error}).'
+            f'torchattacks:{method} needs an extra: pip install "zsrobust[torchattacks]" ({error}).'
         ) from None
     found = getattr(torchattacks, method, None)
     if not (inspect.isclass(found) and issubclass(found, torchattacks.attack.Attack)):

@@ -23,7 +23,9 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True)
 class Cut:
-    """How a picture of any size becomes a square: the shortest side is resized to `zoom` times `side`, the center cropped.
+    """How a picture becomes a square: the shortest side is resized, the center is cropped.
+
+    The shortest side becomes `zoom` times `side` pixels.
 
     `Cut(224, 256 / 224, "bilinear")` is torchvision's Resize(256), CenterCrop(224).
     """
@@ -35,9 +37,7 @@ class Cut:
 
     def __post_init__(self) -> None:
         if not self.zoom >= 1:
-            raise ZSRobustError(
-                f"zoom {self.zoom:g} would leave less than the square that is cropped; it is 1 or more."
-            )
+            raise ZSRobustError(f"zoom {self.zoom:g} is not valid: it must be 1 or more.")
 
     @property
     def resized(self) -> int:
@@ -78,8 +78,9 @@ class Images:
     def subset(self, limit: int | None) -> "Images":
         """Return the class-balanced subset of `limit` images, or all where there are no more.
 
-        The rule: within a class, images are ranked by the sha256 of their position; classes take turns, ordered by
-        the sha256 of their index; the first `limit` images so ranked are kept in their original order.
+        The rule: within a class, images are ranked by the sha256 of their position; classes take
+        turns, ordered by the sha256 of their index; the first `limit` images so ranked are kept in
+        their original order.
         """
         if limit is None or limit >= len(self):
             return self
@@ -101,7 +102,7 @@ class Images:
         return self.at(np.array(sorted(kept)))
 
     def every(self, batches: int, size: int, by_class: bool = False) -> "Images":
-        """Return what stands in the batches 0, `batches`, 2 · `batches`, … of `size` images each.
+        """Return the batches 0, `batches`, 2 · `batches`, … of `size` images each.
 
         With `by_class` the images are counted class by class, and within a class in their order.
         """
@@ -137,7 +138,8 @@ class State:
         return self.where in ("built in", "prepared")
 
 
-#: Called with the step ("preparing cifar10"), what is done of it, and its total; 0 of 0 is a line to print.
+#: Called with the step ("preparing cifar10"), what is done of it, and its total; 0 of 0 is a line
+#: to print.
 Progress = Callable[[str, int, int], None]
 
 
@@ -149,7 +151,8 @@ def _silent(step: str, done: int, total: int) -> None:
 class Dataset:
     """What is known of a dataset before it is opened, and where its images come from.
 
-    The images come from `load` or from an `origin`. An origin's images are prepared once, and cached.
+    The images come from `load` or from an `origin`. An origin's images are prepared once, and
+    cached.
     """
 
     name: str = ""  #: the name in the registry, which sets it
@@ -203,12 +206,12 @@ class Dataset:
         return self.load(split)
 
     def prompts(self, wording: str = "plain") -> list[list[str]]:
-        """Return the prompts of each class, in its own words or, where it has them, in another wording."""
+        """Return the prompts of each class, in its own wording or in a named one."""
         classes, templates = self.wordings.get(wording, (self.classes, self.templates))
         return [[template.replace("{}", name) for template in templates] for name in classes]
 
     def look_alikes(self, wording: str = "plain") -> list[list[int]]:
-        """Return the groups of classes that have the same prompts: no classifier can tell them apart."""
+        """Return the groups of classes with the same prompts, which no classifier can separate."""
         groups: dict[tuple[str, ...], list[int]] = {}
         for label, prompts in enumerate(self.prompts(wording)):
             groups.setdefault(tuple(prompts), []).append(label)

@@ -1,7 +1,7 @@
-"""The prepared cache: every image decoded once, as uint8 squares in one file that is mapped to memory.
+"""The cache: every image is decoded once, into uint8 squares in a memory-mapped file.
 
-A prepared split is a folder with `pixels.npy`, `labels.npy` and `about.json`. It is written under another name and
-renamed at the end, so that what is interrupted leaves nothing that looks complete.
+A prepared split is a folder with `pixels.npy`, `labels.npy` and `about.json`. It is written under
+another name and renamed at the end, so that what is interrupted leaves nothing that looks complete.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ from zsrobust.datasets.sources.records import Opened, Record
 from zsrobust.results.verification import Verified
 
 FORMAT = "zsrobust-images-1"
-#: What pictures are read: the formats of the datasets, some under another's name. Pillow hands others to other programs.
+#: What pictures are read: the formats of the datasets, some under another's name. Pillow hands
+#: others to other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 WIDEST = 2**16  #: pixels; no JPEG has so many a side
 
@@ -104,12 +105,13 @@ def write(
     progress: Callable[[int, int], None],
     replaces: bool = False,
 ) -> None:
-    """Decode a source in parallel and write it to `folder`, whole or not at all; memory does not grow with its size.
+    """Decode a source in parallel and write it to `folder`, whole or not at all.
 
     What is there already stays, unless this `replaces` it in the end; who has that open reads on.
 
-    `label_of` returns a record's canonical label, None for one to leave out. Raises ZSRobustError when the number of
-    images is not `size`, when some cannot be decoded (all are tried and counted), or when the disk is full.
+    `label_of` returns a record's canonical label, None for one to leave out. Raises ZSRobustError
+    when the number of images is not `size`, when some cannot be decoded (all are tried and
+    counted), or when the disk is full.
     """
     from PIL import Image
 
@@ -139,12 +141,14 @@ def write(
         name = about["source"]
         if unreadable:
             raise ZSRobustError(
-                f"{name}: {len(unreadable)} of {len(labels)} images cannot be read, the first is {unreadable[0]}. "
+                f"{name}: {len(unreadable)} of {len(labels)} images cannot be read, the first is "
+                f"{unreadable[0]}. "
                 "Replace them; nothing was prepared."
             )
         if len(labels) != size:
             raise ZSRobustError(
-                f"{name} holds {len(labels)} images; {about['dataset']} ({about['split']}) has {size}."
+                f"{name} holds {len(labels)} images; {about['dataset']} ({about['split']}) has "
+                f"{size}."
             )
         array = np.array(labels, dtype=np.int64)
         content.update(array.astype("<i8").tobytes())
@@ -171,7 +175,7 @@ def write(
 
 
 def _temporary(folder: Path) -> Path:
-    """Return a new folder beside `folder`, and remove those that processes of this machine left there when they died."""
+    """Return a new folder beside `folder`; folders of dead processes are removed."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for left in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*"):
@@ -207,7 +211,7 @@ def _alive(process: int) -> bool:
 
 
 def _settle(temporary: Path, folder: Path) -> None:
-    """Give the finished folder its name; another process may have been first, and then its folder stays."""
+    """Rename the finished folder; if another process was first, its folder stays."""
     try:
         temporary.rename(folder)
     except OSError:
@@ -219,7 +223,7 @@ def _settle(temporary: Path, folder: Path) -> None:
 def _decoded(
     wanted: Iterator[tuple[Record, int]], side: int | None, cut: Cut
 ) -> Iterator[tuple[int, NDArray[np.uint8] | None, str | None]]:
-    """Yield label, pixels and what went wrong, in order; a few images a worker are under way at a time."""
+    """Yield label, pixels and error of each image, in order."""
     workers = os.cpu_count() or 1
     waiting: deque[tuple[int, str, Future[NDArray[np.uint8]]]] = deque()
 
@@ -261,7 +265,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def digest_of(folder: Path) -> str:
-    """Return the digest of the images as they are on the disk now, all of which are read; raises ZSRobustError as `read`."""
+    """Return the digest of all images as stored now; raises ZSRobustError as `read` does."""
     try:
         return replace(read(folder), known_digest=None).digest
     except OSError as error:
@@ -271,7 +275,7 @@ def digest_of(folder: Path) -> str:
 
 
 def fingerprint(place: Path, parts: Iterable[str] = (".",)) -> str:
-    """Return what tells whether files of a folder have changed: the sha256 of their paths, sizes and times, none is opened.
+    """Return the sha256 of the paths, sizes and times of a folder's files.
 
     `parts` are the files and folders of it that count.
     """
@@ -294,7 +298,7 @@ def _stamp(content: Any, path: Path, place: Path) -> None:
 
 
 def read(folder: Path) -> Images:
-    """Return the images of a prepared split, mapped to memory; raises ZSRobustError if it is damaged."""
+    """Return the images of a prepared split; raises ZSRobustError if it is damaged."""
     about = read_about(folder)
     try:
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)

@@ -27,7 +27,7 @@ Lines = Annotated[tuple[Line, ...], Meta(min_length=1, description="a list of li
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a table `[dataset.NAME]` of a user's file sets; None: the dataset `like`'s, or a default.
+    """What a table `[dataset.NAME]` of a user's file sets; None: `like`'s, or a default.
 
     Its fields are those of `Dataset` and `Origin`, and the two below.
     """
@@ -104,7 +104,7 @@ def _check_texts(entry: Entry, where: str) -> None:
 
 
 def _own_folders(entry: Entry, base: Path, where: str) -> dict[str, Path]:
-    """Return the folders of a user's entry as absolute paths; raises ZSRobustError if one is missing."""
+    """Return the folders of an entry as absolute paths; raises ZSRobustError if one is missing."""
     named = {"folder": entry.folder, "train_folder": entry.train_folder}
     found = {key: base.resolve() / folder for key, folder in named.items() if folder}
     for key, folder in found.items():
@@ -174,7 +174,7 @@ def _counted(dataset: Dataset) -> Dataset:
 
 
 def _read() -> Iterator[Dataset]:
-    """Yield the datasets of `catalogue.toml`, with their words from `classes.json` and `templates.json`."""
+    """Yield the datasets of `catalogue.toml`, with their class names and templates."""
     files = resources.files(__package__)
     classes = json.loads(files.joinpath("classes.json").read_text(encoding="utf-8"))
     templates = json.loads(files.joinpath("templates.json").read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ class Part:
         return folder
 
     def count(self) -> int | None:
-        """Return the number of images of the local copy, not decoded; None if it lacks the split."""
+        """Return the number of images of the local copy; None if it lacks the split."""
         copy = self._copy()
         if copy is None or not copy.is_whole(self.split):
             return None
@@ -112,7 +112,7 @@ class Part:
         size = self.dataset.size if self.split == "test" else self.dataset.train_size
         if size is None:
             raise ZSRobustError(
-                f"{self.dataset.name} has no training split here. Train on tiny_imagenet or cifar100."
+                f"{self.dataset.name} has no training split. Train on tiny_imagenet or cifar100."
             )
         return size
 

@@ -1,4 +1,4 @@
-"""From stored pixels to what is attacked: uint8 squares of any size to float32 squares of the cut's."""
+"""Pixels: stored uint8 squares of any size to float32 squares of the cut's size."""
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ def tensor(
 
 
 def fit(pixels: Tensor, cut: Cut) -> Tensor:
-    """Return squares (n, 3, S, S), float32 whole levels of [0, 255], resized and cropped as the cut says.
+    """Return squares (n, 3, S, S), float32 levels of [0, 255], resized and cropped by the cut.
 
-    As Pillow resizes: antialiased, first in width and then in height, rounded to whole levels after each.
+    As Pillow resizes: antialiased, first in width and then in height, rounded to whole levels after
+    each.
     """
     side = cut.side if cut.squash else cut.resized
     own = pixels.shape[-1]

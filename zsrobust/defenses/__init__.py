@@ -38,7 +38,7 @@ class Defense:
 
     @property
     def passes(self) -> int:
-        """The number of passes through the image tower in one through what is deployed, for estimates."""
+        """The passes through the image tower for one pass through the deployed defense."""
         return 1
 
     @property
@@ -114,8 +114,9 @@ class Tower:
 class Around(Defense):
     """A defense made from another one, whose spec is `of`.
 
-    A field of its spec is its own if it has a field of that name. If not, the other defense gets it.
-    A field right after the name of the other defense, `of=tecoa:eps=1/255`, is always that one's.
+    A field of its spec is its own if it has a field of that name. If not, the other defense gets
+    it. A field right after the name of the other defense, `of=tecoa:eps=1/255`, is always that
+    one's.
     """
 
     of: str = "tecoa"

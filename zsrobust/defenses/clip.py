@@ -1,4 +1,4 @@
-"""CLIP itself, undefended (Radford et al., ICML 2021, arXiv 2103.00020): the row every other is measured against."""
+"""CLIP itself, undefended (Radford et al., ICML 2021, arXiv 2103.00020)."""
 
 from zsrobust.defenses import Defense, defenses
 

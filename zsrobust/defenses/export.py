@@ -1,4 +1,4 @@
-"""A defense as an open_clip folder: the whole CLIP, loadable without zsrobust, with a card that says how it was made."""
+"""Export: a defense as a folder that plain open_clip loads, with a model card."""
 
 import json
 import tempfile
@@ -28,14 +28,14 @@ TEXTS = ["a photo of a dog", "ZSROBUST, naïve: 1/255!"]  #: on which two tokeni
 def export(spec: str, workshop: Workshop, out: Path, results: Store) -> Path:
     """Write the CLIP of a defense as a folder that open_clip loads, and return the folder.
 
-    `results` is where the numbers of its card are read. Raises ZSRobustError for a tower that is not of CLIP's shape, and
-    for a folder that holds anything but an earlier export.
+    `results` is where the numbers of its card are read. Raises ZSRobustError for a tower that is
+    not of CLIP's shape, and for a folder that holds anything but an earlier export.
     """
     _check_free(out)
     defense = defenses.create(spec)
     if isinstance(defense, Wrapped):
         raise ZSRobustError(
-            f"{spec} cannot be exported: a folder of weights cannot hold what is done at test time. "
+            f"{spec} cannot be exported: it acts at test time, and a folder has weights only. "
             f"Export what it is around: zsrobust export {defense.of}"
         )
     if any(recipe.trainable == "prompts" for recipe in defense.recipes(workshop.suite)):
@@ -63,7 +63,7 @@ def export(spec: str, workshop: Workshop, out: Path, results: Store) -> Path:
 
 
 def push(folder: Path, repo: str, token: str | None = None) -> str:
-    """Upload an exported folder to a repository of the hub, made if it is missing, and return its address."""
+    """Upload an exported folder to a repository of the hub, and return its address."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
@@ -100,7 +100,7 @@ def _whole(spec: str, clip: Clip, tower: Tower) -> dict[str, Tensor]:
     theirs, ours = tower.encoder.state_dict(), clip.encoder.state_dict()
     if type(tower.encoder) is not type(clip.encoder) or theirs.keys() != ours.keys():
         raise ZSRobustError(
-            f"{spec} cannot be exported: its tower is a {type(tower.encoder).__name__}, which open_clip does not have. "
+            f"{spec} cannot be exported: open_clip has no {type(tower.encoder).__name__}. "
             "Visual prompts stay in zsrobust."
         )
     weights = clip.model.state_dict() | {
@@ -112,7 +112,7 @@ def _whole(spec: str, clip: Clip, tower: Tower) -> dict[str, Tensor]:
 
 
 def _write_tokenizer(clip: Clip, out: Path) -> None:
-    """Write the files of the backbone's tokenizer, where it has some; raises ZSRobustError if the tokens would differ."""
+    """Write the tokenizer's files; raises ZSRobustError if its tokens would differ."""
     import open_clip
 
     if hasattr(clip.tokenize, "save_pretrained"):
@@ -123,12 +123,12 @@ def _write_tokenizer(clip: Clip, out: Path) -> None:
     tokenize: Any = open_clip.get_tokenizer(f"local-dir:{out}")
     if not tokenize(TEXTS).equal(clip.tokenize(TEXTS)):
         raise ZSRobustError(
-            f"The tokenizer of {clip.name} cannot be exported: read from {out}, it gives other tokens."
+            f"The tokenizer of {clip.name} cannot be exported: it gives other tokens from {out}."
         )
 
 
 def _results(spec: str, workshop: Workshop, tower: Tower, store: Store) -> list[dict[str, Any]]:
-    """Return a row for every stored cell of a defense on a suite that was measured with this very tower."""
+    """Return a row for every stored cell of a defense that was measured with this tower."""
     stored = store.load()
     own = stored[(stored["defense"] == spec) & (stored["suite"] == workshop.suite.name)].to_dict(
         "records"
@@ -160,7 +160,7 @@ def _results(spec: str, workshop: Workshop, tower: Tower, store: Store) -> list[
 def _card(
     defense: Defense, clip: Clip, about: Mapping[str, Any], rows: list[dict[str, Any]]
 ) -> str:
-    """Return the model card: the hub's front matter, how to load it, the recipe, the sources, the results."""
+    """Return the model card: front matter, loading, recipe, sources, results."""
     matter = ["library_name: open_clip", "pipeline_tag: zero-shot-image-classification"]
     if isinstance(defense, Weights) and defense.license:
         matter.append(f"license: {defense.license}")
@@ -172,7 +172,8 @@ def _card(
 
 # {defense.title}
 
-{clip.name} with the image tower of the defense `{about["defense"]}` ({defense.paper}); the text tower is the backbone's.
+{clip.name} with the image tower of the defense `{about["defense"]}` ({defense.paper}).
+The text tower is the backbone's.
 Written by `zsrobust export`.
 
 ## Loading it
@@ -180,12 +181,13 @@ Written by `zsrobust export`.
 ```python
 import open_clip
 
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")  # or "hf-hub:ORG/NAME"
-tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
+place = "local-dir:FOLDER"  # or "hf-hub:ORG/NAME"
+model, _, preprocess = open_clip.create_model_and_transforms(place)
+tokenizer = open_clip.get_tokenizer(place)
 model.eval().requires_grad_(False)  # frozen, its numbers are zsrobust's to the last bit
 ```
 
-With zsrobust, on the same backbone: `zsrobust run --suite {about["suite"]} --defense weights:FOLDER`
+With zsrobust: `zsrobust run --suite {about["suite"]} --defense weights:FOLDER`
 
 ## Recipe
 
@@ -213,4 +215,5 @@ def _measured(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "None so far."
     table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return f"{table}\n\nRobust: correct both without and under attack (under `reference`: under attack)."
+    note = "Robust: correct without and under attack (`reference`: correct under attack)."
+    return f"{table}\n\n{note}"

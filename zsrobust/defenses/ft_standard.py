@@ -1,4 +1,4 @@
-"""FT-Standard: fine-tuning on clean images of the target dataset, the whole image encoder (PMG-AFT paper, section 3.2)."""
+"""FT-Standard: fine-tuning of the image encoder on clean images (PMG-AFT paper, section 3.2)."""
 
 import torch.nn.functional as F
 from torch import Tensor

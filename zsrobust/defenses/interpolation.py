@@ -1,4 +1,4 @@
-"""Weight interpolation (WiSE-FT; Wortsman et al., CVPR 2022, arXiv 2109.01903), the "interpolation" of Figure 5.
+"""Weight interpolation (WiSE-FT; Wortsman et al., CVPR 2022, arXiv 2109.01903), Figure 5.
 
 The image tower (1 - weight) · CLIP + weight · fine-tuned: `interpolation:of=tecoa,weight=0.5`.
 """

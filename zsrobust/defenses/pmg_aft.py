@@ -1,7 +1,8 @@
-"""PMG-AFT: pre-trained model guided adversarial fine-tuning (Wang et al., CVPR 2024, arXiv 2401.04350).
+"""PMG-AFT: pre-trained model guided fine-tuning (Wang et al., CVPR 2024, arXiv 2401.04350).
 
-TeCoA's loss, plus two that hold the outputs on adversarial images near those of the original CLIP on the same
-adversarial images (L_general, Eq. 9) and near the model's own on clean images (L_clean, Eq. 10).
+TeCoA's loss, plus two that hold the outputs on adversarial images near those of the original CLIP
+on the same adversarial images (L_general, Eq. 9) and near the model's own on clean images (L_clean,
+Eq. 10).
 """
 
 from typing import Literal
@@ -16,16 +17,17 @@ from zsrobust.training import Recipe, Step, objectives
 
 
 def kl(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Return KL(P ‖ Q) of each row, (N,), for P = softmax(logits) and Q = softmax(target_logits) (Eq. 8)."""
+    """Return KL(P ‖ Q), (N,), for P = softmax(logits) and Q = softmax(target_logits) (Eq. 8)."""
     log_p, log_q = logits.log_softmax(1), target_logits.log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
 def general(step: Step, layer: str, distance: str) -> Tensor:
-    """Return the distance (N,) between student and teacher on the same adversarial images (Eq. 9, Table 5).
+    """Return the distance (N,) of student and teacher on adversarial images (Eq. 9, Table 5).
 
-    The paper's is KL on the output. L2 is the squared distance, of the probabilities at the output or of the unit-norm
-    embeddings at the feature layer; cosine is 1 - cosine. The paper does not spell these out.
+    The paper's is KL on the output. L2 is the squared distance, of the probabilities at the output
+    or of the unit-norm embeddings at the feature layer; cosine is 1 - cosine. The paper does not
+    spell these out.
     """
     if layer == "output" and distance == "kl":
         return kl(step.adversarial_logits, step.teacher_logits)
@@ -57,12 +59,13 @@ def pmg_aft(step: Step) -> Tensor:
 
 @objectives.register("pmg_aft_code")
 def pmg_aft_code(step: Step) -> Tensor:
-    """Return the loss of the released code: both KL terms summed over the batch, and P_adv their second argument.
+    """Return the released code's loss: both KL terms are sums, with P_adv as second argument.
 
-    Its first release (2024-04-24) has the paper's direction: `direction=paper`. The logits are raw cosines (the recipe's
-    logit_scale is 1), and P_clean takes gradients. Three things of that code are left out: that it trains in half precision,
-    that its attack leaves gradients in the weights (made negligible there by the loss scaler), and that it keeps the epoch
-    which does best on the test sets.
+    Its first release (2024-04-24) has the paper's direction: `direction=paper`. The logits are raw
+    cosines (the recipe's logit_scale is 1), and P_clean takes gradients. Three things of that code
+    are left out: that it trains in half precision, that its attack leaves gradients in the weights
+    (made negligible there by the loss scaler), and that it keeps the epoch which does best on the
+    test sets.
     """
     ours, theirs, clean = step.adversarial_logits, step.teacher_logits, step.clean_logits
     if step.options["direction"] == "paper":
@@ -92,8 +95,10 @@ defenses.register("pmg_aft_code")(
     Defense(
         title="PMG-AFT (released code)",
         paper=f"{PAPER}, code of 2024-05-29",
-        # The command in its README: eps 1/255, 2 steps of 1/255. Its logits are raw cosines, its images normalized with
-        # ImageNet's numbers, Resize(256) and CenterCrop(224) of torchvision, and its prompts of refined class names.
+        # The command in its README: eps 1/255, 2 steps of 1/255. Its logits are raw cosines, its
+        # images normalized with
+        # ImageNet's numbers, Resize(256) and CenterCrop(224) of torchvision, and its prompts of
+        # refined class names.
         recipe=Recipe(
             objective="pmg_aft_code",
             attack="pgd2",

@@ -1,7 +1,7 @@
 """TeCoA: text-guided contrastive adversarial training (Mao et al., ICLR 2023, arXiv 2212.07016).
 
-The image encoder is fine-tuned on adversarial images of the target dataset, made by PGD-2 against the model as it is,
-so that they are classified by the frozen text embeddings of the classes.
+The image encoder is fine-tuned on adversarial images of the target dataset, made by PGD-2 against
+the model as it is, so that they are classified by the frozen text embeddings of the classes.
 """
 
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ defenses.register("vpt_tecoa")(
     Defense(
         title="VPT-TeCoA",
         paper=PAPER,
-        # PMG-AFT paper, section 4.1: an image prompt of the image's size, 100 tokens, learning rate 40.
+        # PMG-AFT paper, section 4.1: an image prompt of the image's size, 100 tokens, learning rate
+        # 40.
         recipe=Recipe(
             objective="tecoa", attack="pgd2", trainable="prompts", lr=40.0, options={"tokens": 100}
         ),

@@ -1,11 +1,12 @@
 """TTC: test-time counterattacks (Xing, Zhao & Sebe, CVPR 2025, arXiv 2503.03613).
 
-The image is moved, inside a ball of its own, to where its embedding is farthest from what it was: images that an attack has
-made are "falsely stable", their embeddings hardly change under noise, and the counterattack drives them out. Around any
-defense of the weights: `ttc:of=clip`.
+The image is moved, inside a ball of its own, to where its embedding is farthest from what it was:
+images that an attack has made are "falsely stable", their embeddings hardly change under noise, and
+the counterattack drives them out. Around any defense of the weights: `ttc:of=clip`.
 
-A counterattack is made of signs of gradients, which have no useful gradient themselves. Declared for adaptive attacks
-(BPDA): it counts as the identity, so that they see the gradient of the logits at the image that it makes.
+A counterattack is made of signs of gradients, which have no useful gradient themselves. Declared
+for adaptive attacks (BPDA): it counts as the identity, so that they see the gradient of the logits
+at the image that it makes.
 """
 
 from dataclasses import dataclass
@@ -26,21 +27,24 @@ from zsrobust.models.zeroshot import ZeroShotClassifier
 class TTC(Wrapped):
     """A counterattack before the classifier.
 
-    The defaults are those of the authors' TTC.sh and test_time_counterattack.py. Their noise is drawn anew for every batch;
-    ours is drawn from `seed` and the same for every image, so that the defense is a function of the image alone.
+    The defaults are those of the authors' TTC.sh and test_time_counterattack.py. Their noise is
+    drawn anew for every batch; ours is drawn from `seed` and the same for every image, so that the
+    defense is a function of the image alone.
     """
 
     eps: float = 4 / 255  #: of the counterattack, l∞
     steps: int = 2
     step_size: float = 1 / 255
-    tau: float = 0.2  #: the relative change of the embedding under noise, from which an image gets the noise alone
+    #: The relative change of the embedding under noise, from which an image gets the noise alone.
+    tau: float = 0.2
     beta: float = 2.0  #: how much more later steps weigh
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < self.eps < 1 and self.steps > 0 and self.step_size > 0):
             raise ZSRobustError(
-                "TTC takes eps in (0, 1), and steps and step_size above 0. See: zsrobust list defenses"
+                "TTC needs eps in (0, 1), and positive steps and step_size. See: zsrobust list "
+                "defenses"
             )
 
     @property
@@ -63,13 +67,13 @@ class Counterattack(nn.Module):
     """Images to images: each moved away from its own embedding."""
 
     def __init__(self, classifier: ZeroShotClassifier, original: nn.Module, about: TTC) -> None:
-        """Take the classifier, CLIP's own image tower, which tells the false stability, and the fields of the defense."""
+        """Take the classifier, CLIP's own image tower, and the fields of the defense."""
         super().__init__()
         self.classifier, self.original, self.about = classifier, original, about
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Return counterattacked images for images (N, 3, S, S), both in [0, 1]; no gradient goes through."""
+        """Return counterattacked images (N, 3, S, S) in [0, 1], without gradient."""
         about = self.about
         noise = (
             Draws.of(about.seed, "ttc", np.arange(1)).uniform(images.shape[1:], "noise").to(images)
@@ -90,13 +94,13 @@ class Counterattack(nn.Module):
         return torch.where(falsely_stable[:, None, None, None], weighted, points[0]).clamp(0, 1)
 
     def _change(self, images: Tensor, noisy: Tensor) -> Tensor:
-        """Return ‖f(noisy) - f(images)‖ / ‖f(images)‖, (N,), for the embedding f of the original CLIP."""
+        """Return ‖f(noisy) - f(images)‖ / ‖f(images)‖, (N,), for CLIP's own embedding f."""
         before, after = (self._embed(each, self.original) for each in (images, noisy))
         change: Tensor = (after - before).norm(dim=-1) / before.norm(dim=-1)
         return change
 
     def _embed(self, images: Tensor, tower: nn.Module | None = None) -> Tensor:
-        """Return the embeddings, (N, D), of the classifier's image tower or another; squares of half precision overflow."""
+        """Return embeddings, (N, D), in float32 at least: squares of half precision overflow."""
         embeddings: Tensor = (self.classifier.encoder if tower is None else tower)(
             self.classifier.prepared(images)
         )

@@ -1,8 +1,8 @@
 """TTE: test-time transformation ensembling (Pérez et al., ICCVW 2021, arXiv 2107.14110).
 
-The logits are the mean over views of the image: itself, its mirror image, four crops, and the same crops of the mirror
-image. Around any defense of the weights: `tte:of=tecoa`. Every view is differentiable, so that an adaptive attack goes
-straight through.
+The logits are the mean over views of the image: itself, its mirror image, four crops, and the same
+crops of the mirror image. Around any defense of the weights: `tte:of=tecoa`. Every view is
+differentiable, so that an adaptive attack goes straight through.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,19 @@ from zsrobust.models.wrappers import Wrapper
 class TTE(Wrapped):
     """Mean logits over flips and crops.
 
-    The defaults are those of the authors' flip_crops4.sh. Their crops are drawn once, when the model is made: nothing is
-    random when it is deployed. Ours are drawn from `seed`, as splitmix64 does. (In their code, all four are the one that
-    was drawn last, because its lambdas share a variable; here, they are four.)
+    The defaults are those of the authors' flip_crops4.sh. Their crops are drawn once, when the
+    model is made: nothing is random when it is deployed. Ours are drawn from `seed`, as splitmix64
+    does. (In their code, all four are the one that was drawn last, because its lambdas share a
+    variable; here, they are four.)
     """
 
     flip: bool = True
     crops: int = 4
     pad: float = (
         4 / 32
-    )  #: zeros around the image before a crop of its size is taken, as a share of its side: 4 of 32 pixels
+        #: Zeros around the image before it is cropped, as a share of its side: 4 of 32
+        #: pixels.
+    )
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
-"""From a file of weights to an image tower on a backbone, in the formats in which the field publishes them.
+"""Files of weights: an image tower on a backbone, from the formats that papers publish.
 
-Tensors are all that is read of a file: none gets to run code. They fit the backbone's tower whole, or not at all.
+Tensors are all that is read of a file: none gets to run code. They fit the backbone's tower whole,
+or not at all.
 """
 
 import pickle
@@ -26,15 +27,17 @@ from zsrobust.training import Checkpoint, Recipe, trained_encoder
 
 #: Names under which files keep a state dict, the tower's own first.
 WRAPPERS = ("vision_encoder_state_dict", "state_dict", "model_state_dict")
-#: What whole models hold beside their weights: OpenAI's three numbers, and the mask of the text tower.
+#: What whole models hold beside their weights: OpenAI's three numbers, and the mask of the text
+#: tower.
 BESIDE = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-#: What an architecture is always told by; and what of its configuration leaves an evaluation as it is.
+#: What an architecture is always told by; and what of its configuration leaves an evaluation as it
+#: is.
 TOLD = ("layers", "width", "head_width", "patch_size", "image_size")
 MOOT = ("timm_model_pretrained", "timm_drop", "timm_drop_path", "patch_dropout", "output_tokens")
 
 
 class _Skipped:
-    """Stands in for numpy's numbers beside the weights (an accuracy, in TeCoA's files): nothing of numpy is called."""
+    """Replaces numpy's numbers beside the weights, such as an accuracy; it calls no numpy."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -49,8 +52,9 @@ def read_tower(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the image tower of a file, frozen, on the backbone's device, and what identifies it.
 
-    `config` is the one of its open_clip folder, if it is in one. Raises ZSRobustError for what does not belong to the
-    backbone: another architecture, activation, normalization or text tower, or keys that do not fit.
+    `config` is the one of its open_clip folder, if it is in one. Raises ZSRobustError for what does
+    not belong to the backbone: another architecture, activation, normalization or text tower, or
+    keys that do not fit.
     """
     about: dict[str, Any] = {}
     told = "the backbone; the file does not say"
@@ -74,7 +78,7 @@ def read_tower(
 
 
 def _check_config(config: Mapping[str, Any], clip: Clip, where: Path) -> None:
-    """Raise ZSRobustError if a configuration differs from the backbone's in what weights alone do not show."""
+    """Raise ZSRobustError if a configuration differs from the backbone's beyond weights."""
     try:
         model, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
         pairs = {"architecture": (_architecture(model), _architecture(clip.config["model_cfg"]))}
@@ -96,7 +100,7 @@ def _check_config(config: Mapping[str, Any], clip: Clip, where: Path) -> None:
 
 
 def _architecture(model: Mapping[str, Any]) -> str:
-    """Return what tells an image tower in open_clip's configuration of a model: "embed_dim=512, layers=12, …"."""
+    """Return what identifies a tower in open_clip's configuration: "embed_dim=512, …"."""
     from open_clip.model import CLIPVisionCfg
 
     default = asdict(CLIPVisionCfg())
@@ -127,7 +131,7 @@ def _trained(path: Path, clip: Clip) -> tuple[nn.Module, dict[str, Any]]:
     checkpoint = Checkpoint.read(path)
     if checkpoint.sources.get("backbone") != clip.digest:
         raise ZSRobustError(
-            f"{path} was trained from another backbone than {clip.name}. Use the suite that it is of."
+            f"{path} was trained from another backbone than {clip.name}. Use its own suite."
         )
     fields: dict[str, Any] = dict(checkpoint.recipe)
     try:
@@ -141,14 +145,15 @@ def _trained(path: Path, clip: Clip) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a file, by names without `module.`; raises ZSRobustError if there is none to be had."""
+    """Return the state dict in a file, without the prefix `module.`; raises ZSRobustError."""
     content: Any = _tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
     prompts = content.get("add_prompter") if isinstance(content, dict) else None
     if isinstance(prompts, dict) and any(
         isinstance(each, Tensor) and each.numel() for each in prompts.values()
     ):
         raise ZSRobustError(
-            f"{path} holds visual prompts, without which its tower is another. Only towers can be read."
+            f"{path} holds visual prompts, without which its tower is another. Only towers can be "
+            "read."
         )
     for _ in WRAPPERS:  # one within the other at most; a pickle may hold itself
         inside = [
@@ -177,7 +182,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ZSRobustError for a TorchScript archive, and for one that unpacks to more than it holds; torch packs nothing."""
+    """Raise ZSRobustError for a TorchScript archive, and for a compressed one."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -185,7 +190,7 @@ def _check_archive(path: Path) -> None:
         return  # torch says what is wrong with it
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise ZSRobustError(
-            f"{path} is a TorchScript archive, which is code (OpenAI's are). Save its tensors alone, once: "
+            f"{path} is a TorchScript archive, which is code (as OpenAI's are). Save its tensors: "
             "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'weights.pt')"
         )
     if sum(member.file_size for member in members) > path.stat().st_size:
@@ -221,7 +226,7 @@ def _unpickle(path: Path) -> Any:
 
 
 def _image_tower(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> Mapping[str, Tensor]:
-    """Return the image tower's part of a state dict; raises ZSRobustError if the rest is not the backbone's."""
+    """Return the image tower of a state dict; raises ZSRobustError if the rest differs."""
     prefix = "visual."
     if not any(name.startswith(prefix) for name in weights):
         return weights
@@ -241,7 +246,8 @@ def _image_tower(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> Mappi
     ]
     if theirs and other:
         raise ZSRobustError(
-            f"The text tower in {path} is not that of {clip.name}: {_listed(other)}. Make its folder a suite's backbone."
+            f"The text tower in {path} is not that of {clip.name}: {_listed(other)}. Make its "
+            "folder a suite's backbone."
         )
     return {
         name.removeprefix(prefix): tensor

@@ -1,6 +1,7 @@
-"""Published weights: defenses whose image tower is someone's checkpoint, a file, a folder or a repository of the hub.
+"""Published weights: the image tower is a file, a folder or a repository of the hub.
 
-`weights:PLACE` is whatever `read_tower` can read; entries of published.toml, and a user's own, are defenses by their names.
+`weights:PLACE` is whatever `read_tower` can read; entries of published.toml, and a user's own, are
+defenses by their names.
 """
 
 import dataclasses
@@ -63,11 +64,12 @@ class Weights(Defense):
         )
 
     def tower(self, workshop: Workshop) -> Tower:
-        """Return the tower; raises ZSRobustError, before anything is downloaded, for a suite with another backbone."""
+        """Return the tower; raises ZSRobustError for a suite with another backbone."""
         suite = workshop.suite
         if self.backbone and not _agree(self.backbone, suite.backbone):
             raise ZSRobustError(
-                f"{self.title} needs the backbone {self.backbone}; the suite {suite.name} has {suite.backbone}. "
+                f"{self.title} needs the backbone {self.backbone}; the suite {suite.name} has "
+                f"{suite.backbone}. "
                 f'Run it with a suite whose file says: backbone = "{self.backbone}"'
             )
         if self.where.startswith(("https://", "http://")):
@@ -83,8 +85,9 @@ def load_tower(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the image tower at a place, frozen, and what identifies it.
 
-    `place` is a file, an open_clip folder, or a hub id, which is downloaded if it is not here; `sha256` is what the file
-    must have. Raises ZSRobustError if it has another, if there is nothing, and for what does not belong to the backbone.
+    `place` is a file, an open_clip folder, or a hub id, which is downloaded if it is not here;
+    `sha256` is what the file must have. Raises ZSRobustError if it has another, if there is
+    nothing, and for what does not belong to the backbone.
     """
     path, config = _find(place)
     found = {}
@@ -100,7 +103,7 @@ def load_tower(
 
 
 def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
-    """Return the file of weights at a place, and the configuration beside it; None for a file that stands alone."""
+    """Return the file of weights at a place, and the configuration beside it or None."""
     path = Path(os.path.expanduser(place))
     if is_file(path):
         return path, None
@@ -108,7 +111,8 @@ def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
         match = HUB_ID.fullmatch(place)
         if match is None or place.endswith(SUFFIXES):
             raise ZSRobustError(
-                f"No weights at {place}. Give a file, an open_clip folder, or a hub id: weights:ORG/NAME"
+                f"No weights at {place}. Give a file, an open_clip folder, or a hub id: "
+                "weights:ORG/NAME"
             )
         path = _download(match[1], match[2])
     try:
@@ -174,7 +178,7 @@ def hub_error(what: str, error: Exception) -> ZSRobustError:
 
 
 def _agree(needed: str, backbone: str) -> bool:
-    """Return whether a suite's backbone is the one needed; a file of weights is taken for those of its architecture."""
+    """Return whether a suite's backbone is the needed one, or a file of its architecture."""
     architecture, _, tag = backbone.partition("/")
     return backbone == needed or (architecture == needed.partition("/")[0] and is_file(tag))
 

@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int, str], None]  #: name, steps done, steps in a
 
 
 class Workshop:
-    """Where towers come from: a suite's backbone, and the folder of checkpoints, filled by training what is missing."""
+    """Makes towers from a suite's backbone and a folder of checkpoints; trains missing ones."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Workshop:
         device: str = "cpu",
         progress: Progress = lambda name, done, total, note: None,
     ) -> None:
-        """Take the suite, the folder of checkpoints, the device, and a function to report the progress of training."""
+        """Take the suite, the folder of checkpoints, the device, and who is told of progress."""
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
         #: Reports the progress of preparing training images.
         self.preparing: Preparing = lambda what, done, total: None
@@ -48,7 +48,7 @@ class Workshop:
 
     @cached_property
     def shape(self) -> Clip:
-        """The suite's backbone where its weights do not matter: with random ones, if the real ones are not here yet."""
+        """The suite's backbone where weights do not matter: random ones if the real are missing."""
         if weights_are_here(self.suite.backbone):
             return self.clip
         return load_clip(self.suite.backbone, self.device, weights=False)
@@ -62,7 +62,7 @@ class Workshop:
         return defenses.create(spec).tower(self)
 
     def trained(self, recipe: Recipe, name: str) -> Tower:
-        """Return the tower of a recipe, trained if its checkpoint is missing; a training that was stopped goes on."""
+        """Return the tower of a recipe. It trains a missing checkpoint, or resumes a training."""
         report = (lambda line: self.preparing(line, 0, 0)) if self.patient else None
         path = self.checkpoint_path(recipe)
         with ranks.led(claims.sole(path, report)):  # by one of the runs that share the folder
@@ -102,7 +102,7 @@ class Workshop:
     def _compare(
         self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, images: Images | None
     ) -> None:
-        """Raise ZSRobustError, naming what differs, if a checkpoint is not what the recipe would make now."""
+        """Raise ZSRobustError if the recipe would make another checkpoint now."""
         sources = checkpoint.sources
         digest = images.digest if images else sources.get("images")
         compared = {
@@ -115,7 +115,8 @@ class Workshop:
         if not differing:
             return
         line = (
-            f"The checkpoint {checkpoint.path} was made from another {', '.join(differing)} than there is now. "
+            f"The checkpoint {checkpoint.path} was made from another {', '.join(differing)} than "
+            "there is now. "
             "Move it away, and it is trained again"
         )
         if "backbone" not in differing:

@@ -1,4 +1,4 @@
-"""Parquet files, tar shards and zip archives of the hub, read as streams of records: memory does not grow with them."""
+"""Parquet files, tar shards and zip archives of the hub, as streams of records."""
 
 import json
 import re
@@ -25,7 +25,7 @@ GROUP = 2**33  #: bytes of a row group of a parquet file, unpacked
 
 
 def read(source: HubSource, split: Split, paths: Sequence[Path]) -> Opened:
-    """Open the downloaded files of a split. Of a parquet file, a row group is in memory: 100 images as `datasets` writes.
+    """Open the downloaded files of a split. Memory holds one row group of a parquet file.
 
     Raises ZSRobustError, here or while the records are read, that names a file which is damaged.
     """
@@ -67,7 +67,8 @@ def _parquet(source: HubSource, paths: Sequence[Path]) -> Opened:
                         row += 1
 
     def batches(file: parquet.ParquetFile) -> Iterator[pa.RecordBatch]:
-        # One iterator over the whole file would hold the dictionaries of all row groups, which is all images.
+        # One iterator over the whole file would hold the dictionaries of all row groups, which is
+        # all images.
         for group in range(file.num_row_groups):
             if file.metadata.row_group(group).total_byte_size > GROUP:
                 raise ValueError(f"row group {group} would unpack to more than {GROUP >> 30} GB")
@@ -79,7 +80,7 @@ def _parquet(source: HubSource, paths: Sequence[Path]) -> Opened:
 
 
 def _class_names(metadata: Mapping[bytes, bytes], label: str) -> list[str] | None:
-    """Return the names that `datasets` wrote into a file; None where there are none, or mere numbers."""
+    """Return the class names in a file of `datasets`; None if it has numbers only."""
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names: list[str] = features.get(label, {}).get("names") or []
     if not fits(names, list[str]):
@@ -121,7 +122,7 @@ def _tar(source: HubSource, paths: Sequence[Path]) -> Opened:
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the samples of a tar, whose members come together: their key, and their contents by extension."""
+    """Yield the samples of a tar: their key, and their contents by extension."""
     key, sample = "", dict[str, bytes]()
     with _whole(path), tarfile.open(path, "r|") as archive:
         while member := archive.next():

@@ -1,7 +1,8 @@
 """Copies of datasets in repositories of the Hugging Face hub: which files, fetched, and verified.
 
-A copy is pinned to a commit. Files lie in the cache of huggingface_hub, whose HF_HOME, HF_TOKEN, HF_ENDPOINT and
-HF_HUB_OFFLINE work as everywhere; beside them we keep the listing of the repository, and which files we verified.
+A copy is pinned to a commit. Files lie in the cache of huggingface_hub, whose HF_HOME, HF_TOKEN,
+HF_ENDPOINT and HF_HUB_OFFLINE work as everywhere; beside them we keep the listing of the
+repository, and which files we verified.
 """
 
 import hashlib
@@ -20,7 +21,8 @@ from zsrobust.core.specs import field_types
 from zsrobust.core.values import fits
 from zsrobust.datasets import Progress, Split
 
-PATIENCE = 5.0  #: seconds that the hub has to answer at all, before anything is asked of it that it may retry
+#: Seconds that the hub has to answer at all, before anything is asked of it that it may retry.
+PATIENCE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,8 @@ class HubSource:
     ] = ()  #: the repository's splits that make our test split, in this order; zip: its files
     train: tuple[str, ...] = ()
     image: str = "image"  #: parquet: column of the image, struct<bytes, path> or binary
-    label: str = "label"  #: parquet: column of the label, an integer or bool; tar: its extension, "cls" if not given
+    #: Parquet: column of the label, an integer or bool; tar: its extension, "cls" if not given.
+    label: str = "label"
     names: str | None = (
         None  #: parquet: column that holds the class name of every row, which is the label then
     )
@@ -45,7 +48,7 @@ class HubSource:
     )
 
     def __post_init__(self) -> None:
-        """Raise ZSRobustError for a revision that could move, and for fields that are not of their types."""
+        """Raise ZSRobustError for a revision that can move, and for fields of another type."""
         for name, kind in field_types(self).items():
             if not fits(value := getattr(self, name), kind):
                 raise ZSRobustError(f"{self.repo}: {name} cannot be {value!r}.")
@@ -71,9 +74,10 @@ class HubFile:
 
 
 def files(source: HubSource, split: Split, folder: Path) -> list[HubFile]:
-    """Return the files that make a split, in reading order; the repository's listing is kept under `folder`.
+    """Return the files of a split, in reading order; the listing is stored under `folder`.
 
-    Raises ZSRobustError if there are none or not all, and Unreachable if the listing is not stored and cannot be asked for.
+    Raises ZSRobustError if there are none or not all, and Unreachable if the listing is not stored
+    and cannot be asked for.
     """
     names = source.parts(split)
     if not names:
@@ -96,9 +100,10 @@ def missing(source: HubSource, split: Split, folder: Path) -> list[HubFile]:
 
 
 def download(source: HubSource, split: Split, folder: Path, progress: Progress) -> list[Path]:
-    """Fetch what is missing of a split, verify what was not verified before, and return the paths in reading order.
+    """Fetch and verify the missing files of a split, and return its paths in reading order.
 
-    `progress` is called with a file's path in the repository, its bytes so far and its size, from any thread.
+    `progress` is called with a file's path in the repository, its bytes so far and its size, from
+    any thread.
     """
     from zsrobust.core.files import write_atomically
 
@@ -158,7 +163,8 @@ def _beside(source: HubSource, folder: Path, what: str) -> Path:
 
 
 def _parquet_files(source: HubSource, split: str, listing: Sequence[HubFile]) -> list[HubFile]:
-    # The second form is that of the branch refs/convert/parquet; its partial-SPLIT holds the first 5 GB only.
+    # The second form is that of the branch refs/convert/parquet; its partial-SPLIT holds the first
+    # 5 GB only.
     pattern = re.compile(
         rf"(.*/)?({re.escape(split)}-\d+-of-(?P<of>\d+)(-\w+)?|{re.escape(split)}/\d+)\.parquet"
     )
@@ -231,7 +237,7 @@ def _check_there(source: HubSource) -> None:
 def _fetch(
     source: HubSource, file: HubFile, verified: list[int] | None, progress: Progress
 ) -> tuple[Path, list[int]]:
-    """Return a file's path and its stamp, verified; what does not match is deleted, and fetched once more."""
+    """Return a verified file's path and stamp; a file that does not match is fetched once more."""
     from huggingface_hub import hf_hub_download
 
     for _ in range(2):
@@ -250,7 +256,8 @@ def _fetch(
         path.resolve().unlink()  # the blob; the path is a link to it, where the disk has links
         path.unlink(missing_ok=True)
     raise ZSRobustError(
-        f"{source.repo} {file.path}: what came twice is not what the hub lists (size or sha256), and was deleted. "
+        f"{source.repo} {file.path}: what came twice is not what the hub lists (size or sha256), "
+        "and was deleted. "
         "Run again; if it stays, a proxy or a mirror (HF_ENDPOINT) changes files."
     )
 
@@ -277,7 +284,7 @@ def _bar(file: HubFile, progress: Progress) -> type[Any]:
             progress(file.path, int(self.n), file.size)
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Ignore bytes on the wire: huggingface_hub makes no second bar for them where there is this method."""
+            """Ignore bytes on the wire: with this method, huggingface_hub shows no second bar."""
 
     return Bar
 
@@ -321,7 +328,8 @@ def _explain(error: BaseException, source: HubSource, what: str) -> ZSRobustErro
         )
     if status in (401, 403):
         return ZSRobustError(
-            f"The hub refuses {repo} ({status}). Accept its terms at {page} and set a valid HF_TOKEN."
+            f"The hub refuses {repo} ({status}). Accept its terms at {page} and set a valid "
+            "HF_TOKEN."
         )
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     if (
@@ -334,7 +342,8 @@ def _explain(error: BaseException, source: HubSource, what: str) -> ZSRobustErro
             "Make room there, or set HF_HOME to a folder on another disk."
         )
     return Unreachable(
-        f"{repo}: {constants.ENDPOINT} gives no answer for {what} ({reason}). Check the network and HF_ENDPOINT, run again."
+        f"{repo}: {constants.ENDPOINT} gives no answer for {what} ({reason}). Check the network "
+        "and HF_ENDPOINT, run again."
     )
 
 

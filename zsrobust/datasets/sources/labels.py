@@ -1,4 +1,4 @@
-"""Labels are mapped by name: what a source calls a class, to the class's place in the canonical order."""
+"""Labels are mapped by class name, from a source's names to the canonical order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ def assign(
 ) -> dict[int, int | None]:
     """Return the canonical label of each of the source's labels; None for a class that is left out.
 
-    `known` holds what the classes are called, each a list in canonical order; the source must use one of these lists, in
-    any order. Equal names within a list stand for their classes in turn.
+    `known` holds what the classes are called, each a list in canonical order; the source must use
+    one of these lists, in any order. Equal names within a list stand for their classes in turn.
     Raises ZSRobustError that names the classes on which they disagree.
     """
     left_out = {fold(name) for name in dropped}

@@ -1,7 +1,8 @@
-"""Datasets on disk, as torchvision lays them out under a data root, and folders of one subfolder a class.
+"""Datasets on disk: torchvision's layouts, and folders with one subfolder per class.
 
-A reader opens the annotations and lists the files; images stay closed, and pixels come one at a time. Labels follow
-torchvision, whose file is named beside each reader where it is not a plain folder.
+A reader opens the annotations and lists the files; images stay closed, and pixels come one at a
+time. Labels follow torchvision, whose file is named beside each reader where it is not a plain
+folder.
 """
 
 import importlib
@@ -81,7 +82,7 @@ class Copy:
 
 
 def open_folder(folder: Path) -> Opened:
-    """Open a folder of one subfolder a class: classes sorted by name, their images by path, however deep.
+    """Open a folder with one subfolder per class: classes sorted by name, images by path.
 
     Raises ZSRobustError if there is no such folder, no class in it, or a class without an image.
     """
@@ -121,7 +122,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _labels(numbers: Iterable[Any], first: int, classes: int) -> list[int]:
-    """Return labels that count from 0 from numbers that count from `first`; raises ValueError for no such class."""
+    """Return labels from 0 for numbers from `first`; raises ValueError for an unknown class."""
     labels = [int(number) - first for number in numbers]
     for label in labels:
         if not 0 <= label < classes:
@@ -130,13 +131,14 @@ def _labels(numbers: Iterable[Any], first: int, classes: int) -> list[int]:
 
 
 def _files(folder: Path, names: Sequence[str] | None, entries: Iterable[tuple[str, int]]) -> Opened:
-    """Return image files, each a path relative to the folder and a label; raises ZSRobustError for one that leaves it."""
+    """Return image files with labels; raises ZSRobustError for a path outside the folder."""
 
     def records() -> Iterator[Record]:
         for path, label in entries:
             if ".." in path.split("/"):
                 raise ZSRobustError(
-                    f"{folder} lists {path!r}, which is outside of it. Extract it again from its archive."
+                    f"{folder} lists {path!r}, which is outside of it. Extract it again from its "
+                    "archive."
                 )
             yield Record(path, folder / path, label)
 
@@ -170,7 +172,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _in_folders(folder: Path, classes: Iterable[str], nested: bool = True) -> list[tuple[str, int]]:
-    """Return the images of each class's subfolder and, if `nested`, of the folders in it; paths are sorted."""
+    """Return the images of each class's subfolder, with `nested` at any depth; paths are sorted."""
     entries = []
     for label, name in enumerate(classes):
         with _reading(folder / name):
@@ -217,7 +219,7 @@ def _mat(path: Path, variable: str) -> list[Any]:
 
 
 class _Held:
-    """Stands for numpy's arrays and dtypes in a pickle: holds what they are built from, and runs nothing."""
+    """Replaces numpy's arrays and dtypes in a pickle: stores their parts, and runs no code."""
 
     def __init__(self, *arguments: object) -> None:
         self.state: Any = None
@@ -233,14 +235,14 @@ class _Held:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Return bytes that Python 3 wrote so that Python 2 can read them; nothing else is to be encoded."""
+    """Return the bytes that Python 3 wrote in a form for Python 2."""
     if encoding != "latin1":
         raise ValueError(f"the encoding {encoding!r}")
     return text.encode(encoding)
 
 
 class _Unpickler(pickle._Unpickler):
-    """Reads the plain values and numpy arrays of a pickle written by Python 2 or 3; no code runs from it."""
+    """Reads plain values and numpy arrays of a pickle, of Python 2 or 3; it runs no code."""
 
     allowed: Mapping[tuple[str, str], Any] = {
         ("numpy.core.multiarray", "_reconstruct"): _Held,
@@ -258,7 +260,8 @@ class _Unpickler(pickle._Unpickler):
         """Return the stand-in of numpy's; raises ZSRobustError for anything else."""
         if (module, name) not in self.allowed:
             raise ZSRobustError(
-                f"{self.path} holds code ({module}.{name}), refused. Delete it, and download it again."
+                f"{self.path} holds code ({module}.{name}), refused. Delete it, and download it "
+                "again."
             )
         return self.allowed[module, name]
 
@@ -297,7 +300,7 @@ def _stl10(folder: Path) -> Opened:
 
 
 def _sun397(folder: Path) -> Opened:
-    """sun397.py: a line of ClassName.txt, as /a/apse/indoor, is a folder, and after its letter a class."""
+    """sun397.py: a line of ClassName.txt, /a/apse/indoor, is a folder and a class name."""
     lines = _lines(folder / "ClassName.txt")
     entries = _in_folders(folder, [line.lstrip("/") for line in lines], nested=False)
     return _files(folder, [line[3:] for line in lines], entries)
@@ -318,7 +321,7 @@ def _food101(folder: Path) -> Opened:
 
 
 def _oxford_pets(folder: Path) -> Opened:
-    """oxford_iiit_pet.py: a line of test.txt is "American_Bulldog_12 2 2 1", the image and its class's number."""
+    """oxford_iiit_pet.py: a line of test.txt is "American_Bulldog_12 2 2 1": image, class."""
     listing = folder / "annotations/test.txt"
     rows = [line.split() for line in _lines(listing)]
     with _reading(listing):
@@ -344,7 +347,7 @@ def _flowers102(folder: Path) -> Opened:
 
 
 def _dtd(folder: Path) -> Opened:
-    """dtd.py: a line of the split's file, the first of ten partitions, is "banded/banded_0002.jpg"."""
+    """dtd.py: a line of the split's file is "banded/banded_0002.jpg"; partition 1 of 10."""
     listing = folder / "dtd/labels/test1.txt"
     images = [line.split("/") for line in _lines(listing)]
     with _reading(listing):
@@ -423,7 +426,7 @@ def _foldered(top: str, nested: bool = True) -> Reader:
 def _layout(
     folder: str, test: Reader, *needs: str, train: tuple[Reader, tuple[str, ...]] | None = None
 ) -> Layout:
-    """Return a layout from the reader of the test split and, where there is one, of the training split."""
+    """Return a layout from the readers of the test split and of the training split."""
     splits: dict[Split, tuple[Reader, tuple[str, ...]]] = {"test": (test, needs)}
     if train:
         splits["train"] = train

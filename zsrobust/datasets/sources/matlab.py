@@ -1,4 +1,4 @@
-"""A variable of a MATLAB file, as JSON on standard output. A script: a damaged file may end the process that reads it."""
+"""Prints a variable of a MATLAB file as JSON. A damaged file can end this process."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Return what scipy reads as lists of numbers, texts, and dictionaries for structures; every array has one dimension."""
+    """Return scipy's values as lists of numbers, texts, and dictionaries for structures."""
     if isinstance(value, np.ndarray):
         return [plain(each) for each in np.atleast_1d(value)]
     if isinstance(value, np.void) and value.dtype.names:
