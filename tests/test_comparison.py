@@ -38,7 +38,7 @@ def store(
     right_clean, safe = (np.isin(np.arange(images), list(each)) for each in (clean, robust))
     truth = np.full(images, labels)
     found = Outcomes(truth, truth + ~right_clean, truth + ~safe, np.zeros(images, np.float32))
-    right = found.right(result.everything)
+    right = found.right(result.identity.attacks_everything)
     counts = {"clean_correct": int(right.clean.sum()), "robust_correct": int(right.robust.sum())}
     return results.write(edited(result, images=images, **counts), found, folder)
 

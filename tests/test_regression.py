@@ -306,9 +306,9 @@ def test_a_filter_sees_what_a_cell_is(baseline, ours):
 
 
 def test_nothing_to_compare_is_an_error(baseline, ours):
-    with pytest.raises(ZSRobustError, match="No folder of results .*ours"):
+    with pytest.raises(ZSRobustError, match="The results folder .*ours is missing"):
         check(ours, baseline)
-    with pytest.raises(ZSRobustError, match="No folder of results .*ours"):
+    with pytest.raises(ZSRobustError, match="The results folder .*ours is missing"):
         check(baseline, ours)
     with pytest.raises(ZSRobustError, match="has no such cells"):
         check(baseline, baseline, keep=lambda about: False)

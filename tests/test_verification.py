@@ -26,9 +26,9 @@ from zsrobust.datasets.sources.records import Opened, Record
 from zsrobust.defenses import defenses
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import weights_digest
-from zsrobust.results import verification
 from zsrobust.results.cell import Outcomes, Samples
 from zsrobust.results.digests import checkpoint_place, read_weights, seal
+from zsrobust.results.findings import Finding
 from zsrobust.results.verification import verify
 from zsrobust.settings import suites
 from zsrobust.training import Checkpoint
@@ -76,7 +76,7 @@ def stored(whole, tmp_path) -> Path:
     return tmp_path / "stored"
 
 
-def findings(root: Path) -> list[verification.Finding]:
+def findings(root: Path) -> list[Finding]:
     return verify(root / "results", root / "checkpoints").findings
 
 
@@ -147,12 +147,12 @@ def test_what_is_cut_short_is_found(stored, kind, kept):
     [
         (
             "clip/mini_cells.npz",
-            "the outcomes are gone",
+            "the outcomes are missing",
             "zsrobust run --suite mini --defense clip --attack pgd10 --dataset mini_cells --force",
         ),
         (
             "clip/mini_cells.samples.npz",
-            "the samples are gone",
+            "the samples are missing",
             "zsrobust run --suite mini --defense clip --attack pgd10 --dataset mini_cells --force",
         ),
         (
@@ -196,7 +196,7 @@ def test_a_count_that_was_edited_with_its_digest_is_found(stored, field):
     result = edited(result, **{field: moved})
     results.write(result, Outcomes.read(path), stored / "results", Samples.read(path))
     (finding,) = findings(stored)
-    assert re.search(rf"{field} is \d+, and its outcomes say \d+", finding.wrong)
+    assert re.search(rf"{field} is \d+, but its outcomes give \d+", finding.wrong)
 
 
 def test_a_result_that_was_laid_out_anew_is_found_and_still_read(stored):
@@ -204,7 +204,7 @@ def test_a_result_that_was_laid_out_anew_is_found_and_still_read(stored):
     path.write_text(json.dumps(json.loads(path.read_text())))
     assert results.read(path).images
     (finding,) = findings(stored)
-    assert "not laid out as it was written" in finding.wrong
+    assert "its layout changed" in finding.wrong
 
 
 def test_copies_are_found(stored):
@@ -215,7 +215,7 @@ def test_copies_are_found(stored):
     here = Path("results/mini/sound/pgd10-eps=6-255/tecoa/mini_shapes_2.json")
     assert "its identity belongs elsewhere" in wrong[here]
     old = Path("results/old/mini/sound/pgd10-eps=6-255/clip/mini_cells.json")
-    assert wrong[old] == "a result where nothing reads it"
+    assert wrong[old] == "a result in a place that is never read"
     assert not any(path.parts[1] == "mini" for path in wrong.keys() - {here})
 
 
@@ -308,12 +308,12 @@ def test_what_a_killed_run_left_is_told_and_what_a_living_one_makes_is_not(store
     claim = path.with_name(".mini_cells.json.claim")
     assert {finding.path: finding.wrong for finding in findings(stored)} == {
         claim: "the claim of a run that was killed",
-        half: "half written: a run was killed meanwhile",
+        half: "half written: a run was killed while it wrote this file",
     }
     with claimed(path):
         found = verify(stored / "results")
         assert not found.findings
-        assert any("being made" in note for note in found.notes)
+        assert any("1 file being written" in note for note in found.notes)
     assert [finding.path for finding in findings(stored)] == [half]
 
 
@@ -420,7 +420,7 @@ def test_what_a_finding_says_to_run_puts_it_right(zsrobust, tmp_path):
 
 def test_no_folder_is_one_line(zsrobust):
     assert (
-        "No folder of results nowhere. Next: zsrobust run"
+        "The results folder nowhere is missing. Next: zsrobust run --results nowhere"
         in zsrobust("verify", "nowhere", ok=2).stderr
     )
 

@@ -16,7 +16,6 @@ from zsrobust.cli.options import (
     store_options,
 )
 from zsrobust.cli.request import Places, passes
-from zsrobust.core.errors import ZSRobustError
 
 
 @click.command(
@@ -121,10 +120,9 @@ def check(
     Exit code 0: all agree. 1: some differ or are missing. 2: there is nothing to compare.
     """
     from zsrobust.reporting import baseline, paper
-    from zsrobust.results.store import load_results
+    from zsrobust.results.store import check_folder, load_results
 
-    if not folder.is_dir():
-        raise ZSRobustError(f"No folder of results {folder}. Next: zsrobust run --results {folder}")
+    check_folder(folder)
     suite, keep = chosen.keeps(against)
     asked: dict[str, Any] = {"keep": keep, "limit": limit, "tolerance": tolerance}
     if against == "paper":

@@ -16,17 +16,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from zsrobust.core.errors import ZSRobustError, suggest
+from zsrobust.core.errors import UNPRINTABLE, ZSRobustError, suggest
 
 T = TypeVar("T")
 
-Line = Annotated[
-    str,
-    Meta(
-        pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+\Z",
-        description="a line of text",
-    ),
-]
+_PRINTABLE = f"[^{UNPRINTABLE.pattern[1:]}"
+#: Text of one line, which may be empty.
+Text = Annotated[str, Meta(pattern=rf"\A{_PRINTABLE}*\Z", description="text of one line")]
+Line = Annotated[str, Meta(pattern=rf"\A{_PRINTABLE}+\Z", description="a line of text")]
 Name = Annotated[
     str,
     Meta(

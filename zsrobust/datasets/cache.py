@@ -29,7 +29,7 @@ from zsrobust.core.specs import field_types
 from zsrobust.core.values import fits
 from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.sources.records import Opened, Record
-from zsrobust.results.verification import Verified
+from zsrobust.results.findings import Verified
 
 FORMAT = "zsrobust-images-1"
 #: What pictures are read: the formats of the datasets, some under another's name. Pillow hands

@@ -21,7 +21,7 @@ from zsrobust.reporting.rows import Metric
 from zsrobust.reporting.statistics import holm, mcnemar, newcombe
 from zsrobust.reporting.verdicts import Report, Verdict
 from zsrobust.results.cell import Result, Right
-from zsrobust.results.store import paths, read
+from zsrobust.results.store import check_folder, paths, read
 
 #: Below it a p-value, adjusted, says that two trainings of one recipe did not come to the same.
 LEVEL = 0.01
@@ -30,7 +30,7 @@ METRICS: tuple[Metric, ...] = ("clean", "robust")
 
 
 class Key(NamedTuple):
-    """What makes two cells the same one; for what a filter sees, see `Result.about`."""
+    """What makes two cells the same one; for what a filter sees, see `Identity.about`."""
 
     suite: str
     protocol: str
@@ -51,7 +51,9 @@ class Stored:
     @property
     def key(self) -> Key:
         """What the cell is matched by, its limit apart."""
-        return Key(**{name: value for name, value in self.result.about.items() if name != "limit"})
+        return Key(
+            **{name: value for name, value in self.result.identity.about.items() if name != "limit"}
+        )
 
     @property
     def limit(self) -> int | None:
@@ -76,7 +78,7 @@ def check(
     limit: int | None = None,
     tolerance: float = 1.0,
 ) -> Report:
-    """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Result.about`.
+    """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Identity.about`.
 
     With `limit`, of the folder only cells on subsets of so many images, or on whole sets that are no larger.
 
@@ -100,7 +102,7 @@ def check(
     and for a baseline with nothing that `keep` keeps.
     """
     whole = _stored(baseline)
-    theirs = [cell for cell in whole if keep(cell.result.about)]
+    theirs = [cell for cell in whole if keep(cell.result.identity.about)]
     if all(cell.result.status == "failed" for cell in theirs):
         raise ZSRobustError(
             f"The baseline {baseline} has no such cells, or only failed ones. Its cells: ls {baseline}/*/*/*"
@@ -137,7 +139,7 @@ def check(
         *moved,
         *(Verdict(name, None, why) for name, why in damaged.items() if name not in there),
     ]
-    extra = sum(keep(cell.result.about) and cell.name not in match.used for cell in ours)
+    extra = sum(keep(cell.result.identity.about) and cell.name not in match.used for cell in ours)
     return Report(sorted(verdicts, key=lambda each: each.cell), tolerance, extra, [*notes, *told])
 
 
@@ -147,8 +149,7 @@ def _stored(folder: Path) -> list[Stored]:
 
 
 def _paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ZSRobustError(f"No folder of results {folder}. Next: zsrobust run --results {folder}")
+    check_folder(folder)
     return paths(folder)
 
 

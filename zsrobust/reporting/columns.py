@@ -221,7 +221,7 @@ def _per_class(row: Row) -> Entry:
     means = []
     for cell in row.cells.values():
         path = Path(str(cell["path"]))
-        means.append(Outcomes.read(path).mean_per_class(read(path).everything))
+        means.append(Outcomes.read(path).mean_per_class(read(path).identity.attacks_everything))
     clean, robust = (100 * sum(each) / len(means) for each in zip(*means, strict=True))
     return Entry(f"{clean:.2f}  {robust:.2f}")
 

@@ -47,7 +47,7 @@ def look(result: Result, path: Path) -> Looked | str:
     if not outcomes_match(result, path):
         return "its outcomes are another run's"
     outcomes = Outcomes.read(path)
-    right = outcomes.right(result.everything)
+    right = outcomes.right(result.identity.attacks_everything)
     counts = (len(outcomes.labels), int(right.clean.sum()), int(right.robust.sum()))
     if counts != (result.images, result.clean_correct, result.robust_correct):
         return "its counts are not those of its outcomes"

@@ -13,6 +13,8 @@ from zsrobust.reporting.columns import percent
 from zsrobust.reporting.comparison import points
 from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.verdicts import Report, Verdict
+from zsrobust.results.selection import Selection
+from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
 #: The paper's tables that print cells; the clean accuracies of the second are those of the cells of PGD-10.
@@ -59,8 +61,9 @@ def check(
             notes |= dict.fromkeys(reported.doubts(claim)) if verdicts[-1].way is None else {}
     if not verdicts:
         raise ZSRobustError(
-            f"The paper has no numbers on the suite {suite.name}, or on these cells of it: its Tables 1, 2 and 3 are of the "
-            "suite paper, at eps 1/255. Next: zsrobust run --suite paper --table 1"
+            f"The paper has no numbers on the suite {suite.name}, or on these cells. Its Tables 1, "
+            "2 and 3 are of the suite paper, at eps 1/255. "
+            f"Next: {Selection.of(suites.load('paper')).command(table='1')}"
         )
     for (number, defense), datasets in measured.items():
         if missing := [name for name in suite.datasets if name not in datasets]:

@@ -1,4 +1,4 @@
-"""Results: one cell on disk. A JSON file, the outcome of every image, and an image or two to look at. No torch here."""
+"""Results: one cell on disk, as a JSON file, the outcome of each image, and a few sample images."""
 
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.identity import differences

@@ -1,4 +1,4 @@
-"""Digests: what a checkpoint carries, and where it is stored."""
+"""Digests of checkpoints, and the places where checkpoints are stored."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from zsrobust.core.files import slug
 
-#: How torch calls the types of safetensors, as far as weights have them; and their bytes.
+#: The types of weights in safetensors files: their names in torch, and their sizes in bytes.
 TYPES = {
     "F64": ("float64", 8),
     "F32": ("float32", 4),
@@ -24,31 +24,30 @@ TYPES = {
 
 
 def seal(metadata: Mapping[str, str], weights: str) -> str:
-    """Return the digest that a checkpoint carries: of its metadata, and of the digest of its weights."""
-    content = {
-        **{key: value for key, value in metadata.items() if key != "digest"},
-        "weights": weights,
-    }
+    """Return the digest that a checkpoint stores: of its metadata and of its weights' digest."""
+    content = {key: value for key, value in metadata.items() if key != "digest"}
+    content["weights"] = weights
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoint_place(suite: str, recipe: Mapping[str, Any]) -> Path:
-    """Return where the checkpoint of a stored recipe is in the folder of checkpoints, or will be."""
+    """Return the place of a recipe's checkpoint, relative to the folder of checkpoints."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     return Path(slug(suite), f"{slug(recipe['objective'])}-{digest}.safetensors")
 
 
 def read_weights(path: Path) -> tuple[dict[str, str], str]:
-    """Return the metadata of a safetensors file, and the digest of its tensors: `zsrobust.classifier.weights_digest`.
+    """Return the metadata of a safetensors file and the digest of its tensors, without torch.
 
-    Raises ValueError for a file that is not whole, not all told of, or none.
+    The digest is that of `zsrobust.models.clip.weights_digest`. Raises ValueError for a file that
+    is damaged, or has bytes that belong to no tensor, or has no tensors.
     """
     content = memoryview(path.read_bytes())
     size = int.from_bytes(content[:8], "little")
     header: dict[str, Any] = json.loads(bytes(content[8 : 8 + size]))
     data = content[8 + size :]
     metadata = dict(header.pop("__metadata__", {}))
-    digest, told = hashlib.sha256(), 0
+    digest, covered = hashlib.sha256(), 0
     for name, about in sorted(header.items()):
         kind, width = TYPES[about["dtype"]]
         begin, end = about["data_offsets"]
@@ -59,7 +58,7 @@ def read_weights(path: Path) -> tuple[dict[str, str], str]:
             raise ValueError(f"{name} does not fit its place")
         digest.update(f"{name} {tuple(about['shape'])} torch.{kind}".encode())
         digest.update(data[begin:end])
-        told += length
-    if told != len(data) or not header:
-        raise ValueError("it is cut short, or longer than it says")
+        covered += length
+    if covered != len(data) or not header:
+        raise ValueError("its length is not that of its tensors")
     return metadata, digest.hexdigest()

@@ -1,6 +1,7 @@
 """Red flags and notes by name, and the words that are looked up when they are printed.
 
-Results store names. `flags.toml` has the words. Results that are older than the names store sentences; `named` reads them.
+Results store names. `flags.toml` has the words. Results written before flags had names store
+sentences; `named` reads these results.
 """
 
 import re
@@ -13,7 +14,7 @@ from importlib import resources
 WARNED = "attack_warned"  #: a plugin or a library warned while an attack ran
 NOT_COMPUTED = "red_flags_not_computed"
 
-#: Names by how the sentences of older results begin; what follows in some of them is a number or a reason.
+#: Names by the beginning of the sentence in older results; a number or a reason may follow.
 OLD = {
     "Red flag: some images have a gradient of exactly zero": "zero_gradients",
     "Red flag: the loss grows far more than its gradient says": "vanishing",
@@ -48,7 +49,7 @@ OLD = {
 class Flag:
     """The words of a red flag or of a note."""
 
-    name: str  #: as results store it
+    name: str  #: the name that results store
     title: str  #: a few words
     sentence: str  #: the footnote of a table
     means: str  #: what it means for the number
@@ -58,38 +59,37 @@ class Flag:
 @cache
 def known() -> dict[str, Flag]:
     """Return the flags and notes of this version by name, in the order of `flags.toml`."""
-    tables = tomllib.loads(
-        resources.files("zsrobust.results").joinpath("flags.toml").read_text(encoding="utf-8")
-    )
+    file = resources.files("zsrobust.results").joinpath("flags.toml")
     return {
         name: Flag(name, **{key: " ".join(text.split()) for key, text in words.items()})
-        for name, words in tables.items()
+        for name, words in tomllib.loads(file.read_text(encoding="utf-8")).items()
     }
 
 
 def look_up(name: str) -> Flag:
-    """Return the words of a flag; of a plugin's or a newer version's flag, words that do not explain it."""
+    """Return the words of a flag; for an unknown name, words that explain where it comes from."""
     unknown = Flag(
         name,
         title=name,
         sentence=f"Flag {name}: this version of zsrobust has no words for it.",
-        means="A plugin or a newer version of zsrobust set this flag, so its meaning is not known here.",
+        means="A plugin or a newer version of zsrobust set this flag. Its meaning is unknown here.",
         remedy="Read the documentation of the plugin, or update zsrobust.",
     )
     return known().get(name, unknown)
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text is a name of a flag, and not a sentence."""
+    """Return whether a text is the name of a flag and not a sentence."""
     return re.fullmatch(r"[a-z][a-z0-9_]*", text) is not None
 
 
 def named(
     stored: Iterable[str], messages: Sequence[str] | None
 ) -> tuple[list[str], list[str] | None]:
-    """Return the names of a result's stored flags, sorted, each once; and its messages, None if it has none.
+    """Return the sorted names of a result's stored flags, and its messages or None.
 
-    A stored sentence becomes its name. A sentence that is not known becomes `attack_warned`, and a message.
+    A sentence of an older result becomes its name. An unknown sentence becomes `attack_warned` and
+    a message.
     """
     names: set[str] = set()
     texts = list(messages or ())
@@ -102,7 +102,4 @@ def named(
 
 
 def _name_of(sentence: str) -> str:
-    for beginning, name in OLD.items():
-        if sentence.startswith(beginning):
-            return name
-    return WARNED
+    return next((name for start, name in OLD.items() if sentence.startswith(start)), WARNED)

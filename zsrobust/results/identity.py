@@ -1,4 +1,4 @@
-"""Identities: everything that the numbers of a cell depend on."""
+"""Identities: everything that the numbers of a cell depend on, as results store it."""
 
 import hashlib
 import json
@@ -8,22 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zsrobust.core.errors import UNPRINTABLE
 from zsrobust.core.files import slug
 from zsrobust.core.specs import format_eps, parse_value
-from zsrobust.core.values import fits
+from zsrobust.core.values import Text, fits
 
-#: Titles are printed, and never compared.
-PRINTED = "title"
-
-#: The arithmetic of a search and the switches of a protocol where an identity does not name them.
-FLOAT32 = "float32"
+PRINTED = "title"  #: the field that is printed, and never compared
+FLOAT32 = "float32"  #: the precision of a search, if the identity does not name one
 
 
 class Difference(NamedTuple):
-    """A field in which two identities differ; None where one does not have it."""
+    """A field in which two identities differ; its value is None in an identity that lacks it."""
 
-    name: str  #: dotted, as "attack.steps"
+    name: str  #: with dots: "attack.steps"
     stored: Any
     asked: Any
 
@@ -41,7 +37,7 @@ class DefenseIdentity:
 
     @property
     def knowledge(self) -> str:
-        """What the attack knows of a test-time defense; empty for other defenses."""
+        """What the attack knows about a test-time defense; "" for other defenses."""
         return str(self.details.get("knowledge", ""))
 
     @property
@@ -79,9 +75,8 @@ class DatasetIdentity:
     name: str
     title: str
     limit: int | None = None  #: size of the subset; None for the whole split
-    details: Mapping[str, Any] = field(
-        default_factory=dict
-    )  #: digests, classes, templates, split, cut
+    #: digests, classes, templates, split, cut
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the dataset's part of a stored identity."""
@@ -98,45 +93,31 @@ class Identity:
     attack: AttackIdentity
     dataset: DatasetIdentity
     seed: int = 0
-    switches: Mapping[str, Any] = field(
-        default_factory=dict
-    )  #: where the protocol differs from `sound`
-    search: str = FLOAT32  #: the precision in which the attack searches
+    #: the switches in which the protocol differs from `sound`
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    search: str = FLOAT32  #: the precision of the attack's search
     draws: str | None = None  #: the generator of the attack's random numbers
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Identity":
-        """Return a stored identity; raises ValueError that names a field which is missing or not valid."""
-        defense, attack, dataset = (
-            _part(stored, name) for name in ("defense", "attack", "dataset")
-        )
+        """Return a stored identity; raises ValueError for a field that is missing or not valid."""
+        stored = {"switches": {}, "search": FLOAT32, **stored}
+        attack = _part(stored, "attack", spec=Text, eps=Text)
+        dataset = _part(stored, "dataset", name=Text, title=Text, limit=int | None)
         return cls(
-            suite=_take(stored, "suite", str),
-            protocol=_take(stored, "protocol", str),
-            defense=DefenseIdentity(
-                _take(defense, "spec", str),
-                _take(defense, "title", str),
-                _rest(defense, "spec", "title"),
-            ),
-            attack=AttackIdentity(
-                _take(attack, "spec", str),
-                _bound(_take(attack, "eps", str)),
-                _rest(attack, "spec", "eps"),
-            ),
-            dataset=DatasetIdentity(
-                _take(dataset, "name", str),
-                _take(dataset, "title", str),
-                _take(dataset, "limit", int | None),
-                _rest(dataset, "name", "title", "limit"),
-            ),
+            suite=_take(stored, "suite", Text),
+            protocol=_take(stored, "protocol", Text),
+            defense=DefenseIdentity(**_part(stored, "defense", spec=Text, title=Text)),
+            attack=AttackIdentity(**{**attack, "eps": _bound(attack["eps"])}),
+            dataset=DatasetIdentity(**dataset),
             seed=_take(stored, "seed", int),
-            switches=_take(stored, "switches", dict[str, Any]) if "switches" in stored else {},
-            search=_take(stored, "search", str) if "search" in stored else FLOAT32,
-            draws=_take(stored, "draws", str) if "draws" in stored else None,
+            switches=_take(stored, "switches", dict[str, Any]),
+            search=_take(stored, "search", Text),
+            draws=_take(stored, "draws", Text | None),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the identity as JSON stores it: lists for tuples, and nothing that is not set."""
+        """Return the identity as JSON stores it, with lists for tuples and without unset fields."""
         stored = {
             "suite": self.suite,
             "protocol": self.protocol,
@@ -152,17 +133,17 @@ class Identity:
         return dict(json.loads(json.dumps(kept)))
 
     def differences(self, asked: "Identity") -> list[Difference]:
-        """Return the fields in which this stored identity differs from what is asked."""
+        """Return the fields in which this stored identity differs from the `asked` one."""
         return list(differences(self.to_json(), asked.to_json()))
 
     @property
     def attacks_everything(self) -> bool:
-        """Whether misclassified images are attacked, too: robust is then correct under attack."""
+        """Whether misclassified images are attacked, too; see `Outcomes.right`."""
         return self.switches.get("attacked") == "all"
 
     @property
     def about(self) -> dict[str, Any]:
-        """The cell's suite, protocol, attack, eps, defense, dataset, seed and limit, as `load_results` names them."""
+        """The suite, protocol, seed, attack, eps, defense, dataset and limit of `load_results`."""
         return {
             "suite": self.suite,
             "protocol": self.protocol,
@@ -185,7 +166,7 @@ class Identity:
 
     @property
     def row(self) -> str:
-        """A digest of defense, attack and switches, which all cells of a row of a table must share."""
+        """Digest of the defense, attack and switches; all cells in a row of a table share it."""
         stored = self.to_json()
         defense = {name: value for name, value in stored["defense"].items() if name != PRINTED}
         attack = {name: value for name, value in stored["attack"].items() if name != "plan"}
@@ -197,7 +178,7 @@ class Identity:
 def differences(
     stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[Difference]:
-    """Yield the fields in which two parts of stored identities differ, but for titles."""
+    """Yield the fields, except titles, in which two parts of stored identities differ."""
     for key in sorted((stored.keys() | asked.keys()) - {PRINTED}):
         old, new = stored.get(key), asked.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -206,28 +187,24 @@ def differences(
             yield Difference(f"{prefix}{key}", old, new)
 
 
-def _part(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _part(stored: Mapping[str, Any], name: str, /, **kinds: Any) -> dict[str, Any]:
+    """Return the fields of a part that have a type in `kinds`, and all others as `details`."""
     part = _take(stored, name, dict[str, Any])
-    return {**part}
+    taken = {key: _take(part, key, kind) for key, kind in kinds.items()}
+    return {**taken, "details": {key: part[key] for key in part if key not in kinds}}
 
 
 def _take(stored: Mapping[str, Any], name: str, kind: Any) -> Any:
-    value = stored.get(name)
-    printable = not (isinstance(value, str) and UNPRINTABLE.search(value))
-    if not fits(value, kind) or not printable:
-        raise ValueError(f"{name} of its identity is missing, or not valid")
-    return value
+    if not fits(stored.get(name), kind):
+        raise ValueError(f"{name} of its identity is missing or not valid")
+    return stored.get(name)
 
 
 def _bound(text: str) -> float:
     eps = float(parse_value(text, float))
     if not 0 < eps < math.inf:
-        raise ValueError(f"eps {text!r} of its identity is not a bound")
+        raise ValueError(f"eps {text!r} of its identity is not a number above 0")
     return eps
-
-
-def _rest(part: Mapping[str, Any], *taken: str) -> dict[str, Any]:
-    return {name: value for name, value in part.items() if name not in taken}
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which cells a table or a figure shows, and the command that makes them. No torch here."""
+"""Which cells a table or a figure shows, and the command that computes them."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from zsrobust.settings.suites import Suite
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which cells a table or a figure shows; it also prints the command that makes them."""
+    """Which cells a table or a figure shows; `command` returns the command that computes them."""
 
     suite: Suite
     attack: str = "pgd10"  #: spec without its eps
     eps: float  #: in pixels of [0, 1]
     protocol: str = protocols.DEFAULT  #: name
-    limit: int | None = None  #: images of each subset; None for the suite's own sets
+    limit: int | None = None  #: images of each subset; None for the suite's own sizes
     seed: int = 0
-    protocol_asked: str = ""  #: the name or the file that the protocol was loaded by
+    protocol_asked: str = ""  #: the name or the file that the user gave
 
     @classmethod
     def of(
@@ -37,8 +37,8 @@ class Selection:
     ) -> "Selection":
         """Return the selection of a suite's cells under an attack, given by its spec.
 
-        `eps` comes before the eps in the spec, and both come before the suite's. Raises
-        ZSRobustError for a spec or an eps that is not valid.
+        `eps` overrides the eps of the spec, which overrides the suite's. Raises ZSRobustError for
+        a spec or an eps that is not valid.
         """
         name, fields = split_spec(attack)
         own = fields.pop("eps", None)
@@ -56,7 +56,7 @@ class Selection:
 
     @property
     def bound(self) -> str:
-        """The eps as it is stored and printed: "8/255"."""
+        """The eps as text, as it is stored and printed: "8/255"."""
         return format_eps(self.eps)
 
     @property
@@ -66,13 +66,13 @@ class Selection:
         return own is not None and self.bound == format_eps(own)
 
     def cells(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return the selected cells of the DataFrame of `load_results`.
+        """Return the selected rows of the DataFrame of `load_results`.
 
-        They are those on the suite's own sets, or with `limit` on subsets of that size.
+        They are the cells on the suite's own sizes, or with `limit` on subsets of that size.
         """
-        wanted = self.limit
-        if wanted is None:
-            wanted = self.suite.limits.get(split_spec(self.attack)[0])
+        limit = self.limit
+        if limit is None:
+            limit = self.suite.limits.get(split_spec(self.attack)[0])
         chosen = frame[
             (frame["suite"] == self.suite.name)
             & (frame["protocol"] == self.protocol)
@@ -80,11 +80,11 @@ class Selection:
             & (frame["eps"] == self.bound)
             & (frame["seed"] == self.seed)
         ]
-        if not wanted:
+        if not limit:
             return chosen[chosen["limit"].isna()]
-        # A set with no more images than the limit is measured whole, and stored without one.
-        whole = chosen["limit"].isna() & (chosen["images"] <= wanted)
-        return chosen[whole | (chosen["limit"] == wanted)]
+        # A dataset with at most `limit` images is measured whole, and stored without a limit.
+        whole = chosen["limit"].isna() & (chosen["images"] <= limit)
+        return chosen[whole | (chosen["limit"] == limit)]
 
     def command(
         self,
@@ -96,10 +96,10 @@ class Selection:
         precision: str | None = None,
         force: bool = False,
     ) -> str:
-        """Return the command that makes the selected cells of `defenses`, quoted for a shell.
+        """Return the command that computes the selected cells of `defenses`, quoted for a shell.
 
-        It names `table` or `figure` where that makes exactly these cells, at the suite's eps, and
-        the defenses, the attack and the eps otherwise. It leaves out what is the default.
+        At the suite's eps, it names `table` or `figure`, if one is given. Otherwise it names the
+        defenses, the attack and the eps. It leaves out the defaults.
         """
         words = ["zsrobust", "run", "--suite", self.suite.asked or self.suite.name]
         if self.protocol != protocols.DEFAULT:
@@ -124,7 +124,7 @@ class Selection:
 
     @property
     def _protocol(self) -> str:
-        """What to write after --protocol: a name, or the file that it was loaded by."""
+        """The value of --protocol: a name or a file."""
         if self.protocol_asked:
             return self.protocol_asked
         ours = split_spec(self.protocol)[0] in protocols.names()
@@ -132,7 +132,7 @@ class Selection:
 
 
 def known_suite(name: str, datasets: Sequence[str] = ()) -> Suite:
-    """Return one of our suites by its name; of another, only its name and `datasets` are known."""
+    """Return one of our suites by name; any other suite has only its name and `datasets`."""
     if name in suites.names():
         return suites.load(name)
     return Suite(

@@ -1,11 +1,13 @@
-"""Storing results: what is written, read and checked. No torch here.
+"""Stored results: how cells are written, read and checked.
 
-A cell is files side by side: `DATASET.json`, small and readable, with counts and never percentages; `DATASET.npz`, the
-outcome of every image; and `DATASET.samples.npz`, an image or two to look at, where the dataset's images may be shown.
+A cell is up to three files side by side. `DATASET.json` is small and readable, with counts and
+never percentages. `DATASET.npz` has the outcome of each image. `DATASET.samples.npz` has a few
+sample images, if the dataset's images may be shown.
 """
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +22,8 @@ from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import is_name, named
 
 FORMAT = "zsrobust-result-2"
-MOST = 10**12  #: images, more than any set has
-_TRAINING = {"epoch_seconds": float, "history": list[dict[str, float]]}
+MOST = 10**12  #: images of a cell; real datasets have far fewer
+_TRAINING = {"epoch_seconds": float | None, "history": list[dict[str, float]] | None}
 _FIELDS = {name: kind for name, kind in get_type_hints(Result).items() if name != "identity"}
 
 
@@ -30,8 +32,8 @@ def write(
 ) -> Path:
     """Write a cell under `folder` and return the path of its JSON file.
 
-    That file is written last, with its own digest and those of the files beside it. Raises
-    ZSRobustError for a result that could not be read again, for example one with a title of two lines.
+    The JSON file is written last. It has its own digest and the digests of the files beside it.
+    Raises ZSRobustError for a result that `read` would refuse, for example with a two-line title.
     """
     path = folder / result.path.with_name(result.path.name + ".json")
     beside = {".npz": outcomes, ".samples.npz": samples}
@@ -54,34 +56,37 @@ def write(
 
 
 def _stored(result: Result) -> dict[str, Any]:
-    """Return what the JSON file of a result holds; raises ValueError for what could not be read again."""
+    """Return a result's JSON with its digest; raises ValueError for what `read` would refuse."""
     if not all(map(is_name, result.flags)):
-        raise ValueError("a flag is not a name; write its text into messages")
+        raise ValueError("a flag is not a name; add its text to messages")
     stored = {"format": FORMAT, **result.to_json()}
     _check(Result.from_json(result.to_json()))
     return {**stored, "digest": _digest(stored)}
 
 
 def laid_out(stored: Mapping[str, Any]) -> bytes:
-    """Return a result's JSON as it is written; what lays it out otherwise changes nothing that is read."""
+    """Return a result's JSON as bytes, in the layout that is written; `read` accepts any layout."""
     return (json.dumps(stored, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _digest(stored: Mapping[str, Any]) -> str:
-    """Return the sha256 of a result's JSON, whatever its layout."""
+    """Return the sha256 of a result's JSON, which does not depend on its layout."""
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 def outcomes_match(result: Result, path: Path) -> bool:
-    """Return whether the outcomes beside a stored result are the ones that it was counted from."""
-    outcomes = path.with_suffix(".npz")
-    return (
-        outcomes.exists() and hashlib.sha256(outcomes.read_bytes()).hexdigest() == result.outcomes
-    )
+    """Return whether the outcomes stored beside a result are those that were counted."""
+    digest = sha256_of(path.with_suffix(".npz"))
+    return digest is not None and digest == result.outcomes
+
+
+def sha256_of(path: Path) -> str | None:
+    """Return the sha256 of a file's content; None if the file is missing."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def read(path: Path) -> Result:
-    """Read one cell; raises ZSRobustError for a file that is not a whole result of zsrobust."""
+    """Return a stored result; raises ZSRobustError for a file that is damaged or not a result."""
     try:
         stored = json.loads(path.read_bytes())
         if stored.pop("format") != FORMAT:
@@ -90,42 +95,31 @@ def read(path: Path) -> Result:
             raise ValueError("edited: its digest does not fit")
         result = Result.from_json(stored)
         _check(result)
-        flags, messages = named(result.flags, result.messages)  # older results hold sentences
-        result = replace(result, flags=flags, messages=messages)
-        if (
-            result.path.parts
-            != path.resolve().with_name(path.name.removesuffix(".json")).parts[-5:]
-        ):
+        if result.path.parts != place_of(path):
             raise ValueError("its identity belongs elsewhere")
-        return result
-    except (*_DAMAGED, ZSRobustError) as error:
+        flags, messages = named(result.flags, result.messages)  # older results store sentences
+        return replace(result, flags=flags, messages=messages)
+    except (*DAMAGED, ZSRobustError) as error:
         raise ZSRobustError(
             f"{path} is not a result of zsrobust ({str(error) or type(error).__name__}). "
             "Move it away, or delete it."
         ) from None
 
 
-#: What a damaged file raises while it is read.
-_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+#: The exceptions that a damaged file raises while it is read.
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def _check(result: Result) -> None:
-    """Raise ValueError for a field of another type, for impossible counts, for text of more than a line."""
-    for name, kind in _FIELDS.items():
-        if not fits(getattr(result, name), kind):
+    """Raise ValueError for a wrong type, for impossible counts, and for text of several lines."""
+    training = {name: result.training.get(name) for name in _TRAINING}
+    for name, kind in {**_FIELDS, **_TRAINING}.items():
+        if not fits(training[name] if name in training else getattr(result, name), kind):
             raise ValueError(f"{name} is of another type")
-    for name, kind in _TRAINING.items():
-        if not fits(result.training.get(name), kind | None):
-            raise ValueError(f"{name} is of another type")
-    if any("distance" not in epoch for epoch in result.training.get("history") or []):
+    if any("distance" not in epoch for epoch in training["history"] or []):
         raise ValueError("an epoch of its history has no distance")
-    lines = (
-        *result.flags,
-        *(result.messages or ()),
-        *result.versions,
-        *result.versions.values(),
-        result.device,
-    )
+    versions = (*result.versions, *result.versions.values())
+    lines = (*result.flags, *(result.messages or ()), *versions, result.device)
     if any(map(UNPRINTABLE.search, lines)):
         raise ValueError("a flag, a message or a version is not one line")
     if not 0 <= result.images <= MOST or (result.status == "ok" and not result.images):
@@ -136,22 +130,34 @@ def _check(result: Result) -> None:
     json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False).encode()
 
 
+def place_of(path: Path) -> tuple[str, ...]:
+    """Return the place that the path of a JSON file gives: up to five parts, without suffix."""
+    return path.resolve().with_name(path.name.removesuffix(".json")).parts[-5:]
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ZSRobustError, with the next command, if a results folder is missing."""
+    if not folder.is_dir():
+        command = shlex.join(["zsrobust", "run", "--results", str(folder)])
+        raise ZSRobustError(f"The results folder {folder} is missing. Next: {command}")
+
+
 @dataclass(frozen=True)
 class Store:
-    """A folder of results that a run reads and writes, and a baseline that it only reads."""
+    """A results folder that a run reads and writes, and a baseline that it only reads."""
 
     folder: Path
-    baseline: Path | None = None  #: cells that are not in the folder are taken from here
+    baseline: Path | None = None  #: the folder of cells that are missing in `folder`
 
     def __post_init__(self) -> None:
         if self.baseline and self.baseline.resolve() == self.folder.resolve():
-            object.__setattr__(self, "baseline", None)  # it is to be written
+            object.__setattr__(self, "baseline", None)  # the run writes this folder
 
     def __str__(self) -> str:
         return " and ".join(str(folder) for folder in self.folders)
 
     def find(self, place: Path) -> Path | None:
-        """Return the file of a cell by its relative place; None where no folder has it."""
+        """Return the file of a cell by its relative place; None if all folders lack it."""
         for folder in self.folders:
             if (folder / place).exists():
                 return folder / place
@@ -159,11 +165,11 @@ class Store:
 
     @property
     def folders(self) -> list[Path]:
-        """The folders that are read, the own one first."""
+        """The folders to read, `folder` first."""
         return [self.folder] if self.baseline is None else [self.folder, self.baseline]
 
     def paths(self) -> list[Path]:
-        """Return the JSON files of all cells, sorted; a cell of the own folder replaces the baseline's."""
+        """Return the JSON files of all cells, sorted; those in `folder` replace the baseline's."""
         found: dict[tuple[str, ...], Path] = {}
         for folder in reversed(self.folders):
             found |= {path.parts[-5:]: path for path in paths(folder)}
@@ -175,7 +181,7 @@ class Store:
 
 
 def paths(folder: str | Path) -> list[Path]:
-    """Return the JSON files of the cells under a results folder, or under the folder of a suite in one, sorted."""
+    """Return the JSON files of the cells under a results folder or a suite's folder, sorted."""
     folder = Path(folder)
     return sorted([*folder.glob("*/*/*/*/*.json"), *folder.glob("*/*/*/*.json")])
 
@@ -183,17 +189,17 @@ def paths(folder: str | Path) -> list[Path]:
 def load_results(
     folder: str | Path = "results", baseline: str | Path | None = None
 ) -> pd.DataFrame:
-    """Return a DataFrame with a row for every cell stored under `folder`; empty if there is none.
+    """Return a DataFrame with one row for each cell stored under `folder`, which may be empty.
 
-    `folder` may also be the folder of one suite. A cell that is missing there is taken from the folder
-    `baseline`, if one is given.
+    `folder` may also be the folder of one suite. Cells that are missing there are loaded from the
+    folder `baseline`, if it is given.
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
-    clean_correct robust_correct status epoch_seconds history seconds flags versions path made knowledge.
-    `defense` and `attack` are spec strings; `history` is that of the training, a dictionary an epoch;
-    `flags` has the names of red flags and notes; `zsrobust.results.flags.look_up` has their words.
-    `knowledge` is what the attack knew of a test-time defense, "adaptive" or "oblivious"; it is empty for
-    other defenses.
+    clean_correct robust_correct status epoch_seconds history seconds flags versions path made
+    knowledge. `defense` and `attack` are spec strings. `history` is the history of the training, a
+    dictionary per epoch. `flags` lists names of red flags and notes, whose words
+    `zsrobust.results.flags.look_up` returns. `knowledge` is what the attack knows about a test-time
+    defense, "adaptive" or "oblivious", and "" for other defenses.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
@@ -201,7 +207,7 @@ def load_results(
 
 
 def frame_of(cells: Iterable[tuple[Path, Result]]) -> pd.DataFrame:
-    """Return the DataFrame of `load_results` for results that are read already."""
+    """Return the DataFrame of `load_results` for results that were read before."""
     return pd.DataFrame([_row(path, result) for path, result in cells], columns=COLUMNS)
 
 

@@ -93,7 +93,7 @@ class Class(NamedTuple):
 
 def by_class(result: Result, outcomes: Outcomes) -> dict[str, Class]:
     """Return the counts of every class that has images, by its name."""
-    right = outcomes.right(result.everything)
+    right = outcomes.right(result.identity.attacks_everything)
     labels = outcomes.labels
     most = int(labels.max()) + 1
     images, clean, robust = (

@@ -8,7 +8,7 @@ import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.results.cell import Result
-from zsrobust.results.selection import known_suite
+from zsrobust.results.selection import Selection, known_suite
 from zsrobust.results.store import Store, frame_of, read
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
@@ -29,9 +29,8 @@ class Collection:
         results = {str(path): read(path) for path in store.paths()}
         frame = frame_of((Path(path), result) for path, result in results.items())
         if frame.empty:
-            raise ZSRobustError(
-                f"{store} has no results. Next: zsrobust run --suite mini --attack pgd10"
-            )
+            command = Selection.of(suites.load("mini")).command()
+            raise ZSRobustError(f"{store} has no results. Next: {command}")
         known = {suite.name: suite for suite in own}
         ours = suites.names()
         names = sorted(
