@@ -72,7 +72,7 @@ def look_up(name: str) -> Flag:
         name,
         title=name,
         sentence=f"Flag {name}: this version of zsrobust has no words for it.",
-        means="A plugin or a newer version of zsrobust set this flag. Its meaning is unknown here.",
+        means="A plugin or a newer zsrobust set this flag. Its meaning is not known here.",
         remedy="Read the documentation of the plugin, or update zsrobust.",
     )
     return known().get(name, unknown)
