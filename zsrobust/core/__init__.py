@@ -1,1 +1,1 @@
-"""Core: errors, registries, spec strings, files, claims, the hub. Nothing here knows of attacks or datasets."""
+"""Core: errors, registries, spec strings, files, claims and the hub, for any kind of entry."""

@@ -31,7 +31,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import slug
+from zsrobust.core.files import cannot_write, slug
 
 BEAT = 15.0  # seconds from one touch of an owner's file to the next
 STALE = 120.0  # seconds without a touch, after which an owner on another machine counts as dead
@@ -141,9 +141,7 @@ def _take(path: Path) -> Path:
             if _publish(owner):
                 return owner
     except OSError as error:
-        raise ZSRobustError(
-            f"Cannot write {claim}: {error.strerror}. Choose another folder."
-        ) from error
+        raise cannot_write(claim, error) from error
     raise BusyError(f"{path.name} is made by another process")
 
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and named safely."""
+"""Files: written whole or not at all, under safe names."""
 
 import glob
 import hashlib
@@ -7,11 +7,14 @@ import re
 import tempfile
 from pathlib import Path
 
-from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
+from zsrobust.core.errors import ZSRobustError
+
+#: The name of a file while `write_atomically` writes it.
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
 
 def is_file(path: str | Path) -> bool:
-    """Return whether there is such a file. A name that no disk can store is not one."""
+    """Return whether a file exists; False for a name that no disk can store."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -19,26 +22,18 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Return whether there is such a folder; see `is_file`."""
+    """Return whether a folder exists; False for a name that no disk can store."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
         return False
 
 
-#: How a file is called until `write_atomically` gives it its name.
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
-
-
-def one_line(text: str) -> str:
-    """Return a text without what is no part of a line."""
-    return " ".join(UNPRINTABLE.sub(" ", text).split())
-
-
 def slug(text: str) -> str:
-    """Return `text` as one safe folder name: letters, digits and "._=+-" stay, everything else becomes "-".
+    """Return `text` as one safe folder name, in which only letters, digits and "._=+-" stay.
 
-    One of more than 200 characters is cut, and ends in a digest of the whole text.
+    All other characters become "-". A name longer than 200 characters is cut, and ends with a
+    digest of the whole text.
     """
     name = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", text).lstrip(".") or "-"
     if len(name) <= 200:
@@ -47,7 +42,10 @@ def slug(text: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is seen whole or not at all; raises ZSRobustError if it cannot be written."""
+    """Write a file so that readers see all of it or nothing.
+
+    Raises ZSRobustError if the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
@@ -60,30 +58,31 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.chmod(temporary.name, 0o644)
                 os.replace(temporary.name, path)
             except BaseException:
-                Path(temporary.name).unlink(missing_ok=True)  # it may have its name already
+                Path(temporary.name).unlink(missing_ok=True)  # it may have its final name already
                 raise
     except OSError as error:
-        raise ZSRobustError(
-            f"Cannot write {path}: {error.strerror}. Choose another folder."
-        ) from error
+        raise cannot_write(path, error) from error
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return what killed processes left of the writing of a file: no one reads it, and who may write the file removes it."""
+    """Return the temporary files that killed processes left while they wrote `path`.
+
+    Nothing reads these files. A process that may write `path` removes them.
+    """
     found = path.parent.glob(f"{glob.escape(f'.{path.name}.')}*")
-    return [
-        left
-        for left in found
-        if (match := TEMPORARY.fullmatch(left.name)) and match["name"] == path.name
-    ]
+    names = [(left, TEMPORARY.fullmatch(left.name)) for left in found]
+    return [left for left, match in names if match and match["name"] == path.name]
 
 
 def check_writable(folder: Path) -> None:
-    """Raise ZSRobustError now, and not after an hour, if nothing can be stored in a folder."""
+    """Raise ZSRobustError now, and not after an hour, if a folder is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # it has no name, so that nothing is left of it
+        tempfile.TemporaryFile(dir=folder).close()  # it has no name, so it leaves no file
     except OSError as error:
-        raise ZSRobustError(
-            f"Cannot write {folder}: {error.strerror}. Choose another folder."
-        ) from error
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> ZSRobustError:
+    """Return the error for a file or a folder that cannot be written."""
+    return ZSRobustError(f"Cannot write {path}: {error.strerror}. Choose another folder.")

@@ -12,8 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from zsrobust.core.errors import ZSRobustError, suggest
-from zsrobust.core.files import is_file, one_line
+from zsrobust.core.errors import ZSRobustError, one_line, suggest
+from zsrobust.core.files import is_file
 from zsrobust.core.specs import field_types, parse_fields, split_spec
 
 T = TypeVar("T")
@@ -23,12 +23,12 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Registry(Generic[T]):
-    """Entries of one kind by name. A name is taken once; the first look-up loads the plugins."""
+    """Entries of one kind by unique name. The first look-up loads the plugins."""
 
     def __init__(self, kind: str, plural: str, *, accepts: Any) -> None:
         """Name the kind, as in "Unknown attack", and its plural, as in `zsrobust list attacks`.
 
-        Entries must be objects of the class `accepts`, or functions where it is Callable.
+        Entries must be objects of the class `accepts`, or functions if `accepts` is Callable.
         """
         self.kind, self.plural, self.accepts = kind, plural, accepts
         self._entries: dict[str, T] = {}
@@ -36,7 +36,8 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[E], E]:
         """Return a function, or decorator, that registers an entry under `name` and returns it.
 
-        Raises ZSRobustError when the name is not valid or is taken, and for an entry of another type.
+        The function raises ZSRobustError for a name that is not valid or is taken, and for an
+        entry of another type.
         """
 
         def add(entry: E) -> E:
@@ -47,7 +48,7 @@ class Registry(Generic[T]):
                 )
             if name in self._entries:
                 raise ZSRobustError(
-                    f"The {self.kind} name {name!r} is taken; register under another name."
+                    f"The {self.kind} name {name!r} is taken. Register under another name."
                 )
             if not isinstance(entry, self.accepts):
                 raise self._refusal(name, entry)
@@ -61,8 +62,8 @@ class Registry(Generic[T]):
         given = f"an object of type {type(entry).__name__}"
         if isinstance(entry, type):
             given = f"the class {entry.__name__}"
-        wanted = self.accepts.__name__
-        remedy = f"an object of type {wanted}: from {self.accepts.__module__} import {wanted}"
+        expected = self.accepts.__name__
+        remedy = f"an object of type {expected}: from {self.accepts.__module__} import {expected}"
         if self.accepts is Callable:
             remedy = "a function"
         return ZSRobustError(f"The {self.kind} {name!r} is {given}. Register {remedy}")
@@ -80,14 +81,14 @@ class Registry(Generic[T]):
         return iter(self._entries)
 
     def registered(self) -> dict[str, T]:
-        """Return the entries so far, by name. Unlike a look-up, this loads no plugins."""
+        """Return the entries registered so far, by name, without loading plugins."""
         return dict(self._entries)
 
     def create(self, spec: str, defaults: Mapping[str, Any] | None = None) -> T:
-        """Return the entry a spec string names, with the spec's fields set.
+        """Return the entry that a spec string names, with the spec's fields set.
 
-        `defaults` holds values for fields that the spec leaves open, where the entry has them.
-        Raises ZSRobustError for an unknown name, an unknown field, or an ill-typed value.
+        `defaults` are values of fields that the spec does not set; unknown fields are skipped.
+        Raises ZSRobustError for an unknown name or field, and for a value of another type.
         """
         name, fields = split_spec(spec)
         entry: Any = self[name]
@@ -96,23 +97,21 @@ class Registry(Generic[T]):
             kinds = field_types(entry)
             known = {key: str(value) for key, value in defaults.items() if key in kinds}
             entry = dataclasses.replace(entry, **parse_fields(known, kinds, where))
-        configure = getattr(entry, "configure", None)
-        if not fields and not configure:
-            return typing.cast(T, entry)
-        if configure:
-            return typing.cast(T, configure(fields, where))
-        return typing.cast(
-            T, dataclasses.replace(entry, **parse_fields(fields, field_types(entry), where))
-        )
+        if hasattr(entry, "configure"):
+            entry = entry.configure(fields, where)
+        elif fields:
+            values = parse_fields(fields, field_types(entry), where)
+            entry = dataclasses.replace(entry, **values)
+        return typing.cast(T, entry)
 
 
 _loaded = False
 
 
 def load_plugins() -> None:
-    """Import every module named by an entry point of the group `zsrobust`, our own among them, once.
+    """Import once the modules of the entry points in the group `zsrobust`, our own first.
 
-    Raises ZSRobustError that names a plugin that fails to import.
+    Raises ZSRobustError, with the plugin's name, if an import fails.
     """
     global _loaded
     if _loaded:
@@ -126,17 +125,17 @@ def load_plugins() -> None:
 
 
 def load_plugin_file(path: str | Path) -> None:
-    """Run a Python file that registers things; raises ZSRobustError if it is missing or fails.
+    """Run a Python file that registers entries; raises ZSRobustError if it is missing or fails.
 
-    Its folder is not searched for modules.
+    The file cannot import modules from its own folder.
     """
     path = Path(path)
     if not is_file(path):
-        raise ZSRobustError(f"No plugin file {path}. Next: zsrobust --plugin FILE list")
+        raise ZSRobustError(f"The plugin file {path} is missing. Next: zsrobust --plugin FILE list")
     load_plugins()
 
     def run() -> None:
-        # A name of its own: the file may be called torch.py, and two files may have one name.
+        # A unique name: the file may be called torch.py, and two files may have the same name.
         place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
         name = f"zsrobust_plugin_{path.stem}_{place[:8]}"
         spec = importlib.util.spec_from_file_location(name, path)
@@ -156,6 +155,6 @@ def _import(name: str, load: Callable[[], Any]) -> None:
         raise
     except ZSRobustError as error:
         raise ZSRobustError(f"Plugin {name}: {error}") from error
-    except BaseException as error:  # sys.exit(0), too: the command would end as if it had succeeded
+    except BaseException as error:  # after sys.exit(0), the command would seem to succeed
         reason = one_line(f"{type(error).__name__}: {error}")
         raise ZSRobustError(f"Plugin {name} fails to import: {reason}") from error

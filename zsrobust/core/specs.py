@@ -10,22 +10,22 @@ from typing import Any
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 
-#: What a number is written in: ASCII letters and digits (1e-4, inf), no underscores, no spaces.
+#: The text of a number: ASCII letters and digits (1e-4, inf), without underscores and spaces.
 NUMBER = re.compile(r"[0-9A-Za-z.+/-]+")
 
-#: Whole numbers are below this in size: torch and numpy count with 64 bits.
+#: Whole numbers are smaller in size, because torch and numpy count with 64 bits.
 LARGEST = 2**63
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split `name:key=value,key=value` into the name and its fields.
+    """Return the name and the fields of a spec `name:key=value,key=value`.
 
-    A part without "=", or with no identifier before it (a path may have one), has the key "".
-    Raises ZSRobustError for an empty part, a field that is set twice, and control characters.
+    A part without an identifier and "=" in front, for example a path, has the key "". Raises
+    ZSRobustError for an empty part, a field that is set twice, and control characters.
     """
     name, colon, rest = spec.partition(":")
     if UNPRINTABLE.search(spec):
-        raise ZSRobustError(f"{spec!r} has control characters. A spec is one line of text.")
+        raise ZSRobustError(f"{spec!r} has control characters. Write the spec as one line of text.")
     fields: dict[str, str] = {}
     for part in rest.split(",") if colon else []:
         if not part.strip():
@@ -42,13 +42,13 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def join_spec(name: str, fields: Mapping[str, Any]) -> str:
-    """Return the spec string of a name and its fields, sorted by key; the inverse of `split_spec`."""
+    """Return the spec string of a name and its fields, sorted by key; it inverts `split_spec`."""
     parts = [f"{key}={value}" if key else str(value) for key, value in sorted(fields.items())]
     return f"{name}:{','.join(parts)}" if parts else name
 
 
 def normalize(spec: str) -> str:
-    """Return a spec in its normal form, with its fields sorted by key; raises as `split_spec`."""
+    """Return a spec with its fields sorted by key; raises ZSRobustError as `split_spec` does."""
     return join_spec(*split_spec(spec))
 
 
@@ -61,7 +61,7 @@ def field_types(entry: Any) -> dict[str, Any]:
 def parse_fields(fields: Mapping[str, str], kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the values of a spec's fields, parsed by their types.
 
-    Raises ZSRobustError for an unknown field, with the known ones, and for a value of another type.
+    Raises ZSRobustError for an unknown field and for a value of another type.
     """
     values = {}
     for key, text in fields.items():
@@ -79,9 +79,10 @@ def parse_fields(fields: Mapping[str, str], kinds: Mapping[str, Any], where: str
 
 
 def parse_value(text: str, kind: Any) -> Any:
-    """Return `text` as a value of type `kind`: bool, int, float (or a fraction), str, Literal, or one of these or None.
+    """Return `text` as a `kind`: bool, int, float, str, Literal, or a union of these with None.
 
-    Raises ValueError, TypeError or ArithmeticError for text that is not such a value.
+    A float may be a fraction, and "none" is None. Raises ValueError, TypeError or ArithmeticError
+    for a text that is not valid.
     """
     options = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
@@ -89,11 +90,9 @@ def parse_value(text: str, kind: Any) -> Any:
             raise ValueError(text)
         return text
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return (
-            None
-            if text == "none"
-            else parse_value(text, next(o for o in options if o is not type(None)))
-        )
+        if text == "none":
+            return None
+        return parse_value(text, next(each for each in options if each is not type(None)))
     if kind is bool:
         return ("false", "true").index(text.lower()) == 1
     if kind in (int, float) and not NUMBER.fullmatch(text):
@@ -106,7 +105,7 @@ def parse_value(text: str, kind: Any) -> Any:
 
 
 def _short(text: str) -> str:
-    """Return a value as an error shows it, cut where it is long."""
+    """Return a value as errors print it, cut to 60 characters."""
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -127,19 +126,20 @@ def _describe(kind: Any) -> str:
 
 
 def parse_eps(text: str) -> float:
-    """Return a perturbation bound in (0, 1) from "8/255" or "0.03"; raises ZSRobustError for anything else."""
+    """Return a bound in (0, 1) from "8/255" or "0.03"; raises ZSRobustError for other text."""
     try:
         eps = float(parse_value(text, float))
     except (ValueError, ArithmeticError):
         eps = 0.0
     if not 0 < eps < 1:
         raise ZSRobustError(
-            f"eps {_short(text)!r} is not a bound on pixels in [0, 1]. Write it as 8/255, or a number in (0, 1)."
+            f"eps {_short(text)!r} is not a bound on pixels in [0, 1]. "
+            "Write it as 8/255, or as a number in (0, 1)."
         )
     return eps
 
 
 def format_eps(eps: float) -> str:
-    """Return "8/255" for whole multiples of 1/255, else the number; the inverse of `parse_eps`."""
+    """Return "8/255" for multiples of 1/255, else the number as text; it inverts `parse_eps`."""
     whole = round(eps * 255)
     return f"{whole}/255" if whole and abs(eps - whole / 255) < 1e-9 else repr(eps)

@@ -1,7 +1,7 @@
-"""Values of files: TOML and JSON as the types they should have, or one line that names file, field and value.
+"""Values of TOML and JSON files, checked against types. An error names file, field and value.
 
-A dataclass is a table of named fields, and its types are the validator (msgspec's). A type such as
-`Annotated[float, Meta(gt=0, description="a number above 0")]` adds a range, and the words for it.
+A dataclass is a table of named fields; msgspec validates their types. A type such as
+`Annotated[float, Meta(gt=0, description="a number above 0")]` adds a range and its description.
 """
 
 import dataclasses
@@ -24,16 +24,11 @@ _PRINTABLE = f"[^{UNPRINTABLE.pattern[1:]}"
 #: Text of one line, which may be empty.
 Text = Annotated[str, Meta(pattern=rf"\A{_PRINTABLE}*\Z", description="text of one line")]
 Line = Annotated[str, Meta(pattern=rf"\A{_PRINTABLE}+\Z", description="a line of text")]
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"\A[A-Za-z][A-Za-z0-9_]{0,99}\Z",
-        description="a name of letters, digits and _, with a letter first",
-    ),
-]
-#: Of images, for example; the bound is beyond the size of any dataset.
+_NAMED = "a name of letters, digits and _, with a letter first"
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9_]{0,99}\Z", description=_NAMED)]
+#: For example of images; no dataset is as large as the bound.
 Count = Annotated[int, Meta(ge=1, le=10**12, description="a whole number above 0")]
-#: The bound is that of torch's seeds.
+#: The largest value is that of torch's seeds.
 Whole = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number, 0 or above")]
 NotNegative = Annotated[float, Meta(ge=0, description="a number, 0 or above")]
 Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
@@ -45,14 +40,14 @@ _WORDS = {
     float: "a finite number",
     str: "text",
     bool: "true or false",
-    Any: "a finite number",  # nothing else is wrong there
+    Any: "a finite number",  # only numbers that are not finite fail there
 }
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
 def read_toml(content: str | bytes, kind: type[T], where: str, see: str = "") -> T:
-    """Return the content of a TOML file as a `kind`; arguments and errors are those of `check`."""
+    """Return the content of a TOML file as a `kind`; raises ZSRobustError as `check` does."""
     try:
         values = tomllib.loads(content if isinstance(content, str) else content.decode())
     except (ValueError, RecursionError) as error:
@@ -61,7 +56,7 @@ def read_toml(content: str | bytes, kind: type[T], where: str, see: str = "") ->
 
 
 def read_json(content: str | bytes, kind: type[T], where: str, see: str = "") -> T:
-    """Return the content of a JSON file as a `kind`; arguments and errors are those of `check`."""
+    """Return the content of a JSON file as a `kind`; raises ZSRobustError as `check` does."""
     try:
         values = msgspec.json.decode(content)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -70,11 +65,11 @@ def read_json(content: str | bytes, kind: type[T], where: str, see: str = "") ->
 
 
 def check(value: Any, kind: type[T], where: str, see: str = "", path: str = "") -> T:
-    """Return a value as a `kind`: tables become dataclasses, and lists tuples, where `kind` asks for them.
+    """Return a value as a `kind`; tables become dataclasses and lists tuples if `kind` has them.
 
     Nothing else is converted: "1" is not a number, true is not 1. Infinity and NaN are not valid.
     Raises ZSRobustError for a field that is unknown, missing, or not valid. `where` names the file,
-    `path` is where the value is in it, and `see` is the next command.
+    `path` is the value's place in the file, and `see` is the next command.
     """
     try:
         parts = list(_walk(value, kind, path))
@@ -93,13 +88,13 @@ def check(value: Any, kind: type[T], where: str, see: str = "", path: str = "") 
 
 
 def check_fields(instance: Any, where: str) -> None:
-    """Raise ZSRobustError for a field of a dataclass's instance that is not of its type; see `check`."""
+    """Raise ZSRobustError, as `check` does, for a field of a dataclass that has another type."""
     for name, kind in _types(type(instance)).items():
         check(getattr(instance, name), kind, where, path=name)
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a type, and every number in it finite."""
+    """Return whether a value is of a type, and all its numbers are finite."""
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError:
@@ -108,7 +103,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def describe(kind: Any) -> str:
-    """Return what a type expects, in words: "a whole number", "one of ce, dlr"."""
+    """Return the description of a type: "a whole number", "one of ce, dlr"."""
     options, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin is Annotated:
         return getattr(options[1], "description", None) or describe(options[0])
@@ -124,7 +119,7 @@ def describe(kind: Any) -> str:
 
 
 def _check_keys(table: Mapping[str, Any], kind: Any, place: str, see: str) -> None:
-    """Raise ZSRobustError for a field that a table should not have, or lacks."""
+    """Raise ZSRobustError for an unknown or a missing field of a table."""
     fields = [field for field in dataclasses.fields(kind) if field.init]
     known = [field.name for field in fields]
     for key in table:
@@ -141,14 +136,14 @@ def _check_keys(table: Mapping[str, Any], kind: Any, place: str, see: str) -> No
 
 
 def _walk(value: Any, kind: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the parts of a value, and then the value: the path, the part, the type it should have."""
+    """Yield the parts of a value, then the value: the path, the part, the expected type."""
     for step, part, expected in _parts(value, kind):
         yield from _walk(part, expected, f"{path}{step}".removeprefix("."))
     yield path, value, kind
 
 
 def _parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what a table or a list is made of: the step of the path, the part, its type."""
+    """Yield the parts of a table or a list: the step of the path, the part, the expected type."""
     for option in _options(kind):
         origin, inner = typing.get_origin(option), typing.get_args(option)
         if isinstance(value, dict) and dataclasses.is_dataclass(option):

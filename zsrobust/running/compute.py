@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zsrobust import results
-from zsrobust.core.files import one_line
+from zsrobust.core.errors import one_line
 from zsrobust.defenses import Tower
 from zsrobust.evaluation.meter import Sampler, device_of
 from zsrobust.evaluation.redflags.measurements import SAMPLE, examine

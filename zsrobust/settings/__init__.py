@@ -1,1 +1,1 @@
-"""Settings: suites say what is measured, protocols say how. One TOML file each."""
+"""Settings: a suite defines what is measured, a protocol defines how. Each is a TOML file."""

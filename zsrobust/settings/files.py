@@ -1,4 +1,4 @@
-"""Settings by name: a TOML file of ours, or a user's, which may be `like` another and give what differs."""
+"""Settings by name: TOML files of ours or a user's, which may extend others with `like`."""
 
 import dataclasses
 import re
@@ -19,15 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Generic[T]):
-    """The TOML files of one kind of settings, a file for each."""
+    """The TOML files of one kind of settings."""
 
     kind: str  #: "suite", as messages and `zsrobust list suites` name it
-    type: type[
-        T
-    ]  #: a dataclass; its fields are the file's, and `name`, which the file's name gives
-    package: str  #: where our files are
-    alone: Collection[str] = ()  #: fields that a file does not take over from the one it is like
-    others: Collection[str] = ()  #: tables of the same file that somebody else reads
+    type: type[T]  #: a dataclass with the fields of a file, and `name`, the file's name
+    package: str  #: the package with our files
+    alone: Collection[str] = ()  #: fields that a file does not inherit through `like`
+    others: Collection[str] = ()  #: tables of a file that other code reads
 
     def names(self) -> list[str]:
         """Return the names of our files, sorted."""
@@ -35,17 +33,16 @@ class Files(Generic[T]):
         return sorted(Path(file.name).stem for file in files if file.name.endswith(".toml"))
 
     def load(self, name: str, **more: str) -> T:
-        """Return settings by name, or from a TOML file by its path; `more` are values of other fields.
+        """Return settings by name or by the path of a TOML file, with `more` values of fields.
 
-        A file may be `like` another: it takes over what it does not give, and adds to its tables.
-        Raises ZSRobustError for an unknown name, a missing file, a file with the name of one of ours
-        (their results would mix), and for a field that is unknown, missing, or not valid.
+        A file that is `like` another inherits the fields that it does not set, and extends tables.
+        Raises ZSRobustError for an unknown name, a missing file, a file with the name of one of
+        ours (their results would mix), and a field that is unknown, missing, or not valid.
         """
         where, named = f"The {self.kind} {name}", {"name": Path(name).stem, **more}
         if name.endswith(".toml") and named["name"] in self.names():
-            raise ZSRobustError(
-                f"{where} has the name of one of ours; give the file another name. {self._see}"
-            )
+            why = "has the name of one of ours; give the file another name"
+            raise ZSRobustError(f"{where} {why}. {self._see}")
         values = self._values(name, ())
         known = [each.name for each in dataclasses.fields(self.type) if each.name not in named]  # type: ignore[arg-type]  # a dataclass
         for key in values:
@@ -59,7 +56,7 @@ class Files(Generic[T]):
         return f"See: zsrobust list {self.kind}s"
 
     def _values(self, name: str, above: tuple[str, ...]) -> dict[str, Any]:
-        """Return the fields of a file and of what it is like; `above` are the files that are like it."""
+        """Return a file's fields, inherited ones too; `above` are the files that inherit them."""
         where = f"The {self.kind} {name}"
         if name in above:
             raise ZSRobustError(f"{where} is like itself. {self._see}")
@@ -90,11 +87,13 @@ def _content(file: Traversable, where: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ZSRobustError(f"{where} cannot be read: {error.strerror}.") from None
+        raise ZSRobustError(
+            f"{where} cannot be read: {error.strerror}. Check its path and permissions."
+        ) from None
 
 
 def _number(value: Any) -> Any:
-    """Return a value of a file in which texts such as "8/255" are numbers, its tables and lists, too."""
+    """Return a value in which texts such as "8/255" are numbers, also inside tables and lists."""
     if isinstance(value, dict):
         return {key: _number(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable
 
 from zsrobust.attacks.notes import Note
-from zsrobust.core.files import one_line
+from zsrobust.core.errors import one_line
 from zsrobust.results.flags import WARNED, is_name
 
 

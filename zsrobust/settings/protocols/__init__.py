@@ -1,4 +1,4 @@
-"""Protocols: how it is measured. One TOML file a protocol; every difference between two is a named switch."""
+"""Protocols: how to measure. A protocol is a TOML file; any difference is a named switch."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -16,7 +16,7 @@ class Protocol:
 
     name: str
     title: str = ""
-    #: of the images in their order; batches of 256
+    #: which images, in their order; a batch has 256
     select: Literal["all", "every_20th_batch"] = "all"
     #: the paper's template, the code's prompts, or ensembles
     prompts: Literal["plain", "released", "openai"] = "plain"
@@ -28,16 +28,16 @@ class Protocol:
     interpolation: Literal["backbone", "bicubic", "bilinear"] = "backbone"
     #: datasets attacked at their own size, and up-sampled inside the classifier
     native: tuple[Line, ...] = ()
-    #: "all": also what is misclassified; robust is then right in the end
+    #: "all": misclassified images, too; robust is then correct under attack
     attacked: Literal["correct", "all"] = "correct"
     #: "any": an image counts as broken by any iterate; "final": by the last one
     judged: Literal["any", "final"] = "any"
-    #: of the classifier, in the attack and the verdict
+    #: the classifier's precision, in the attack and the verdict
     precision: Literal["float32", "float16"] = "float32"
 
     @property
     def switches(self) -> dict[str, Any]:
-        """Return what differs from `sound`."""
+        """The switches that differ from `sound`, with their values."""
         switches = {}
         for each in fields(self):
             value = getattr(self, each.name)
@@ -51,7 +51,7 @@ names = _FILES.names
 
 
 def load(spec: str = DEFAULT) -> Protocol:
-    """Return a protocol by name, with switches set (`reference:precision=float16`), or from a TOML file.
+    """Return a protocol by name, spec (`reference:precision=float16`) or path of a TOML file.
 
     Raises ZSRobustError for a switch that is unknown or not valid, and as `Files.load` does.
     """
@@ -59,11 +59,9 @@ def load(spec: str = DEFAULT) -> Protocol:
         return _FILES.load(spec)
     name, changed = split_spec(spec)
     protocol = _FILES.load(name)
-    kinds = {
-        key: kind
-        for key, kind in field_types(protocol).items()
-        if key not in ("name", "title", "native")
-    }
+    kinds = field_types(protocol)
+    for key in ("name", "title", "native"):
+        del kinds[key]
     values = parse_fields(changed, kinds, f"protocol {name!r}")
     protocol = replace(protocol, name=join_spec(name, changed), **values)
     check_fields(protocol, f"The protocol {spec}")

@@ -1,4 +1,4 @@
-"""Suites: on what is measured. One TOML file a suite; users may pass their own."""
+"""Suites: what is measured. A suite is a TOML file; users may pass their own files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from zsrobust.settings.files import Files
 
 DEFAULT = "paper"
 
-#: Tables of a user's file that are not the suite's; see `zsrobust.running.entries`.
+#: Tables of a user's file that are not part of the suite; see `zsrobust.running.entries`.
 ENTRIES = ("dataset", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A backbone, its datasets in the order of the tables' columns, and its values for attacks and recipes."""
+    """A backbone, datasets in the order of table columns, and values for attacks and recipes."""
 
     name: str
     title: Line
@@ -26,15 +26,15 @@ class Suite:
     train_on: Line
     datasets: Annotated[tuple[Line, ...], Meta(min_length=1, description="a list of datasets")]
     attack: Mapping[str, Any]  #: values for the attacks' fields, `eps` among them
-    limits: Mapping[str, Count] = field(default_factory=dict)  #: by attack: images of its subset
+    limits: Mapping[str, Count] = field(default_factory=dict)  #: by attack: size of its subset
     recipe: Mapping[str, Any] = field(default_factory=dict)  #: values for the recipes' fields
     sweep: tuple[Bound, ...] = ()  #: the bounds of Figure 4
-    printed: tuple[Line, ...] = ()  #: the paper's tables whose numbers are of this suite
-    asked: str = ""  #: the name or the file that it was loaded by, for the next command
+    printed: tuple[Line, ...] = ()  #: the paper's tables that report this suite
+    asked: str = ""  #: the name or the file that the user gave, for the next command
     second: Line | None = None  #: the suite with the second target dataset, of Tables s1 and s2
 
 
-#: Fields of attacks and recipes that are not just any scalar; bounds are in pixels of [0, 1].
+#: Types of fields of attacks and recipes; other fields are scalars. Pixels are in [0, 1].
 _TYPES: Mapping[str, Any] = {
     "eps": Bound,
     "step_size": Bound,
@@ -52,14 +52,14 @@ names = _FILES.names
 
 
 def firsts() -> dict[str, str]:
-    """Return the suites of ours that have a second series, by the name of that."""
+    """Return the names of our suites that have a second series, by the name of the series."""
     return {second: name for name in names() if (second := load(name).second)}
 
 
 def load(name: str) -> Suite:
-    """Return a suite by name, or from a TOML file by its path, named as the file; see `Files.load`.
+    """Return a suite by name or by the path of a TOML file, which gives its name.
 
-    Raises ZSRobustError also for a dataset that is given twice, and for attacks without eps.
+    Raises ZSRobustError as `Files.load` does, for a repeated dataset, and for attacks without eps.
     """
     suite, where = _FILES.load(name, asked=name), f"The suite {name}"
     for dataset in suite.datasets:
