@@ -100,7 +100,7 @@ def test_an_attack_made_in_python_is_checked_too(fields, message):
         (attacks, "pgd:eps=1e-8", "eps 1e-08 is too small in linf: float32 pixels do not move"),
         (attacks, "mim:eps=1e-30", "eps 1e-30 is too small in linf"),
         (attacks, "pgd:norm=l2,eps=1e-6", "eps 1e-06 is too small in l2"),
-        (attacks, "square:queries=3000000000", "queries is too large"),
+        (attacks, "square:queries=3000000000", "queries must be below 2147483648"),
         (defenses, "tecoa:backbone=ViT-B-32/openai", "has no field 'backbone'"),
         (attacks, "pgd:loss=hinge", "is not one of ce, margin"),
         (attacks, "pgd:early_stop=maybe", "is not true or false"),
