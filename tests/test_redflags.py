@@ -318,10 +318,7 @@ STORED = [
     ("feature_l2: some images have a gradient of exactly zero; the numbers may flatter.", ZERO),
     ("APGD: there are points with zero gradient; the numbers may flatter.", ZERO),
     ("AutoAttack: there are 3 points with zero gradient! This might lead to", ZERO),
-    (
-        "AutoAttack: PGD-100 on the margin for APGD-T, which needs 4 classes.",
-        "plan_without_apgd_t",
-    ),
+    ("AutoAttack: PGD-100 on the margin for APGD-T, which needs 4 classes.", "plan_without_apgd_t"),
     (
         "AutoAttack: PGD-100 on the margin for APGD-DLR, which needs 3 classes.",
         "plan_without_apgd_dlr",

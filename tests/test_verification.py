@@ -155,11 +155,7 @@ def test_what_is_cut_short_is_found(stored, kind, kept):
             "the samples are missing",
             "zsrobust run --suite mini --defense clip --attack pgd10 --dataset mini_cells --force",
         ),
-        (
-            ".safetensors",
-            "2 cells, ",
-            "zsrobust run --suite mini --defense tecoa --attack pgd10",
-        ),
+        (".safetensors", "2 cells, ", "zsrobust run --suite mini --defense tecoa --attack pgd10"),
     ],
 )
 def test_what_is_gone_is_found(stored, gone, wrong, remedy):

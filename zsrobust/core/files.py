@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from zsrobust.core.errors import ZSRobustError
@@ -15,18 +16,16 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
 def is_file(path: str | Path) -> bool:
     """Return whether a file exists; False for a name that no disk can store."""
-    try:
+    with suppress(OSError, ValueError):
         return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def is_folder(path: str | Path) -> bool:
     """Return whether a folder exists; False for a name that no disk can store."""
-    try:
+    with suppress(OSError, ValueError):
         return Path(path).is_dir()
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def slug(text: str) -> str:
