@@ -10,7 +10,7 @@ An owner on this machine is dead when its process is. An owner on another machin
 when nobody has touched its file for STALE seconds. They are counted here, from the first look:
 clocks are never compared.
 
-`filelock` 4.2 is no substitute. Its `SoftFileLease` takes over a dead owner only by exchanging two
+`filelock` 4.2 does not suffice: its `SoftFileLease` takes over a dead owner only by exchanging two
 names, which NFS refuses, and an owner that was killed before it wrote its record blocks forever.
 The kernel's locks do not reach other machines on some mounts of NFS and Lustre.
 """

@@ -101,7 +101,7 @@ class Samples:
 
     positions: NDArray[np.int64]  #: (k,) in the order of the (sub)set
     pixels: NDArray[np.uint8]  #: (k, 3, S, S) the clean images
-    change: NDArray[np.int8]  #: (k, 3, S, S) adversarial minus clean; 127 stands for `scale`
+    change: NDArray[np.int8]  #: (k, 3, S, S) adversarial minus clean; 127 means `scale`
     scale: float  #: the largest change of a pixel, in [0, 1]
 
     def to_bytes(self) -> bytes:
