@@ -1,4 +1,4 @@
-"""Checks for authors of attacks, defenses and datasets; ours go through the same. Each raises AssertionError."""
+"""Checks for plugin authors; the built-ins pass them, too. Each raises AssertionError."""
 
 import warnings
 from pathlib import Path
@@ -20,7 +20,7 @@ from zsrobust.running.entries import load_suite
 
 
 class LinearClassifier(nn.Module):
-    """Pixels (N, 3, S, S) to logits (N, K) by one matrix: its worst perturbation is known in closed form."""
+    """Pixels (N, 3, S, S) to logits (N, K) by one matrix: the worst attack is known."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Take the weight, (K, 3·S·S), and the bias, (K,)."""
@@ -42,7 +42,7 @@ class LinearClassifier(nn.Module):
 def toy(
     classes: int, images: int = 24, side: int = 8, seed: int = 0
 ) -> tuple[LinearClassifier, Images]:
-    """Return a linear classifier and images away from the edges of [0, 1] that it classifies correctly."""
+    """Return a linear classifier and gray images that it classifies correctly."""
     rng = np.random.RandomState(seed)
     weight = torch.from_numpy(rng.randn(classes, 3 * side * side)).float()
     pixels = rng.randint(64, 192, (images, 3, side, side)).astype(np.uint8)
@@ -58,7 +58,7 @@ def _demand(condition: object, message: str) -> None:
 
 
 def check_attack(spec: str, classes: tuple[int, ...] = (2, 3, 5)) -> None:
-    """Check an attack: it keeps the rules, breaks an easy classifier, repeats itself, and leaves weights alone."""
+    """Check an attack: it follows the rules, breaks an easy classifier, and repeats."""
     attack = attacks.create(spec, {"eps": 16 / 255, "step_size": 8 / 255})
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -110,7 +110,7 @@ def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
 
 
 def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "checkpoints") -> None:
-    """Check a defense on a suite, training it if its checkpoint is missing: shapes, precision, gradients, determinism."""
+    """Check a defense: shapes, precision, gradients, determinism; trains it if needed."""
     workshop = Workshop(load_suite(suite), Path(checkpoints))
     defense = defenses.create(spec)
     _demand(defense.title and defense.paper, f"{spec} needs a title and a paper")
@@ -168,9 +168,10 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
 
 
 def check_dataset(name: str, cut: Cut | None = None) -> None:
-    """Check a dataset: what it says of itself, then sizes, types, labels, and that it opens the same twice.
+    """Check a dataset: its entry, sizes, types, labels, and that it opens the same twice.
 
-    Images that have a size of their own are cut, to squares of 224 pixels where nothing else is said.
+    Images that have a size of their own are cut, to squares of 224 pixels where nothing else is
+    said.
     """
     check_entry(name)
     dataset, cut = datasets[name], cut or Cut(224)
@@ -192,7 +193,7 @@ def check_dataset(name: str, cut: Cut | None = None) -> None:
 
 
 def check_entry(name: str) -> None:
-    """Check what a dataset says of itself, without opening it: sizes, classes, templates, and where it comes from."""
+    """Check a dataset's entry without opening it: sizes, classes, templates, origin."""
     dataset = datasets[name]
     _demand(
         dataset.title and dataset.group and dataset.about,

@@ -1,4 +1,4 @@
-"""Which suite and which rows a command is about. Neither torch nor pandas is imported at the top."""
+"""Which suite and which rows a command needs. Neither torch nor pandas is imported at the top."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -25,7 +25,7 @@ from zsrobust.cli.request import Places, passes
 @several("--suite", "files", "TOML file of a suite of your own in the results. Repeatable.")
 @store_options
 def report(out: Path, files: Sequence[str], places: Places) -> None:
-    """Write one page of HTML with all results: leaderboard, figures, datasets, images, provenance."""
+    """Write one page of HTML with all results: leaderboard, figures, datasets, provenance."""
     from zsrobust.core.files import write_atomically
     from zsrobust.reporting.report import build
     from zsrobust.settings import suites

@@ -111,7 +111,7 @@ def live() -> Iterator[Live]:
 
 
 def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
-    """Print the cells of a run: every dataset of one defense under one attack, or the averages of several."""
+    """Print the cells of a run: each dataset of one defense, or averages of several."""
     console = Console()
     places = {result.path: _place(result, store) for result in found}
     rows = _rows(frame_of((places[result.path], result) for result in found))
@@ -141,7 +141,7 @@ def _summary(places: Collection[Path], shown: Live, store: Store) -> str:
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
-    """Return the rows of the cells of a run, one for each defense, attack and eps, over the datasets that were run."""
+    """Return one row for each defense, attack and eps of a run, over the datasets that ran."""
     found: list[Row] = []
     for _, cells in frame.groupby(["defense", "attack", "eps"], sort=False):
         name = str(cells["suite"].iloc[0])
@@ -152,7 +152,7 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
 
 
 def _each_dataset(row: Row) -> Table:
-    """Return a table of one defense under one attack: a line for each dataset, and their average."""
+    """Return a table of one defense under one attack: a line per dataset, and the average."""
     cell = next(iter(row.cells.values()))
     under = f"{cell['defense']} under {cell['attack']} {cell['eps']}"
     shown = terminal("defense")
@@ -168,7 +168,7 @@ def _each_dataset(row: Row) -> Table:
 
 
 def _averages(found: Sequence[Row]) -> Table:
-    """Return a table of several defenses or attacks: a line for each, averaged over its datasets."""
+    """Return a table of several defenses or attacks: a line for each, with its averages."""
     shown = terminal("defenses")
     table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown)
     for row, entries in zip(found, filled(shown, found), strict=True):

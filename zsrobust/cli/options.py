@@ -32,7 +32,7 @@ class Points(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the number; fails for nan, for digits other than ASCII's, and outside of the range."""
+        """Return the number; fails for nan, for non-ASCII digits, and out of range."""
         if isinstance(value, str) and not NUMBER.fullmatch(value):
             self.fail(f"{value[:40]!r} is not a number.", param, ctx)
         number = float(super().convert(value, param, ctx))

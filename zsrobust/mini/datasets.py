@@ -1,7 +1,8 @@
 """The 16 datasets of the mini suite: 15 drawn from the embedded world, one of real handwriting.
 
-All the world's pictures are of the kinds that the model was pre-trained on, drawn from other seeds; `mini_train` is
-the narrow target dataset of fine-tuning, `mini_objects` the target of the second series; both have a training split.
+All the world's pictures are of the kinds that the model was pre-trained on, drawn from other seeds;
+`mini_train` is the narrow target dataset of fine-tuning, `mini_objects` the target of the second
+series; both have a training split.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures of one kind, the same number of each class; a class fixes some of what the kind leaves open."""
+    """Pictures of one kind, equally many of each class; a class fixes some properties."""
 
     kind: world.Kind
     classes: tuple[dict[str, str], ...]
@@ -43,9 +44,10 @@ class Drawn:
 
 
 def handwriting(split: Split) -> Images:
-    """The 1,797 scanned digits of the UCI Optical Recognition set: 500 of them, 8x8 pixels enlarged to 32x32.
+    """500 of the 1,797 scanned digits of UCI's Optical Recognition set, enlarged to 32x32.
 
-    Alpaydin & Kaynak (1998), https://doi.org/10.24432/C50P49, CC BY 4.0; the first 50 of each digit.
+    Alpaydin & Kaynak (1998), https://doi.org/10.24432/C50P49, CC BY 4.0; the first 50 of each
+    digit.
     """
     if split == "train":
         raise NO_TRAINING

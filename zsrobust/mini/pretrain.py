@@ -1,7 +1,7 @@
-"""Make the weights of the mini suite's CLIP: `python -m zsrobust.mini.pretrain OUT`, half an hour on two cores.
+"""Make the mini suite's CLIP: `python -m zsrobust.mini.pretrain OUT`, half an hour.
 
-Contrastive pre-training on captioned pictures of the embedded world (Radford et al., 2021, arXiv 2103.00020, figure 3).
-The README beside this file says what was measured.
+Contrastive pre-training on captioned pictures of the embedded world (Radford et al., 2021, arXiv
+2103.00020, figure 3). The README beside this file says what was measured.
 """
 
 import json
@@ -27,7 +27,7 @@ BATCH, WARMUP, LR, WEIGHT_DECAY = 256, 300, 1e-3, 0.1
 
 
 def draw(seed: int, number: int = 1000) -> tuple[NDArray[np.uint8], list[list[str]]]:
-    """Return `number` random pictures of the world, (number, 3, 32, 32) uint8, and the captions of each."""
+    """Return random pictures of the world, (number, 3, 32, 32) uint8, and their captions."""
     rng = RandomState(seed)
     kinds, shares = list(world.KINDS), np.array(list(world.KINDS.values()))
     drawn = [kinds[rng.choice(len(kinds), p=shares)](rng) for _ in range(number)]
@@ -41,7 +41,7 @@ def draw(seed: int, number: int = 1000) -> tuple[NDArray[np.uint8], list[list[st
 @click.option("--pictures", default=150_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(out: Path, steps: int, pictures: int, seed: int) -> None:
-    """Pre-train the small CLIP and write OUT/open_clip_config.json and OUT/open_clip_model.safetensors."""
+    """Pre-train the small CLIP and write its open_clip folder OUT."""
     torch.manual_seed(seed)
     config = json.loads(CONFIG.read_text())
     model = open_clip.CLIP(**config["model_cfg"])

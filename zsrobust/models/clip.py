@@ -25,7 +25,7 @@ from zsrobust.models.zeroshot import NORMALIZATIONS, ZeroShotClassifier
 
 @dataclass
 class Clip:
-    """A pre-trained CLIP: the model as open_clip built it, its tokenizer, and the preprocessing that belongs to it."""
+    """A pre-trained CLIP: open_clip's model, its tokenizer, and its preprocessing."""
 
     name: str
     model: Any
@@ -48,7 +48,7 @@ class Clip:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of everything that its logits depend on: both towers' weights, activation, preprocessing."""
+        """The sha256 of everything its logits depend on: weights, activation, preprocessing."""
         activation = (
             "QuickGELU"
             if any(type(part).__name__ == "QuickGELU" for part in self.model.modules())
@@ -71,7 +71,7 @@ class Clip:
 
     @torch.no_grad()
     def head(self, prompts: Sequence[Sequence[str]], scale: float | None = None) -> Tensor:
-        """Return the text head, (K, D) float32: unit-norm mean over a class's prompts, times the logit scale.
+        """Return the text head, (K, D) float32: mean unit embedding of prompts, times the scale.
 
         `scale` replaces the model's own exp(logit_scale). Texts are encoded once.
         """
@@ -96,9 +96,10 @@ class Clip:
         scale: float | None = None,
         normalization: str | None = None,
     ) -> ZeroShotClassifier:
-        """Return the classifier of the classes with these prompts, with this CLIP's image tower or another.
+        """Return the classifier of classes with these prompts, with this or another image tower.
 
-        `scale` replaces the model's logit scale, and `normalization` (a key of NORMALIZATIONS) its own.
+        `scale` replaces the model's logit scale, and `normalization` (a key of NORMALIZATIONS) its
+        own.
         """
         tower = self.encoder if encoder is None else encoder
         mean, std = NORMALIZATIONS.get(normalization or "", (self.mean, self.std))
@@ -106,7 +107,7 @@ class Clip:
 
 
 def cut_for(clip: Clip, zoom: float = 1.0, interpolation: Interpolation | None = None) -> Cut:
-    """Return how pictures become squares of the backbone's input size: as it does itself, where nothing else is said."""
+    """Return how pictures become squares of the input size; the backbone's way by default."""
     own: Interpolation = "bilinear" if clip.interpolation == "bilinear" else "bicubic"
     return Cut(clip.side, zoom, interpolation or own, clip.squash and zoom == 1)
 
@@ -114,10 +115,12 @@ def cut_for(clip: Clip, zoom: float = 1.0, interpolation: Interpolation | None =
 def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool = True) -> Clip:
     """Load a CLIP through open_clip, in float32, eval mode, frozen.
 
-    `backbone` is `ARCHITECTURE/TAG` with a name and a pretrained tag of open_clip, `ARCHITECTURE/FILE` with a state dict
-    in open_clip's or OpenAI's layout, `hf-hub:…`, `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a
-    Python package. With `weights=False` they are random, and nothing of `ARCHITECTURE/…` is downloaded or read.
-    Raises ZSRobustError when open_clip cannot load it, and for an activation other than the weights were trained with.
+    `backbone` is `ARCHITECTURE/TAG` with a name and a pretrained tag of open_clip,
+    `ARCHITECTURE/FILE` with a state dict in open_clip's or OpenAI's layout, `hf-hub:…`,
+    `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a Python package. With
+    `weights=False` they are random, and nothing of `ARCHITECTURE/…` is downloaded or read. Raises
+    ZSRobustError when open_clip cannot load it, and for an activation other than the weights were
+    trained with.
     """
     import open_clip
 
@@ -195,12 +198,13 @@ def _check_tokenizer(config: Mapping[str, Any], backbone: str) -> None:
     """Raise ZSRobustError if a backbone's own configuration asks for a tokenizer that is code."""
     if (config.get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("trust_remote_code"):
         raise ZSRobustError(
-            f"The backbone {backbone} is refused: its tokenizer is code of a repository. Nothing was run."
+            f"The backbone {backbone} is refused: its tokenizer is code of a repository. Nothing "
+            "was run."
         )
 
 
 def _model_config(name: str) -> dict[str, Any]:
-    """Return open_clip's configuration of a model: its own of an architecture, or the one beside the weights."""
+    """Return open_clip's configuration of an architecture, or the one beside the weights."""
     import open_clip
     from open_clip.pretrained import download_pretrained_from_hf
 
@@ -220,8 +224,9 @@ def _model_config(name: str) -> dict[str, Any]:
 def _look_up(name: str, tag: str, weights: bool) -> dict[str, Any]:
     """Return what open_clip knows of an architecture's weights; {} for a file of weights.
 
-    Raises ZSRobustError for an architecture or a tag that it does not have, for an activation other than the weights were
-    trained with (it would be silently wrong), and for weights that are neither here nor on a network that answers.
+    Raises ZSRobustError for an architecture or a tag that it does not have, for an activation other
+    than the weights were trained with (it would be silently wrong), and for weights that are
+    neither here nor on a network that answers.
     """
     import open_clip
 
@@ -240,13 +245,15 @@ def _look_up(name: str, tag: str, weights: bool) -> dict[str, Any]:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         named = f"no weights {tag!r}, nor is that a file" if tag else "no default weights"
         raise ZSRobustError(
-            f"The backbone {name} has {named}: write {name}/TAG. Tags of open_clip: {tags or 'none'}."
+            f"The backbone {name} has {named}: write {name}/TAG. Tags of open_clip: "
+            f"{tags or 'none'}."
         )
     theirs, ours = bool(trained.get("quick_gelu")), bool(config.get("quick_gelu"))
     if theirs != ours:
         other = f"{name}-quickgelu" if theirs else name.removesuffix("-quickgelu")
         raise ZSRobustError(
-            f"The backbone {name} has {'QuickGELU' if ours else 'GELU'}; its weights {tag!r} were trained with "
+            f"The backbone {name} has {'QuickGELU' if ours else 'GELU'}; its weights {tag!r} were "
+            "trained with "
             f"{'QuickGELU' if theirs else 'GELU'}. Use {other}/{tag}."
         )
     if weights and not weights_are_here(f"{name}/{tag}"):
@@ -279,7 +286,7 @@ def weights_are_here(backbone: str) -> bool:
 
 
 def _read_weights(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors or PyTorch file; OpenAI's layout has three numbers beside the weights."""
+    """Return the tensors of a safetensors or PyTorch file, without OpenAI's three numbers."""
     import safetensors.torch
 
     pickled = partial(torch.load, weights_only=True, map_location="cpu")
@@ -288,13 +295,14 @@ def _read_weights(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
     numbers = ("input_resolution", "context_length", "vocab_size")
     if not quick_gelu and weights.keys() & set(numbers):
         raise ZSRobustError(
-            f"{path} is in OpenAI's layout, whose weights have QuickGELU. Use a -quickgelu architecture."
+            f"{path} is in OpenAI's layout, whose weights have QuickGELU. Use a -quickgelu "
+            "architecture."
         )
     return {name: tensor for name, tensor in weights.items() if name not in numbers}
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of weights by name: names, shapes and bytes, whatever file they came from."""
+    """Return the sha256 of weights by name: names, shapes and bytes, whatever the file."""
     content = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

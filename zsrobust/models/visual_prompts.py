@@ -1,4 +1,4 @@
-"""Visual prompts: what VPT defenses learn instead of weights, around open_clip's vision transformer."""
+"""Visual prompts: what VPT defenses learn around open_clip's vision transformer."""
 
 import copy
 
@@ -10,7 +10,7 @@ from zsrobust.models.clip import Clip
 
 
 class AppendTokens(nn.Module):
-    """In the place of the tower's `ln_pre`: append the learnable tokens after the patch tokens, then normalize."""
+    """Replaces the tower's `ln_pre`: appends learnable tokens, then normalizes."""
 
     def __init__(self, norm: nn.Module, tokens: Tensor) -> None:
         """Take the tower's own norm and the tokens, (T, width)."""
@@ -26,16 +26,18 @@ class AppendTokens(nn.Module):
 
 
 class PromptedEncoder(nn.Module):
-    """A frozen image tower with a learnable image added to its input and learnable tokens beside the patch tokens.
+    """A frozen image tower with a learnable image at its input and learnable tokens.
 
-    The image prompt has the size of the (normalized) input; the tokens carry their own position embedding. Both as in
-    section 4.1 of the PMG-AFT paper; that they follow normalization is TeCoA's code.
+    The image prompt has the size of the (normalized) input; the tokens carry their own position
+    embedding. Both as in section 4.1 of the PMG-AFT paper; that they follow normalization is
+    TeCoA's code.
     """
 
     def __init__(self, tower: nn.Module, side: int, tokens: Tensor) -> None:
-        """Take a vision transformer of open_clip, its input side in pixels, and the tokens, (T, width).
+        """Take open_clip's vision transformer, its input side, and the tokens, (T, width).
 
-        Raises ZSRobustError for a tower that has no tokens to stand beside, or pools over all of them.
+        Raises ZSRobustError for a tower that has no tokens to stand beside, or pools over all of
+        them.
         """
         super().__init__()
         norm = getattr(tower, "ln_pre", None)
@@ -45,7 +47,8 @@ class PromptedEncoder(nn.Module):
             or getattr(tower, "attn_pool", None) is not None
         ):
             raise ZSRobustError(
-                "Visual prompts need a vision transformer that pools its class token, such as ViT-B-32."
+                "Visual prompts need a vision transformer that pools its class token, such as "
+                "ViT-B-32."
             )
         self.tower = copy.deepcopy(tower).requires_grad_(False)
         self.image_prompt = nn.Parameter(torch.zeros(3, side, side, device=tokens.device))
@@ -58,7 +61,7 @@ class PromptedEncoder(nn.Module):
 
 
 def prompted(clip: Clip, tokens: int, seed: int) -> PromptedEncoder:
-    """Return CLIP's image tower with prompts: the image prompt 0, so that it starts at CLIP, the tokens N(0, 0.02²).
+    """Return CLIP's image tower with prompts: the image is 0, the tokens are N(0, 0.02²).
 
     The paper does not say how prompts start; 0.02 is the usual standard deviation of tokens.
     """

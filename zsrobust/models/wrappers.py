@@ -1,8 +1,8 @@
 """Wrappers: what a test-time defense puts around the classifier, and what an attack sees of it.
 
-Verdicts are always made with what is deployed. An adaptive attack sees it too, or the stand-in that the wrapper's author
-declares where it has no useful gradient (BPDA; Athalye, Carlini & Wagner, ICML 2018, arXiv 1802.00420). An oblivious one
-sees the classifier without the wrapper.
+Verdicts are always made with what is deployed. An adaptive attack sees it too, or the stand-in that
+the wrapper's author declares where it has no useful gradient (BPDA; Athalye, Carlini & Wagner, ICML
+2018, arXiv 1802.00420). An oblivious one sees the classifier without the wrapper.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,15 @@ ADAPTIVE: Knowledge = "adaptive"
 
 @dataclass(frozen=True)
 class Wrapper:
-    """How a classifier is wrapped; what is made from it takes pixels (N, 3, S, S) in [0, 1] to logits (N, K)."""
+    """How a classifier is wrapped, and what an adaptive attack sees in its place."""
 
     wrap: Callable[[ZeroShotClassifier], nn.Module]  #: what is deployed
-    #: What an adaptive attack sees in its place: the same logits, with a gradient. None: it goes straight through.
+    #: What an adaptive attack sees in its place: the same logits, with a gradient. None: it goes
+    #: straight through.
     surrogate: Callable[[ZeroShotClassifier], nn.Module] | None = None
 
     def target(self, classifier: ZeroShotClassifier, knowledge: Knowledge) -> nn.Module | None:
-        """Return what an attack sees of the wrapped classifier; None for what is deployed itself."""
+        """Return what an attack sees of the wrapped classifier; None for the deployed one."""
         if knowledge == "oblivious":
             return classifier
         return None if self.surrogate is None else self.surrogate(classifier)
@@ -43,7 +44,7 @@ class Purified(nn.Module):
         purify: Callable[[Tensor], Tensor],
         stand_in: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Take the classifier, what makes images of images, and what stands in for its gradient; None if nothing must."""
+        """Take the classifier, the purifier, and the stand-in of its gradient or None."""
         super().__init__()
         self.classifier, self.purify, self.stand_in = classifier, purify, stand_in
 
@@ -59,7 +60,7 @@ class Purified(nn.Module):
 
     @property
     def embeddings(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's embeddings that are not normalized, of what it sees; missing where it has none."""
+        """The classifier's un-normalized embeddings of purified images; missing where it has none."""
         return self._of_purified(self.classifier.embeddings)
 
     @property
@@ -76,19 +77,20 @@ class Purified(nn.Module):
 
 
 def unchanged(images: Tensor) -> Tensor:
-    """Return the images: the stand-in of what moves them by little (Athalye et al., section 4.1.1)."""
+    """Return the images: a stand-in for small changes (Athalye et al., section 4.1.1)."""
     return images
 
 
 def bpda(value: Tensor, stand_in: Tensor) -> Tensor:
     """Return `value`, to the last bit, with the gradient of `stand_in`, a tensor of the same shape.
 
-    The backward pass differentiable approximation of Athalye et al., section 4.1: `bpda(exact(x), smooth(x))`. Raises
-    ValueError for another shape.
+    The backward pass differentiable approximation of Athalye et al., section 4.1: `bpda(exact(x),
+    smooth(x))`. Raises ValueError for another shape.
     """
     if value.shape != stand_in.shape:
         raise ValueError(
-            f"The stand-in has the shape {tuple(stand_in.shape)}, what it stands for {tuple(value.shape)}."
+            f"The stand-in has the shape {tuple(stand_in.shape)}, what it stands for "
+            f"{tuple(value.shape)}."
         )
     replaced: Tensor = _Replaced.apply(value.detach(), stand_in)
     return replaced

@@ -15,9 +15,10 @@ NORMALIZATIONS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
 class ZeroShotClassifier(nn.Module):
-    """Images (N, 3, S, S) float32 in [0, 1] to logits (N, K): the scaled cosine to each class's text embedding.
+    """Images (N, 3, S, S) in [0, 1] to logits (N, K): scaled cosines to class texts.
 
-    Resize and normalize happen inside, so that attacks live in pixel space. The text head is a buffer.
+    Resize and normalize happen inside, so that attacks live in pixel space. The text head is a
+    buffer.
     """
 
     head: Tensor
@@ -32,7 +33,7 @@ class ZeroShotClassifier(nn.Module):
         std: Sequence[float],
         side: int,
     ) -> None:
-        """Take the image tower, the head (K, D), the normalization, and the tower's input side in pixels."""
+        """Take the image tower, the head (K, D), the normalization, and the input side."""
         super().__init__()
         self.encoder, self.side = encoder, side
         self.register_buffer("head", head)
@@ -44,13 +45,13 @@ class ZeroShotClassifier(nn.Module):
         )
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Return what the image tower gets of images (N, 3, S, S) in [0, 1]: resized and normalized."""
+        """Return the image tower's input for images (N, 3, S, S): resized and normalized."""
         if images.shape[-1] != self.side:
             images = F.interpolate(images, size=self.side, mode="bicubic", align_corners=False)
         return (images - self.mean) / self.std
 
     def embeddings(self, images: Tensor) -> Tensor:
-        """Return the image embeddings, (N, D), of images (N, 3, S, S) in [0, 1], as the tower computes them."""
+        """Return the embeddings, (N, D), of images (N, 3, S, S), not normalized."""
         embeddings: Tensor = self.encoder(self.prepared(images))
         return embeddings
 
@@ -59,9 +60,10 @@ class ZeroShotClassifier(nn.Module):
         return F.normalize(self.embeddings(images), dim=-1)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return the patch tokens, (N, L, D), of images (N, 3, S, S) in [0, 1], without the class token.
+        """Return the patch tokens, (N, L, D), of images (N, 3, S, S), without the class token.
 
-        The tower's own last norm and projection are applied. Raises ZSRobustError for a tower without patch tokens.
+        The tower's own last norm and projection are applied. Raises ZSRobustError for a tower
+        without patch tokens.
         """
         return project(self.encoder, embed(self.encoder, self.prepared(images))[1])
 
@@ -73,8 +75,8 @@ class ZeroShotClassifier(nn.Module):
 class HalfPrecision(nn.Module):
     """A classifier in half precision, as the released code runs its attacks and verdicts.
 
-    Within float16 autocast; the gradient of a loss that is summed is divided by the number of images, as that of its mean
-    over the batch: without scaling, small gradients become exact zeros.
+    Within float16 autocast; the gradient of a loss that is summed is divided by the number of
+    images, as that of its mean over the batch: without scaling, small gradients become exact zeros.
     """
 
     def __init__(self, classifier: nn.Module) -> None:
@@ -88,12 +90,12 @@ class HalfPrecision(nn.Module):
 
     @property
     def features(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's unit-norm embeddings (N, D), float32, in the same precision; missing where it has none."""
+        """The classifier's unit-norm embeddings (N, D) as float32; missing where it has none."""
         return partial(self._halved, self.classifier.features)
 
     @property
     def embeddings(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's embeddings (N, D) as `features` are, not normalized; missing where it has none."""
+        """The classifier's un-normalized embeddings (N, D); missing where it has none."""
         return partial(self._halved, self.classifier.embeddings)
 
     @property

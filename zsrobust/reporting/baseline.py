@@ -1,4 +1,4 @@
-"""Regression: stored results held against a baseline, cell by cell; nothing is computed again. No torch here.
+"""Regression: stored results compared with a baseline, cell by cell. No torch here.
 
 The baseline is another folder of results, such as the one in git. `check` has the rules; for the
 paper as a baseline see `paper`.
@@ -80,12 +80,13 @@ def check(
 ) -> Report:
     """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Identity.about`.
 
-    With `limit`, of the folder only cells on subsets of so many images, or on whole sets that are no larger.
+    With `limit`, of the folder only cells on subsets of so many images, or on whole sets that are
+    no larger.
 
-    Every cell of the baseline must be in the folder, by suite, protocol, attack, eps, defense, dataset and seed; where the
-    baseline has several limits of one, by the limit, too. Cells that failed in the baseline are left out, with a note;
-    cells that only the folder has are counted. A cell agrees if nothing of its identity differs but what is named here,
-    and:
+    Every cell of the baseline must be in the folder, by suite, protocol, attack, eps, defense,
+    dataset and seed; where the baseline has several limits of one, by the limit, too. Cells that
+    failed in the baseline are left out, with a note; cells that only the folder has are counted. A
+    cell agrees if nothing of its identity differs but what is named here, and:
 
     * on the same images (digest, labels, outcomes on both sides), with the same weights: at most `tolerance` percent of
       the images, rounded down, have another outcome, clean or robust;
@@ -97,15 +98,17 @@ def check(
     * on other images (digest, number or limit), or without outcomes on a side: Newcombe's 95% interval of the difference
       reaches into ±`tolerance` points, for clean and for robust.
 
-    In the folder a file that does not read, outcomes of another run, counts that are not those of the outcomes, and a
-    failed cell do not agree. In the baseline such files are no baseline: ZSRobustError, as for a folder that is not there
-    and for a baseline with nothing that `keep` keeps.
+    In the folder a file that does not read, outcomes of another run, counts that are not those of
+    the outcomes, and a failed cell do not agree. In the baseline such files are no baseline:
+    ZSRobustError, as for a folder that is not there and for a baseline with nothing that `keep`
+    keeps.
     """
     whole = _stored(baseline)
     theirs = [cell for cell in whole if keep(cell.result.identity.about)]
     if all(cell.result.status == "failed" for cell in theirs):
         raise ZSRobustError(
-            f"The baseline {baseline} has no such cells, or only failed ones. Its cells: ls {baseline}/*/*/*"
+            f"The baseline {baseline} has no such cells, or only failed ones. Its cells: ls "
+            f"{baseline}/*/*/*"
         )
     ours, damaged = _readable(folder)
     if limit is not None:
@@ -144,7 +147,7 @@ def check(
 
 
 def _stored(folder: Path) -> list[Stored]:
-    """Return the cells in a folder; raises ZSRobustError if it is not there, or one does not read."""
+    """Return a folder's cells; raises ZSRobustError if it is missing or a file is damaged."""
     return [Stored(path, read(path)) for path in _paths(folder)]
 
 
@@ -176,7 +179,7 @@ class _Match:
         self._several = {key for key, times in Counter(keys).items() if times > 1}
 
     def find(self, cell: Stored) -> Stored | None:
-        """Return the cell of the same limit, or else, where the baseline has one limit only, that on most images."""
+        """Return the cell of the same limit, or else the one with most images."""
         there = self._ours.get(cell.key, [])
         same = [each for each in there if each.limit == cell.limit]
         if not same and cell.key not in self._several:
@@ -198,7 +201,7 @@ class _Match:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A cell of both, that may be compared; `images` is None where they were not looked at one by one."""
+    """A cell of both sides; `images` is None where outcomes are not compared."""
 
     ours: Stored
     theirs: Stored
@@ -244,7 +247,7 @@ def _pair(ours: Stored, theirs: Stored) -> _Pair | str:
 
 
 def _looked_at(cell: Stored) -> Looked | str | None:
-    """Return what became of a cell's images; None without outcomes beside it; or why they cannot be trusted."""
+    """Return a cell's outcomes, None without a file, or why they cannot be trusted."""
     return look(cell.result, cell.path) if cell.path.with_suffix(".npz").exists() else None
 
 
@@ -278,7 +281,8 @@ def _by_image(pair: _Pair, tolerance: float) -> tuple[str | None, str]:
         return ("moved" if moved else "identical"), ""
     return (
         None,
-        f"{moved} of {pair.ours.result.images} images have another outcome, of the same weights; {allowed} may",
+        f"{moved} of {pair.ours.result.images} images have another outcome, of the same weights; "
+        f"{allowed} may",
     )
 
 
@@ -290,7 +294,8 @@ def _by_test(
         lost, gained = pair.discordant(metric)
         if abs(gained - lost) > _images(tolerance, pair) and p <= LEVEL:
             found.append(
-                f"{metric} {gained - lost:+d} of {pair.ours.result.images} images, p {p:.1g} after Holm's correction"
+                f"{metric} {gained - lost:+d} of {pair.ours.result.images} images, p {p:.1g} "
+                "after Holm's correction"
             )
     return (None, f"retrained: {'; '.join(found)}") if found else ("retrained", "")
 
@@ -328,9 +333,10 @@ def _shown(cell: Stored) -> str:
 
 
 def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Verdict]]:
-    """Return a note for every retrained defense under an attack, and a verdict on those whose mean moved too far.
+    """Return a note for every retrained row, and a verdict on means that moved too far.
 
-    Small moves in one direction, none of which its cell can tell from chance, show in all cells together.
+    Small moves in one direction, none of which its cell can tell from chance, show in all cells
+    together.
     """
     rows: dict[str, list[_Pair]] = {}
     for pair in pairs:
@@ -350,7 +356,8 @@ def _rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Ver
         changes = [one - two for one, two in zip(ours, theirs, strict=True)]
         moved = " / ".join(map(points, changes))
         notes.append(
-            f"{name} was retrained: {moved} points in the mean of {counted(len(row), 'cell')}, clean / robust."
+            f"{name} was retrained: {moved} points in the mean of {counted(len(row), 'cell')}, "
+            "clean / robust."
         )
         allowed = Fraction(str(tolerance)) / 100
         far = [

@@ -28,7 +28,8 @@ _TAKEN = (
     "time",
 )  #: names of columns, which a dataset may have, too
 MIXED = (
-    "This row has no mean: its cells are of different checkpoints, attacks or switches of the protocol. "
+    "This row has no mean: its cells are of different checkpoints, attacks or switches of the "
+    "protocol. "
     "Run them again."
 )
 
@@ -67,7 +68,7 @@ def by_dataset(datasets: Mapping[str, str], metric: Metric) -> list[Column]:
 
 
 def averages(metrics: Sequence[Metric]) -> list[Column]:
-    """Return the columns of a table of averages. The robust average has the red flags of its cells."""
+    """Return the columns of a table of averages, with the red flags of its cells."""
     columns = []
     for metric in metrics:
         average, zero_shot = _means(metric)
@@ -81,7 +82,7 @@ def averages(metrics: Sequence[Metric]) -> list[Column]:
 
 
 def leaderboard(datasets: Mapping[str, str], metric: Metric, zero_shot: bool) -> list[Column]:
-    """Return the columns of the report's leaderboard; `zero_shot`: whether a dataset was trained on."""
+    """Return the leaderboard's columns; `zero_shot`: a dataset was trained on."""
     means = _means(metric) if zero_shot else _means(metric)[:1]
     return [*means, *_accuracies(datasets, metric), *_details("report")]
 
@@ -186,7 +187,7 @@ def _mean(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
 
 
 def _flagged(mean: Callable[[Row], Entry]) -> Callable[[Row], Entry]:
-    """Return a mean's entries with the red flags of its cells, where these have no column of their own."""
+    """Return a mean's entries, with red flags of cells that have no column."""
 
     def entry(row: Row) -> Entry:
         found = mean(row)
@@ -215,7 +216,7 @@ def _time(row: Row) -> Entry:
 
 
 def _per_class(row: Row) -> Entry:
-    """Return clean and robust accuracy, in percent, as means over the classes, and over the datasets."""
+    """Return clean and robust percentages, averaged over classes and datasets."""
     if any(cell["status"] != "ok" for cell in row.cells.values()):
         return Entry()
     means = []

@@ -1,4 +1,4 @@
-"""Comparisons: two defenses on the same images, by what became of every one of them. No torch here."""
+"""Comparisons: two defenses image by image. No torch here."""
 
 import csv
 import io
@@ -29,19 +29,20 @@ LEVEL = 0.05
 IMAGES = ("dataset.digest", "dataset.images", "dataset.limit")
 
 
-#: Images, those that the first and the second got right, and those that only the first, or only the second, did.
+#: Images, those that the first and the second got right, and those that only the first, or only the
+#: second, did.
 Counts = tuple[int, int, int, int, int]
 
 
 class Looked(NamedTuple):
-    """A cell's images, in their order: their labels, an array of shape (N,), and which of them were right."""
+    """A cell's images in order: labels, (N,), and which are correct."""
 
     labels: NDArray[np.int64]
     right: Right
 
 
 def look(result: Result, path: Path) -> Looked | str:
-    """Return what became of the images of a stored cell; or, in a few words, why that cannot be trusted."""
+    """Return the outcomes of a stored cell, or why they cannot be trusted."""
     if not path.with_suffix(".npz").exists():
         return "it has no outcomes beside it"
     if not outcomes_match(result, path):
@@ -94,7 +95,7 @@ class Comparison:
 
     @property
     def difference(self) -> Fraction | None:
-        """The mean over datasets of the second's share minus the first's; None unless all datasets are compared."""
+        """The second's mean share minus the first's; None unless all datasets are compared."""
         if self.interval is None:
             return None
         return sum((line.difference for line in self.lines), Fraction(0)) / len(self.lines)
@@ -108,11 +109,11 @@ def compare(
     *,
     metric: Metric = "robust",
 ) -> Comparison:
-    """Return how two defenses, by their specs, differ on the same images of the selected cells of `load_results`.
+    """Return how two defenses, by their specs, differ on the selected cells' images.
 
-    A dataset is compared where both cells are there, and their identities differ in nothing but the defense: the images,
-    the attack, the prompts are the same. Raises ZSRobustError, with the run that would help, where a defense has no cells,
-    or no dataset can be compared.
+    A dataset is compared where both cells are there, and their identities differ in nothing but the
+    defense: the images, the attack, the prompts are the same. Raises ZSRobustError, with the run
+    that would help, where a defense has no cells, or no dataset can be compared.
     """
     suite = selection.suite
     under = f"{selection.attack}, eps {selection.bound}"
@@ -149,11 +150,13 @@ def compare(
     if not lines:
         why = "; ".join(dict.fromkeys(reason for _, reason in apart))
         raise ZSRobustError(
-            f"{first} and {second} cannot be compared: {why}. Next: {selection.command((first, second))}"
+            f"{first} and {second} cannot be compared: {why}. Next: "
+            f"{selection.command((first, second))}"
         )
     whole = not apart and not any(row.mixed for row in pair)
     return Comparison(
-        f"{metric.capitalize()} accuracy (%) under {under}: {suite.name} suite, protocol {selection.protocol}.",
+        f"{metric.capitalize()} accuracy (%) under {under}: {suite.name} suite, protocol "
+        f"{selection.protocol}.",
         *_titles(*pair, first, second),
         lines,
         apart,
@@ -168,7 +171,7 @@ def _titles(first: Row, second: Row, *specs: str) -> tuple[str, str]:
 
 
 def _counted(cells: Mapping[str, Mapping[Hashable, Any] | None], metric: Metric) -> Counts | str:
-    """Return the counts of two cells, by their defenses; or, in a few words, why they cannot be compared."""
+    """Return the counts of two cells, or why they cannot be compared."""
     found: list[Looked] = []
     identities: list[Identity] = []
     for spec, cell in cells.items():
@@ -210,7 +213,7 @@ def _lines(counted: Mapping[str, Counts], titles: Mapping[str, str]) -> list[Lin
 
 
 def _interval(lines: Sequence[Line], swapped: bool) -> tuple[float, float]:
-    """Return the interval of the mean difference; drawn in one order of the two, so that only its sign depends on theirs."""
+    """Return the interval of the mean difference; swapping the defenses flips its sign."""
     if not swapped:
         return difference_interval(
             [(line.only_first, line.only_second, line.images) for line in lines]
@@ -224,11 +227,12 @@ def _interval(lines: Sequence[Line], swapped: bool) -> tuple[float, float]:
 def difference_interval(
     counts: Sequence[tuple[int, int, int]], draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean difference over datasets, each end in [-1, 1].
+    """Return the percentile bootstrap interval of the mean difference, in [-1, 1].
 
-    `counts` are (only the first right, only the second right, images), one a dataset; every dataset weighs the same. As in
-    `statistics.mean_interval` images are resampled within each dataset, and the datasets stay: here pairs of outcomes, whose
-    difference is -1, 1 or 0, so that one draw of a multinomial is the whole resample.
+    `counts` are (only the first right, only the second right, images), one a dataset; every dataset
+    weighs the same. As in `statistics.mean_interval` images are resampled within each dataset, and
+    the datasets stay: here pairs of outcomes, whose difference is -1, 1 or 0, so that one draw of a
+    multinomial is the whole resample.
     """
     state = np.random.RandomState(seed)
     means = np.zeros(draws)
@@ -241,7 +245,7 @@ def difference_interval(
 
 
 def text(comparison: Comparison) -> str:
-    """Return the comparison as Markdown: a table, differences that are significant in bold, and what follows from it."""
+    """Return the comparison as Markdown; significant differences are bold."""
 
     def show(line: Line) -> list[str]:
         difference = points(line.difference)
@@ -292,25 +296,28 @@ def _underneath(comparison: Comparison) -> list[str]:
     if mean is not None and interval is not None:
         ends = f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"
         found.append(
-            f"Mean difference over {count}: {points(mean)} points (95%: {ends}; a paired bootstrap over images in datasets)."
+            f"Mean difference over {count}: {points(mean)} points (95%: {ends}; a paired "
+            "bootstrap over images in datasets)."
         )
     else:
         found.append(
-            "No mean: it stands where both defenses have all cells of the suite, each of one checkpoint."
+            "No mean: it stands where both defenses have all cells of the suite, each of one "
+            "checkpoint."
         )
     if comparison.apart:
         found.append(
             f"Not compared: {'; '.join(f'{title}: {why}' for title, why in comparison.apart)}."
         )
     found.append(
-        f"Difference: {second} minus {first}, in points. Alone: images that only this one got right. p: McNemar's exact "
+        f"Difference: {second} minus {first}, in points. Alone: images that only this one got "
+        "right. p: McNemar's exact "
         "two-sided test on the same images."
     )
     return found
 
 
 def comma_separated(comparison: Comparison) -> str:
-    """Return the comparison as CSV: a line a dataset, and one for the mean, with its interval, where there is one."""
+    """Return the comparison as CSV: a line per dataset, and one for the mean."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     first, second = comparison.first, comparison.second
@@ -351,7 +358,7 @@ def _percent(correct: int, line: Line) -> str:
 
 
 def points(share: Fraction) -> str:
-    """Return a difference of shares in percentage points, with its sign: "+3.33"; rounded half to even, once."""
+    """Return a difference in points with its sign, as "+3.33", rounded half to even."""
     return f"{float(round(share * 100, 2)):+.2f}"
 
 
@@ -359,9 +366,10 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {".md": text, ".csv": comma_se
 
 
 def render(comparison: Comparison, suffix: str) -> str:
-    """Return the comparison in the format of a file suffix; raises ZSRobustError for an unknown one."""
+    """Return the comparison in a suffix's format; raises ZSRobustError for an unknown one."""
     if suffix not in FORMATS:
         raise ZSRobustError(
-            f"No format {suffix or 'without suffix'!r} of a comparison. Write to a file that ends in {', '.join(FORMATS)}."
+            f"No format {suffix or 'without suffix'!r} of a comparison. Write to a file that ends "
+            f"in {', '.join(FORMATS)}."
         )
     return FORMATS[suffix](comparison)

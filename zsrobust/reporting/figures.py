@@ -80,7 +80,8 @@ def find(number: str) -> Figure:
     """Return a figure by its number; raises ZSRobustError for one that does not exist."""
     if number not in FIGURES:
         raise ZSRobustError(
-            f"There is no figure {number!r}. Figures: {', '.join(FIGURES)}. Try: zsrobust figure 1 --suite mini"
+            f"There is no figure {number!r}. Figures: {', '.join(FIGURES)}. Try: zsrobust figure "
+            "1 --suite mini"
         )
     return FIGURES[number]
 
@@ -95,11 +96,12 @@ def needs(number: str, suite: Suite) -> list[Need]:
 def data(number: str, results: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """Return exactly what a figure draws of the selected cells, a number a row, from the DataFrame of `load_results`.
 
-    Columns: series title spec x dataset dataset_title metric value low high text. `series` is a name, `spec` the defense;
-    `x` is the epoch (Figure 2), the bound in pixels of [0, 1] (4) or the weight (5); `dataset` a name, or "average";
-    `metric` is robust, clean or distance; `value` in percent, or a relative distance, `low` and `high` its 95% interval,
-    `text` how it is printed. A series with missing cells is left out.
-    The attack is the figure's own. Raises ZSRobustError for a figure that does not exist, and where no series is complete.
+    Columns: series title spec x dataset dataset_title metric value low high text. `series` is a
+    name, `spec` the defense; `x` is the epoch (Figure 2), the bound in pixels of [0, 1] (4) or the
+    weight (5); `dataset` a name, or "average"; `metric` is robust, clean or distance; `value` in
+    percent, or a relative distance, `low` and `high` its 95% interval, `text` how it is printed. A
+    series with missing cells is left out. The attack is the figure's own. Raises ZSRobustError for
+    a figure that does not exist, and where no series is complete.
     """
     return _found(number, results, selection).frame
 
@@ -138,7 +140,8 @@ def render(drawn: "Drawn", suffix: str) -> bytes:
     }
     if suffix not in metadata:
         raise ZSRobustError(
-            f"The suffix {suffix!r} is not a figure format. Write to a file that ends in {', '.join(metadata)}."
+            f"The suffix {suffix!r} is not a figure format. Write to a file that ends in "
+            f"{', '.join(metadata)}."
         )
     with matplotlib.style.context(["default", painting.STYLE]):
         drawn.savefig(content := io.BytesIO(), format=suffix[1:], metadata=metadata[suffix])
@@ -203,7 +206,8 @@ def _nothing(number: str, selection: Selection, left_out: list[str]) -> ZSRobust
     of_figure = replace(selection, attack=wanted[0].attack)
     command = of_figure.command([need.defense for need in wanted], figure=number)
     return ZSRobustError(
-        f"Nothing to draw in Figure {number}: the suite {selection.suite.name} has no complete row of "
+        f"Nothing to draw in Figure {number}: the suite {selection.suite.name} has no complete "
+        "row of "
         f"{', '.join(left_out)}. Next: {command}"
     )
 
@@ -234,7 +238,8 @@ def _sweep(suite: Suite) -> list[Series]:
     """Return the series of Figure 4, which train and test at the same bound; the suite's own needs no mention."""
     if not suite.sweep:
         raise ZSRobustError(
-            f'The suite {suite.name} names no bounds for Figure 4. Add some: sweep = ["1/255", "2/255"]'
+            f'The suite {suite.name} names no bounds for Figure 4. Add some: sweep = ["1/255", '
+            '"2/255"]'
         )
 
     def need(spec: str, eps: float) -> Need:

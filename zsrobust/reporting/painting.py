@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 CURVE = "interpolation"  #: the series of Figure 5 that is a curve
 
-#: On top of matplotlib's defaults, whatever the user's matplotlibrc says: fonts embedded, and the same bytes every time.
+#: On top of matplotlib's defaults, whatever the user's matplotlibrc says: fonts embedded, and the
+#: same bytes every time.
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7,

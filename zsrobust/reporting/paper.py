@@ -17,7 +17,8 @@ from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
-#: The paper's tables that print cells; the clean accuracies of the second are those of the cells of PGD-10.
+#: The paper's tables that print cells; the clean accuracies of the second are those of the cells of
+#: PGD-10.
 PRINTED = ("1", "2", "3")
 
 
@@ -31,10 +32,11 @@ def check(
 ) -> Report:
     """Hold the cells of the DataFrame of `load_results` against what the paper's Tables 1 to 3 print.
 
-    Of whatever protocol, limit (unless one is chosen, see `check`) and seed, at 1/255. What failed does not agree, nor does
-    a row with datasets missing. A cell agrees if the printed number, which may be off by 0.005 from
-    rounding, lies in our Wilson 95% interval, widened on both sides by `tolerance` points. What is doubtful about a printed
-    number stands beside it. Raises ZSRobustError where there is nothing to compare.
+    Of whatever protocol, limit (unless one is chosen, see `check`) and seed, at 1/255. What failed
+    does not agree, nor does a row with datasets missing. A cell agrees if the printed number, which
+    may be off by 0.005 from rounding, lies in our Wilson 95% interval, widened on both sides by
+    `tolerance` points. What is doubtful about a printed number stands beside it. Raises
+    ZSRobustError where there is nothing to compare.
     """
     cells = results[(results["suite"] == suite.name) & (results["eps"] == "1/255")]
     if limit is not None:

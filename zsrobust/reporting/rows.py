@@ -16,7 +16,7 @@ METRICS: tuple[Metric, ...] = ("robust", "clean")
 
 
 class Need(NamedTuple):
-    """The cells of one row, over all datasets of a suite: what a table or a figure asks of a run."""
+    """The cells of one row over a suite's datasets, as tables and figures need them."""
 
     defense: str  #: spec in its normal form
     attack: str = "pgd10"
@@ -25,13 +25,13 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One defense under one attack: its cells by dataset, records of the DataFrame of `load_results`."""
+    """One defense under one attack: its cells by dataset, records of `load_results`."""
 
     suite: Suite
     cells: Mapping[str, Mapping[Hashable, Any]]
 
     def counts(self, dataset: str, metric: Metric) -> tuple[int, int] | None:
-        """Return how many images were right, of how many; None where the cell is missing or failed."""
+        """Return the number correct and of images; None for a missing or failed cell."""
         cell = self.cells.get(dataset)
         if cell is None or cell["status"] != "ok":
             return None
@@ -44,7 +44,7 @@ class Row:
 
     @cached_property
     def mixed(self) -> bool:
-        """Whether the cells are of different checkpoints, attacks or switches of the protocol, so that they have no mean."""
+        """Whether the cells mix checkpoints, attacks or switches, and have no mean."""
         return (
             len({cell["made"] for name, cell in self.cells.items() if name in self.suite.datasets})
             > 1
@@ -52,11 +52,11 @@ class Row:
 
     @property
     def oblivious(self) -> bool:
-        """Whether the attack did not see a part of the defense: its numbers are no rivals of other rows'."""
+        """Whether the attack ignored a part of the defense; such rows are not ranked."""
         return any(cell["knowledge"] == "oblivious" for cell in self.cells.values())
 
     def mean(self, metric: Metric, zero_shot: bool = False) -> Fraction | None:
-        """Return the mean over the suite's datasets, or those that were not trained on; None unless all are there."""
+        """Return the mean over the suite's or its zero-shot datasets; None if one is missing."""
         counts = self._all_counts(metric, zero_shot)
         return (
             None
@@ -65,7 +65,7 @@ class Row:
         )
 
     def interval(self, metric: Metric, zero_shot: bool = False) -> tuple[float, float] | None:
-        """Return the 95% interval of that mean, each end in [0, 1]: a bootstrap's, and Wilson's of a single dataset."""
+        """Return the mean's 95% interval: a bootstrap, or Wilson's for one dataset."""
         counts = self._all_counts(metric, zero_shot)
         if counts is None:
             return None

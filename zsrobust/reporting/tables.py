@@ -94,7 +94,8 @@ def find(number: str) -> Table:
     """Return a table by its number; raises ZSRobustError for one that does not exist."""
     if number not in TABLES:
         raise ZSRobustError(
-            f"There is no table {number!r}. Tables: {', '.join(TABLES)}. Try: zsrobust table 1 --suite mini"
+            f"There is no table {number!r}. Tables: {', '.join(TABLES)}. Try: zsrobust table 1 "
+            "--suite mini"
         )
     return TABLES[number]
 
@@ -106,12 +107,13 @@ def needs(number: str) -> list[Need]:
 
 
 def suite_name(number: str, suite: Suite) -> str:
-    """Return the name of the suite that a table is made from; raises ZSRobustError if the suite names no second."""
+    """Return the suite of a table; raises ZSRobustError if there is no second suite."""
     if not find(number).second or suite.name in suites.firsts():
         return suite.name
     if suite.second is None:
         raise ZSRobustError(
-            f"The suite {suite.name} has no second target dataset for Table {number}. Try: zsrobust table 1"
+            f"The suite {suite.name} has no second target dataset for Table {number}. Try: "
+            "zsrobust table 1"
         )
     return suite.second
 
@@ -125,12 +127,13 @@ def build(
     compare: bool = False,
     more: Sequence[str] = (),
 ) -> Page:
-    """Return one of the paper's tables over the selected cells, from the DataFrame of `load_results`.
+    """Return a table over the selected cells, from the DataFrame of `load_results`.
 
-    The attack is the table's own, whatever the selection names; for its suite see `suite_name`. A mean is printed
-    only in complete rows. `intervals` adds 95% ones: Wilson's for accuracies, a bootstrap's for means. `compare`
-    adds what the paper printed, the difference, and what is doubtful about it. `more` holds defenses beyond the paper's.
-    Raises ZSRobustError for a table that does not exist, and where there is nothing to show, or to compare with.
+    The attack is the table's own, whatever the selection names; for its suite see `suite_name`. A
+    mean is printed only in complete rows. `intervals` adds 95% ones: Wilson's for accuracies, a
+    bootstrap's for means. `compare` adds what the paper printed, the difference, and what is
+    doubtful about it. `more` holds defenses beyond the paper's. Raises ZSRobustError for a table
+    that does not exist, and where there is nothing to show, or to compare with.
     """
     table = find(number)
     selection = replace(selection, attack=table.attack)
@@ -152,13 +155,15 @@ def build(
             lines += _compared(number, spec, dict(zip(shown, entries, strict=True)))
     if compare and len(lines) == len(ours):
         raise ZSRobustError(
-            f"The paper prints nothing to compare Table {number} of the suite {suite.name} at eps {eps} with. Its numbers "
+            f"The paper prints nothing to compare Table {number} of the suite {suite.name} at eps "
+            f"{eps} with. Its numbers "
             "are of the suites paper and paper_cifar100, at 1/255."
         )
     below = _underneath(cells, table, selection, titles, intervals)
     if compare:
         below.append(
-            "paper: as printed in arXiv 2401.04350, claims to compare with; difference: ours minus theirs."
+            "paper: as printed in arXiv 2401.04350, claims to compare with; difference: ours "
+            "minus theirs."
         )
     return Page(
         f"Table {number}. {table.caption}, {suite.name} suite, eps {eps}.",
@@ -179,7 +184,8 @@ def _columns(table: Table, suite: Suite, titles: Mapping[str, str]) -> list[Colu
 def _nothing(number: str, table: Table, selection: Selection) -> ZSRobustError:
     subset = f", subsets of {selection.limit} images" if selection.limit else ""
     return ZSRobustError(
-        f"Table {number} cannot be built: no cell of its rows under {table.attack}, suite {selection.suite.name}, protocol "
+        f"Table {number} cannot be built: no cell of its rows under {table.attack}, suite "
+        f"{selection.suite.name}, protocol "
         f"{selection.protocol}, eps {selection.bound}, seed {selection.seed}{subset} is stored. "
         f"Next: {selection.command(list(table.rows), table=number)}"
     )
@@ -208,7 +214,7 @@ def _more(
 def _compared(
     number: str, spec: str, ours: Mapping[Column, Entry]
 ) -> list[tuple[str, list[Entry]]]:
-    """Return what the paper prints beside a row of ours, and the difference; nothing where it prints nothing."""
+    """Return what the paper prints beside our row, and the difference."""
     claims = [_claim(number, spec, column) for column in ours]
     if not any(claims):
         return []
@@ -262,7 +268,8 @@ def _underneath(
     )
     time = " Time: seconds of one training epoch." if table.by_dataset else ""
     lines = [
-        f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; attack {table.attack}, eps {selection.bound}; "
+        f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; attack "
+        f"{table.attack}, eps {selection.bound}; "
         f"{DASH}: not measured, or failed.{time}",
         f"Means are over the {len(suite.datasets)} datasets; zero-shot ones without "
         f"{titles.get(suite.train_on, suite.train_on)}, which was trained on.",
@@ -273,6 +280,7 @@ def _underneath(
     if intervals:
         lines.insert(
             2,
-            "In brackets: 95% intervals, Wilson's; for a mean, a bootstrap's over images within datasets.",
+            "In brackets: 95% intervals, Wilson's; for a mean, a bootstrap's over images within "
+            "datasets.",
         )
     return lines

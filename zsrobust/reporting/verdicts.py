@@ -75,7 +75,8 @@ class Report:
         ]
         how = f" ({', '.join(told)})" if told else ""
         return (
-            f"{counted(agree, 'cell')} agree{'s' if agree == 1 else ''}{how}; {wrong} do{'es' if wrong == 1 else ''} not"
+            f"{counted(agree, 'cell')} agree{'s' if agree == 1 else ''}{how}; {wrong} "
+            f"do{'es' if wrong == 1 else ''} not"
             + (f", nor {rows} row{'s' if rows > 1 else ''}" if rows else "")
             + f"; {self.extra} more in the folder"
         )

@@ -68,7 +68,8 @@ class Bench:
     def __post_init__(self) -> None:
         if self.search != "float32" and self.protocol.precision != "float32":
             raise ZSRobustError(
-                f"--precision {self.search} is not possible: the protocol {self.protocol.name} sets "
+                f"--precision {self.search} is not possible: the protocol {self.protocol.name} "
+                "sets "
                 "the precision itself. Leave out --precision."
             )
 
@@ -169,7 +170,7 @@ class Bench:
         )
 
     def path(self, cell: Cell) -> Path:
-        """Return the place of a cell's JSON in a results folder, before any of its images is opened."""
+        """Return the relative place of a cell's JSON; no image is opened."""
         key = cell.key
         place = Identity(
             suite=self.suite.name,
@@ -182,7 +183,7 @@ class Bench:
         return place.with_name(place.name + ".json")
 
     def prepare_named(self, names: Sequence[str], reporter: Reporter) -> Iterator[str]:
-        """Prepare datasets by name, a training split by its name and ":train"; yield a line for each."""
+        """Prepare datasets, a training split as NAME:train; yield a line for each."""
         for named in names:
             name, _, split = named.partition(":")
             if split not in ("", "test", "train"):
@@ -221,14 +222,15 @@ def identify_defense(cell: Cell, tower: Tower) -> DefenseIdentity:
 
 
 def checked(module: nn.Module, images: Images, cut: Cut | None, cell: Cell) -> nn.Module:
-    """Return the module; raises ZSRobustError unless it has one logit for each class of the dataset."""
+    """Return the module; raises ZSRobustError unless it has one logit per class."""
     pixels = tensor(images, np.arange(1), cut, device_of(module))
     with torch.no_grad(), frozen(module):
         shape = tuple(module(pixels).shape)
     classes = len(cell.dataset.classes)
     if shape != (1, classes):
         raise ZSRobustError(
-            f"The module returns logits {shape} for one image. The dataset {cell.key.dataset} needs "
+            f"The module returns logits {shape} for one image. The dataset {cell.key.dataset} "
+            "needs "
             f"(1, {classes})."
         )
     return module

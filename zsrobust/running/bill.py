@@ -1,4 +1,4 @@
-"""What a run will cost, told before anything large begins: bytes, images, passes, and hours on this device."""
+"""What a run will cost: bytes, images, passes, and hours on this device."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -71,8 +71,8 @@ class Bill:
 def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill:
     """Return what a run of these cells will cost.
 
-    Raises Unreachable, with all that is missing, when something must be downloaded and cannot be; and ZSRobustError when
-    a dataset has no source.
+    Raises Unreachable, with all that is missing, when something must be downloaded and cannot be;
+    and ZSRobustError when a dataset has no source.
     """
     bill = Bill()
     wanted = [cell for cell in cells if force or store.find(bench.path(cell)) is None]

@@ -1,4 +1,4 @@
-"""Computing a cell: the referee judges it, a small sample is examined for red flags, one result is built."""
+"""Computing a cell: the referee judges, a sample is examined, one result is built."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Examined(NamedTuple):
 def compute(
     bench: Bench, cell: Cell, identity: Identity, tower: Tower, folder: Path, reporter: Reporter
 ) -> Result:
-    """Compute a cell, each process judging its share; store the result in the folder and return it."""
+    """Compute a cell, each process its share; store the result and return it."""
     shares = min(ranks.size(), len(bench.images(cell)))
     judged, examined = None, Examined()
     if ranks.rank() < shares:

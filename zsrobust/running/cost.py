@@ -1,4 +1,4 @@
-"""The cost model: how many passes a cell takes at most, and how long at the measured speed of the tower."""
+"""The cost model: a cell's most passes, and its time at the measured speed."""
 
 import time
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Speed:
 
 
 def cost_of(bench: "Bench", cell: Cell) -> Cost:
-    """Return what a cell takes at most: clean predictions, the attack, and the verdicts; red flags apart."""
+    """Return what a cell takes at most: predictions, attack, verdicts; no red flags."""
     size = cell.size
     if bench.protocol.select == "every_20th_batch":
         starts = range(0, cell.dataset.size, 20 * 256)

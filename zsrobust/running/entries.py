@@ -1,4 +1,4 @@
-"""A user's files: a suite, and tables `[dataset.NAME]` and `[weights.NAME]`, as ours are written."""
+"""A user's TOML files: a suite, and tables `[dataset.NAME]` and `[weights.NAME]`."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ _loaded: set[Path] = set()
 
 
 def load_suite(name: str | None) -> Suite:
-    """Return a suite, the default one for None; a user's file may hold datasets and weights of its own beside it.
+    """Return a suite, the default one for None; its file may also have datasets and weights.
 
     Raises ZSRobustError also for a field of its attacks or recipes that no attack or recipe has.
     """
@@ -29,7 +29,7 @@ def load_suite(name: str | None) -> Suite:
 
 
 def load_entries(path: Path) -> None:
-    """Register the datasets and weights of a TOML file, once; paths in it are relative to its folder.
+    """Register the datasets and weights of a TOML file, once; its paths are relative to it.
 
     Raises ZSRobustError if it is missing or not TOML, and for an entry that is not valid.
     """

@@ -76,7 +76,7 @@ def plan(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Cell]:
-    """Return the cells asked for, by defense, attack, dataset: `needs`, or the product of the specs.
+    """Return the cells asked for, by defense, attack, dataset: `needs`, or all combinations.
 
     What is left open is what Tables 1 to 3 need. A dataset may be any that is registered. Raises
     ZSRobustError for unknown names.
@@ -112,13 +112,13 @@ def whole(limit: int | None, dataset: str) -> int | None:
 
 
 def normalize(spec: str, registry: Registry[Any]) -> str:
-    """Return a spec with its fields in order; raises ZSRobustError for what the registry does not know."""
+    """Return a spec in its normal form; raises ZSRobustError for an unknown name or field."""
     registry.create(spec)
     return join_spec(*split_spec(spec))
 
 
 def resolve_attack(spec: str, suite: Suite, eps: float | None = None) -> tuple[Attack, str]:
-    """Return the attack with the suite's values where the spec leaves them open, and the spec without its eps."""
+    """Return the attack with the suite's values, and its spec without eps."""
     name, fields = split_spec(spec)
     attack = attacks.create(spec, suite.attack)
     if eps is not None:

@@ -8,7 +8,7 @@ class Reporter:
     """What a run tells while it works; this one keeps silent."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Hear of downloads, in bytes, of datasets being prepared, in images, and of examinations, in their steps."""
+        """Report a download in bytes, a preparation in images, or an examination in steps."""
 
     def training(self, title: str, done: int, total: int, note: str) -> None:
         """Hear of a training's steps."""

@@ -35,7 +35,8 @@ def prepare(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> None:
         for group in dataset.look_alikes(wording):
             alike = ", ".join(f"{label} {classes[label]!r}" for label in group)
             reporter.note(
-                f"{name}: no classifier can tell these classes apart, their prompts are equal: {alike}"
+                f"{name}: no classifier can tell these classes apart, their prompts are equal: "
+                f"{alike}"
             )
 
 
@@ -44,10 +45,10 @@ def run(
 ) -> tuple[list[Result], list[ZSRobustError]]:
     """Return the results of the cells, in order, and the errors of defenses that cannot be made.
 
-    A stored result is reused where its identity is the same; other cells are computed and stored. Other
-    runs may share the folders: a cell that another run computes is left to it, and taken over if that
-    run dies. The processes of torchrun share every training and every cell. A failed cell does not stop
-    the others.
+    A stored result is reused where its identity is the same; other cells are computed and stored.
+    Other runs may share the folders: a cell that another run computes is left to it, and taken over
+    if that run dies. The processes of torchrun share every training and every cell. A failed cell
+    does not stop the others.
     """
     reporter = reporter if ranks.leads() else Reporter()
     bench.workshop.progress, bench.workshop.preparing = reporter.training, reporter.preparing
@@ -86,7 +87,7 @@ class Work:
 
 @dataclass
 class Towers:
-    """Towers by the defense's spec, the errors of those that cannot be made, and who trains the others."""
+    """Towers by spec, errors of those that cannot be made, and who trains the others."""
 
     made: dict[str, Tower] = field(default_factory=dict)
     errors: dict[str, ZSRobustError] = field(default_factory=dict)
@@ -208,7 +209,7 @@ def _settle(bench: Bench, cell: Cell, state: Progress, store: Store, reporter: R
 
 
 def _stored_since(work: Work, path: Path) -> Result | None:
-    """Return what another run stored of a cell since we looked, a failure, too: it is not tried twice."""
+    """Return what another run stored since we looked, even a failure; else None."""
     if stamp_of(path) in (None, work.stamp):
         return None
     stored = results.read(path)

@@ -11,7 +11,7 @@ from zsrobust.results import Outcomes, Samples
 
 
 def joined(shares: Sequence[Judged]) -> Judged:
-    """Return what the processes found as if it had been one; a cell of which a share failed has failed."""
+    """Return what all processes found together; a failed share fails the cell."""
     if len(shares) == 1:
         return shares[0]
     failed = next((share for share in shares if share.failed), None)
@@ -50,7 +50,7 @@ def _interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _first_shown(shown: Sequence[Samples | None], outcomes: Outcomes) -> Samples | None:
-    """Return, of the shares' samples, the first image that was broken, and the first that survived."""
+    """Return the first broken image and the first surviving image of all shares."""
     kept: dict[bool, tuple[int, Samples, int]] = {}
     for number, samples in enumerate(shown):
         for index, place in enumerate(samples.positions * len(shown) + number if samples else ()):

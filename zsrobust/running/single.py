@@ -43,13 +43,14 @@ def evaluate(
     """Evaluate a module or a defense on one dataset and return the result, which is not stored.
 
     `defense` is an `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K) over the
-    dataset's classes, S the input size of the suite's backbone (the dataset's own where the protocol
-    asks for it); or the spec of a defense, which is trained if its checkpoint is missing from the folder
-    `checkpoints`. A module stays where it is unless `device` is given; a defense is on the CPU then. A
-    module decides prompts, scale, normalization and precision itself, whatever the protocol.
+    dataset's classes, S the input size of the suite's backbone (the dataset's own where the
+    protocol asks for it); or the spec of a defense, which is trained if its checkpoint is missing
+    from the folder `checkpoints`. A module stays where it is unless `device` is given; a defense is
+    on the CPU then. A module decides prompts, scale, normalization and precision itself, whatever
+    the protocol.
 
-    Raises ZSRobustError for unknown names, for data that cannot be had, and for a module or an attack
-    that breaks the rules.
+    Raises ZSRobustError for unknown names, for data that cannot be had, and for a module or an
+    attack that breaks the rules.
     """
     bench = _bench(suite, protocol, checkpoints, device)
     resolved, bare = resolve_attack(attack, bench.suite, eps)
@@ -84,9 +85,9 @@ def diagnose(
 ) -> Diagnosis:
     """Return what the doctor finds out about a module or a defense on one dataset; see `evaluate`.
 
-    `defense` is an `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K), or the spec
-    of a defense. Raises ZSRobustError for unknown names, data that cannot be had, and for a classifier
-    that raises.
+    `defense` is an `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K), or the
+    spec of a defense. Raises ZSRobustError for unknown names, data that cannot be had, and for a
+    classifier that raises.
     """
     bench = _bench(suite, protocol, checkpoints, device)
     spec = defense if isinstance(defense, str) else CANARY
@@ -102,7 +103,7 @@ def diagnose(
 
 
 def examine_cells(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> Iterator[Diagnosis]:
-    """Yield what the doctor finds about cells, one after the other; those of the canary have its name.
+    """Yield what the doctor finds about cells; the canary's have its name.
 
     Raises ZSRobustError for a dataset or a defense that cannot be had, or whose classifier raises.
     """

@@ -1,6 +1,7 @@
-"""Slurm: the missing cells as an array job, a task for each defense; each is an ordinary run on the shared folders.
+"""Slurm: missing cells as an array job, one task per defense, on shared folders.
 
-Jobs are submitit's. One that runs out of time, or gives way to another, is queued again and goes on where it was.
+Jobs are submitit's. One that runs out of time, or gives way to another, is queued again and goes on
+where it was.
 """
 
 import signal
@@ -95,9 +96,10 @@ def run(
     cells: Sequence[Cell],
     reporter: Reporter,
 ) -> tuple[list[Result], list[ZSRobustError]]:
-    """Compute the missing cells in jobs, wait for them, and return all results, in order, and what went wrong.
+    """Compute missing cells in jobs; return all results in order, and the errors.
 
-    `executor` is slurm, or local, which is this machine; `settings` are sbatch's options, "partition=gpu" say.
+    `executor` is slurm, or local, which is this machine; `settings` are sbatch's options,
+    "partition=gpu" say.
     """
     folder = task.store.folder
     submit = _executor(executor, settings, folder)
@@ -133,7 +135,7 @@ def run(
 
 
 def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
-    """Return submitit's executor; raises ZSRobustError without it, without Slurm, or for a setting it does not know."""
+    """Return submitit's executor; raises ZSRobustError without it, or for a bad setting."""
     try:
         import submitit
     except ImportError:
@@ -146,7 +148,8 @@ def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ZSRobustError(
-                f"--slurm {setting!r}: write it as key=value, partition=gpu or time=120 (minutes) say."
+                f"--slurm {setting!r}: write it as key=value, partition=gpu or time=120 (minutes) "
+                "say."
             )
         key = SHORT.get(key, key)
         values[key if key in SHARED else f"slurm_{key}"] = int(value) if value.isdigit() else value
@@ -161,7 +164,7 @@ def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
 def _missing(
     bench: Bench, cells: Sequence[Cell], task: Task, reporter: Reporter
 ) -> tuple[dict[str, list[Cell]], list[ZSRobustError]]:
-    """Return the cells to compute, by defense, and the defenses that cannot be made; nothing is trained here."""
+    """Return the missing cells by defense, and the errors; nothing is trained here."""
     groups: dict[str, list[Cell]] = {}
     errors: list[ZSRobustError] = []
     for spec, defense in {cell.key.defense: cell.defense for cell in cells}.items():
@@ -180,7 +183,7 @@ def _missing(
 
 @contextmanager
 def _out_of_reach() -> Iterator[None]:
-    """Within it, what is started does not hear Ctrl-C: submitit's local jobs would, as they are our children."""
+    """Within it, child processes ignore Ctrl-C: submitit's local jobs are our children."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -196,7 +199,7 @@ def _follow(
     reporter: Reporter,
     pause: float,
 ) -> None:
-    """Wait until the jobs have ended, and tell of every cell that they store; those are no longer waited for."""
+    """Wait for the jobs, and report every cell that they store."""
     ended = False
     while not ended:
         ended = all(job.done() for job in jobs)
@@ -213,7 +216,8 @@ def _errors(job: Any, spec: str) -> Iterator[ZSRobustError]:
     error = job.exception()
     if error is not None:
         yield ZSRobustError(
-            f"{spec}: job {job.job_id} failed: {str(error).strip().splitlines()[-1]} (log {job.paths.stderr})"
+            f"{spec}: job {job.job_id} failed: {str(error).strip().splitlines()[-1]} (log "
+            f"{job.paths.stderr})"
         )
     else:
         for line in dict.fromkeys(line for lines in job.results() for line in lines):

@@ -21,7 +21,7 @@ from zsrobust.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained image tower on disk: what differs from the backbone, with its recipe and history in the metadata."""
+    """A trained image tower on disk: changed weights, recipe and history."""
 
     path: Path
     recipe: dict[str, Any]
@@ -103,7 +103,7 @@ def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
 
 
 def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
-    """Return the image tower of a checkpoint, frozen; raises ZSRobustError if its weights do not fit, all of them."""
+    """Return a checkpoint's image tower, frozen; raises ZSRobustError if it does not fit."""
     encoder = student_encoder(clip, recipe)
     expected = learning(encoder)
     given = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
@@ -114,7 +114,8 @@ def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Mo
     )
     if wrong:
         raise ZSRobustError(
-            f"The checkpoint {checkpoint.path} does not fit {clip.name}: {', '.join(wrong[:5])}. Delete it."
+            f"The checkpoint {checkpoint.path} does not fit {clip.name}: {', '.join(wrong[:5])}. "
+            "Delete it."
         )
     with torch.no_grad():
         for name, parameter in expected.items():

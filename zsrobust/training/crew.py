@@ -1,4 +1,4 @@
-"""The processes that train together: they share the images of every batch, and all take the same step."""
+"""The processes that train together: they share each batch and take the same step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 
 @dataclass(frozen=True)
 class Crew:
-    """The place of a process among those of torch.distributed; alone, where that was not started."""
+    """A process's place among those of torch.distributed; alone if that is not started."""
 
     rank: int = 0
     size: int = 1
@@ -29,14 +29,14 @@ class Crew:
     def part(self, positions: Tensor) -> tuple[Tensor, float]:
         """Return this process's images of a batch (N,), and the weight of what it finds on them, 1.
 
-        Where there are fewer images than processes, some take the first image again, with weight 0: every process has the
-        same gradients to add.
+        Where there are fewer images than processes, some take the first image again, with weight 0:
+        every process has the same gradients to add.
         """
         mine = positions.tensor_split(self.size)[self.rank]
         return (mine, 1.0) if len(mine) else (positions[:1], 0.0)
 
     def add_up(self, parameters: Iterable[nn.Parameter], totals: Tensor) -> Tensor:
-        """Add the gradients over all processes, in place, and return the totals (n,) so added: in one message."""
+        """Add the gradients over all processes in place, and return the added totals (n,)."""
         if self.size == 1:
             return totals
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

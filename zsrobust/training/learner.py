@@ -1,4 +1,4 @@
-"""The learner: the student, its teacher, and what moves its weights. It takes one batch at a time, in parts that fit."""
+"""The learner: student, teacher and optimizer. It takes one batch at a time, in parts."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from zsrobust.training.steps import MinMax, Step, objectives
 
 
 class BFloat16(nn.Module):
-    """An image tower whose passes run in bfloat16 autocast; its weights and its embeddings are float32."""
+    """An image tower in bfloat16 autocast; its weights and embeddings are float32."""
 
     def __init__(self, tower: nn.Module) -> None:
         """Wrap a tower."""
@@ -38,7 +38,8 @@ class BFloat16(nn.Module):
 class Learner:
     """A student that learns as its recipe says.
 
-    Between two steps, all that the next one depends on is `tensors()` and the numbers of steps and epochs.
+    Between two steps, all that the next one depends on is `tensors()` and the numbers of steps and
+    epochs.
     """
 
     def __init__(
@@ -93,12 +94,13 @@ class Learner:
         """Raise ZSRobustError if parts of a batch would not teach what the whole of it does."""
         if self.whole_only:
             raise ZSRobustError(
-                "The tower normalizes over the batch, and would learn something else from parts of it. Train it in one "
+                "The tower normalizes over the batch, and would learn something else from parts "
+                "of it. Train it in one "
                 "process, on a device that a whole batch fits, or with another batch_size."
             )
 
     def gradients(self, epoch: int, positions: Tensor) -> Tensor:
-        """Take the gradients of a batch, images of the dataset at `positions`, for `move`; every process takes its part.
+        """Take the gradients of a batch, images at `positions`, for `move`.
 
         Return the sum of the losses of the batch's images and the number of correct ones, (2,). The
         number is NaN where the objective classifies none. A batch that does not fit into the memory
@@ -153,7 +155,7 @@ class Learner:
         return step
 
     def finite(self) -> Tensor:
-        """Return whether the gradients are finite, () bool, on the device: to look at it is to wait for it."""
+        """Return whether the gradients are finite, () bool, on the device."""
         gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
         return torch.nn.utils.get_total_norm(gradients, math.inf).isfinite().to(self.device)
 
@@ -165,7 +167,7 @@ class Learner:
         self._settle()
 
     def _settle(self) -> None:
-        """Remember the buffers: a tower's running statistics move with every pass, also of a step that is not finished."""
+        """Store the buffers: running statistics also move in a step that does not finish."""
         self._settled = {name: buffer.clone() for name, buffer in self.buffers.items()}
 
     def trained(self) -> dict[str, Tensor]:
@@ -173,7 +175,7 @@ class Learner:
         return _stored(self.weights)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return weights, buffers and the optimizer's state after the last step, by kind and name, on the CPU."""
+        """Return weights, buffers and optimizer state after the last step, on the CPU."""
         kinds: dict[str, dict[str, Tensor]] = {"weight": {**self.weights}, "buffer": self._settled}
         for name, weight in self.weights.items():
             for kind, value in self.optimizer.state[weight].items():
@@ -188,7 +190,7 @@ class Learner:
         )
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the tensors of another learner; raises ZSRobustError, and takes none, if they do not fit."""
+        """Load the tensors of another learner; raises ZSRobustError if they do not fit."""
         own = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
         own |= {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
         places = {name: place for place, name in enumerate(self.weights)}
@@ -206,7 +208,7 @@ class Learner:
         self._settle()
 
     def distance(self) -> dict[str, float]:
-        """Return how far the weights moved: ‖θ - θ₀‖ / ‖θ₀‖ over all of them (Figure 2), and the released code's."""
+        """Return how far the weights moved: ‖θ - θ₀‖ / ‖θ₀‖ (Figure 2), and the code's way."""
         start, now = self.start, self.weights
         with torch.no_grad():
             moved = sum(float((now[name] - start[name]).double().square().sum()) for name in start)
@@ -229,7 +231,7 @@ def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checkpoint_activations(encoder: nn.Module) -> None:
-    """Compute the towers' activations again on the way back, in the place of keeping them, where open_clip can."""
+    """Recompute the towers' activations in the backward pass, where open_clip can."""
     for part in encoder.modules():
         enable: Any = getattr(part, "set_grad_checkpointing", None)
         if enable is not None:

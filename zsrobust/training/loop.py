@@ -1,4 +1,4 @@
-"""The one loop: epochs of batches, what is kept of them, and what is kept of a training that is interrupted."""
+"""The training loop: epochs of batches, history, and interrupted trainings."""
 
 import json
 import math
@@ -42,20 +42,23 @@ def train(
     checkpoint_activations: bool = False,
     save_every: float = SAVE_EVERY,
 ) -> Checkpoint:
-    """Fine-tune the image tower as the recipe says, write the checkpoint to `path` at the end, and return it.
+    """Fine-tune the image tower by the recipe, write the checkpoint, and return it.
 
-    `progress` is called after every step with steps done, steps in all, and a note on loss and accuracy.
+    `progress` is called after every step with steps done, steps in all, and a note on loss and
+    accuracy.
 
-    What is not done is saved beside the checkpoint, as `NAME.partial`: every `save_every` seconds, and when something that
-    is no `Exception` stops it (KeyboardInterrupt, or the SystemExit of a signal's handler). The next training from the same
-    recipe, backbone, images and class texts begins where it ended; on a CPU its weights are the same to the bit.
+    What is not done is saved beside the checkpoint, as `NAME.partial`: every `save_every` seconds,
+    and when something that is no `Exception` stops it (KeyboardInterrupt, or the SystemExit of a
+    signal's handler). The next training from the same recipe, backbone, images and class texts
+    begins where it ended; on a CPU its weights are the same to the bit.
 
-    `micro_batch` is the number of images that are worked on at a time, all of a batch where it is None and they fit.
-    `checkpoint_activations` computes activations twice in the place of keeping them. Neither changes what is learned, but
-    in the last bits. Within torch.distributed, the processes share the images of every batch, and the first one writes.
+    `micro_batch` is the number of images that are worked on at a time, all of a batch where it is
+    None and they fit. `checkpoint_activations` computes activations twice in the place of keeping
+    them. Neither changes what is learned, but in the last bits. Within torch.distributed, the
+    processes share the images of every batch, and the first one writes.
 
-    Raises ZSRobustError when a loss, a gradient or a weight is not finite, with the step, the images of its batch, and the
-    last state that was saved; no checkpoint is written then.
+    Raises ZSRobustError when a loss, a gradient or a weight is not finite, with the step, the
+    images of its batch, and the last state that was saved; no checkpoint is written then.
     """
     learner = Learner(recipe, clip, dataset, images, micro_batch, checkpoint_activations)
     training = Training(learner, made_from(recipe, clip, dataset, images), path, progress)
@@ -69,7 +72,7 @@ def train(
 
 
 def batches(recipe: Recipe, images: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the batches of all epochs: the number of the epoch, and the positions (n,) of the batch's images."""
+    """Yield the batches of all epochs: the epoch, and the positions (n,) of its images."""
     generator = torch.Generator().manual_seed(recipe.seed)
     for epoch in range(recipe.epochs):
         for positions in torch.randperm(images, generator=generator).split(recipe.batch_size):
@@ -103,14 +106,14 @@ class Tally:
         )  # the first step whose loss or gradient is not finite, and its loss
 
     def add(self, totals: Tensor, images: int, step: int, finite: Tensor | bool = True) -> None:
-        """Add the totals of a batch: the sum of its losses, and how many are right, (2,); and if its gradient is finite."""
+        """Add a batch's totals: sum of losses, number correct, (2,); and if it is finite."""
         self._sums += totals
         loss = totals[0] / images
         first = ~(loss.isfinite() & finite) & (self._bad[0] < 0)
         self._bad = torch.where(first, torch.stack([torch.full_like(loss, step), loss]), self._bad)
 
     def look(self) -> tuple[float, float | None]:
-        """Return the sum of the losses, and how many are right; raises DivergedError if a step was not finite."""
+        """Return the sum of losses and the number correct; raises DivergedError."""
         loss, correct, step, bad = torch.cat([self._sums, self._bad]).tolist()
         if step >= 0:
             raise DivergedError(int(step), bad)
@@ -123,7 +126,7 @@ class Training:
     def __init__(
         self, learner: Learner, made_from: dict[str, str], path: Path, progress: Progress
     ) -> None:
-        """Take the learner, the metadata that says what it learns from, the checkpoint's path, and who hears of it."""
+        """Take the learner, its sources, the checkpoint's path, and whom to report to."""
         self.learner, self.made_from, self.path, self.progress = learner, made_from, path, progress
         self.partial = path.with_suffix(".partial")
         self.done = self.saved = 0  #: steps
@@ -137,7 +140,7 @@ class Training:
         self._whole = True  #: whether nothing has moved but by whole steps
 
     def resume(self) -> None:
-        """Begin where a training from the same things ended; set a file aside that it cannot begin from."""
+        """Resume a training from the same sources; set a file aside that does not fit."""
         if self.learner.crew.leads:
             for left in [*leftovers(self.path), *leftovers(self.partial)]:
                 left.unlink(missing_ok=True)
@@ -149,7 +152,8 @@ class Training:
             self.progress(self.done, self.learner.steps, self.remarks[-1])
         if self.learner.crew.leaders(self.done, self.learner.device) != self.done:
             raise ZSRobustError(
-                f"{self.partial} is another file to each process. Choose a folder that all of them share."
+                f"{self.partial} is another file to each process. Choose a folder that all of "
+                "them share."
             )
 
     def _begin_from(self, partial: Partial) -> None:
@@ -204,7 +208,7 @@ class Training:
             self.found += f", accuracy {correct / images:.0%}"
 
     def _where(self, step: int) -> str:
-        """Return what a person needs who wants to see a step again: its images, and where to begin."""
+        """Return how to see a step again: its images, and the last stored state."""
         learner, recipe = self.learner, self.learner.recipe
         epoch, positions = next(islice(batches(recipe, len(learner.images)), step, None))
         images = ", ".join(map(str, learner.images.positions[positions.numpy()]))
@@ -243,7 +247,7 @@ class Training:
 
     @contextmanager
     def saved_when_stopped(self) -> Iterator[None]:
-        """Save what is done when somebody stops the training; not for an error, which would come again."""
+        """Save the state when the training is interrupted, not for an error."""
         try:
             yield
         except BaseException as reason:
@@ -252,7 +256,7 @@ class Training:
             raise
 
     def save(self) -> None:
-        """Save what is done, where that is new and whole; that it cannot be written is remarked on, and stops nothing."""
+        """Save the state if it is new and whole; a failure to write is only noted."""
         self.kept = time.perf_counter()
         if not (self.learner.crew.leads and self._whole and self.done > self.saved):
             return
@@ -271,7 +275,7 @@ class Training:
             ]
 
     def finish(self) -> None:
-        """Write the checkpoint, and wait for it; raises ZSRobustError, and writes nothing, if its weights are not finite."""
+        """Write the checkpoint; raises ZSRobustError if its weights are not finite."""
         weights = self.learner.trained()
         self._check(weights)
         if self.learner.crew.leads:
@@ -286,5 +290,6 @@ class Training:
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             recipe = self.learner.recipe
             raise ZSRobustError(
-                f"Training {recipe.objective}: weights are not finite after step {self.done - 1}. Lower lr."
+                f"Training {recipe.objective}: weights are not finite after step {self.done - 1}. "
+                "Lower lr."
             )

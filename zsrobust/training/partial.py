@@ -1,4 +1,4 @@
-"""Trainings that are not done: everything that the next step depends on, in one file beside the checkpoint to be."""
+"""Interrupted trainings: everything the next step needs, in one file."""
 
 import json
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Partial:
 
     @classmethod
     def read(cls, path: Path, made_from: Mapping[str, str]) -> "Partial":
-        """Read one; raises ZSRobustError for a file that is damaged, or of a training from something else."""
+        """Read one; raises ZSRobustError if it is damaged or has other sources."""
         try:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

@@ -1,7 +1,7 @@
 """The processes that torchrun starts: which of them this is, and what they tell one another.
 
-Only the first prepares, asks, decides, stores and prints; the others follow. Without torchrun there is one, the first, and
-nothing here does anything.
+Only the first prepares, asks, decides, stores and prints; the others follow. Without torchrun there
+is one, the first, and nothing here does anything.
 """
 
 import os
@@ -41,10 +41,10 @@ def leads() -> bool:
 
 @contextmanager
 def together(device: str | None) -> Iterator[str | None]:
-    """Within it, the processes of torchrun are one run; yields this one's device, `device` if there is only one process.
+    """Within it, the processes of torchrun are one run; yields this one's device.
 
-    Each takes the GPU of its own number and NCCL, or, on the CPU or a device with a number, gloo. When one fails, it alone
-    says why, and the others end.
+    Each takes the GPU of its own number and NCCL, or, on the CPU or a device with a number, gloo.
+    When one fails, it alone says why, and the others end.
     """
     global _size, _rank
     if _size > 1 or int(os.environ.get("WORLD_SIZE", "1")) < 2 or "LOCAL_RANK" not in os.environ:
@@ -70,7 +70,7 @@ def together(device: str | None) -> Iterator[str | None]:
 
 
 def _place(device: str | None, number: int) -> tuple[str, str]:
-    """Return the device of the process with this number on its machine, and how its tensors travel."""
+    """Return the device of a process by its number, and the backend for its tensors."""
     if device == "cuda" or (device is None and torch.cuda.is_available()):
         if number >= torch.cuda.device_count():
             raise ZSRobustError(
@@ -83,7 +83,7 @@ def _place(device: str | None, number: int) -> tuple[str, str]:
 
 
 def _first_to_fail(store: Any) -> bool:
-    """Return whether no process has failed before this one, as far as the store, which torchrun keeps, can be asked."""
+    """Return whether no process failed before this one, as torchrun's store reports."""
     try:
         return bool(store.add("failed", 1) == 1)
     except RuntimeError:
@@ -91,7 +91,7 @@ def _first_to_fail(store: Any) -> bool:
 
 
 def decided(make: Callable[[], T]) -> T:
-    """Return, in every process, what the first makes, or raise its ZSRobustError; the others do not call `make`."""
+    """Return in every process what the first makes, or raise its ZSRobustError."""
     if _size == 1:
         return make()
     said: list[Any] = [None, None]

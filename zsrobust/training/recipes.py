@@ -22,7 +22,8 @@ from zsrobust.core.values import (
 from zsrobust.datasets import Cut
 from zsrobust.models.clip import Clip, cut_for
 
-#: Of the towers' passes. In bfloat16 these run in autocast; weights, optimizer, embeddings and loss are float32 always.
+#: Of the towers' passes. In bfloat16 these run in autocast; weights, optimizer, embeddings and loss
+#: are float32 always.
 Precision = Literal["float32", "bfloat16"]
 #: More prompt tokens than any tower has are refused before their memory is allocated.
 Tokens = Annotated[int, Meta(ge=0, le=4096, description="a whole number from 0 to 4096")]
@@ -32,9 +33,10 @@ Tokens = Annotated[int, Meta(ge=0, le=4096, description="a whole number from 0 t
 class Recipe:
     """Everything that a checkpoint depends on. Its digest names the checkpoint.
 
-    The defaults are the paper's (section 4.1) and, where it is silent, those of the code released beside it: SGD with
-    momentum 0.9, no weight decay, batch 256, cosine schedule with 1000 steps of linear warm-up. No default ever changes.
-    New fields default to None, and None stays out of the digest.
+    The defaults are the paper's (section 4.1) and, where it is silent, those of the code released
+    beside it: SGD with momentum 0.9, no weight decay, batch 256, cosine schedule with 1000 steps of
+    linear warm-up. No default ever changes. New fields default to None, and None stays out of the
+    digest.
     """
 
     objective: str  #: the loss, by its registered name

@@ -24,7 +24,7 @@ class Outputs:
     def __init__(
         self, classifier: ZeroShotClassifier, images: Callable[[], Tensor], gradients: bool
     ) -> None:
-        """Take the classifier, a function that returns the images, and whether to keep gradients."""
+        """Take the classifier, a function for the images, and whether to keep gradients."""
         self.classifier, self._images, self.gradients = classifier, images, gradients
 
     @property

@@ -1,8 +1,8 @@
 """The report: everything in a results folder as one HTML page that needs nothing else. No torch here.
 
-The page is a pure function of the folder. Jinja writes every view as static HTML; `page.js` sorts the
-tables and shows one view at a time. The content security policy allows this script and this style,
-and no other.
+The page is a pure function of the folder. Jinja writes every view as static HTML; `page.js` sorts
+the tables and shows one view at a time. The content security policy allows this script and this
+style, and no other.
 """
 
 import base64
@@ -38,7 +38,8 @@ def build(store: Store, own: Sequence[Suite] = ()) -> str:
     found = Collection.load(store, own)
     shown = views(found)
     looks = Looks(found)
-    # A bar in a cell is as long as its accuracy: the policy forbids styles on elements, so that lengths are classes.
+    # A bar in a cell is as long as its accuracy: the policy forbids styles on elements, so that
+    # lengths are classes.
     lengths = "\n".join(f".s{percent} {{ --share: {percent / 100} }}" for percent in range(101))
     style, script = _file("page.css") + lengths, _file("page.js")
     environment = jinja2.Environment(

@@ -29,7 +29,7 @@ class Provenance:
 
 
 def provenance(result: Result, place: str, method: str) -> Provenance:
-    """Return where a cell's numbers come from; `place` is its file, `method` what to call its defense."""
+    """Return a cell's provenance; `place` is its file, `method` the defense's title."""
     identity = result.identity
     about, training = identity.about, result.training.get("epoch_seconds")
     counts = {"Robust": result.robust_correct, "Clean": result.clean_correct}
@@ -58,7 +58,8 @@ def _accuracy(correct: int, result: Result) -> str:
         return ""
     low, high = (100 * end for end in wilson(correct, result.images))
     return (
-        f"{percent(Fraction(correct, result.images))}% ({correct:,} of {counted(result.images, 'image')}; "
+        f"{percent(Fraction(correct, result.images))}% ({correct:,} of "
+        f"{counted(result.images, 'image')}; "
         f"95% interval {low:.1f}–{high:.1f})"
     )
 

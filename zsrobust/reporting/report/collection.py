@@ -1,4 +1,4 @@
-"""A results folder as the report reads it: its cells, and the suites that they are of. No torch here."""
+"""The stored results as the report reads them: cells and suites. No torch here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from zsrobust.settings.suites import Suite
 
 @dataclass(frozen=True)
 class Collection:
-    """The cells of a results folder, sorted by path, and the suites that they are of, the paper's first."""
+    """The stored cells, sorted by path, and their suites, the paper's first."""
 
     store: Store
     frame: pd.DataFrame  #: of `load_results`
@@ -25,7 +25,7 @@ class Collection:
 
     @classmethod
     def load(cls, store: Store, own: Sequence[Suite] = ()) -> "Collection":
-        """Return the stored cells; raises ZSRobustError if there are none, or for a file that is not a result."""
+        """Return the stored cells; raises ZSRobustError if there are none, or for a bad file."""
         results = {str(path): read(path) for path in store.paths()}
         frame = frame_of((Path(path), result) for path, result in results.items())
         if frame.empty:

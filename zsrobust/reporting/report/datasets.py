@@ -1,4 +1,4 @@
-"""The datasets of a view: every method on one dataset, class by class, and the gallery. No torch here."""
+"""The datasets of a view: every method, class by class, and the gallery. No torch here."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +100,7 @@ def _about(result: Result) -> str:
 
 
 def _entries(view: View, dataset: str) -> list[tuple[Method, dict[Metric, Entry]]]:
-    """Return the entries of one dataset's column in the boards of a view, for every method that has a cell."""
+    """Return one dataset's entries in the boards of a view, by method."""
     paths = {path for _, path in view.cells[dataset]}
     found: dict[Method, dict[Metric, Entry]] = {}
     for board in view.boards:

@@ -1,4 +1,4 @@
-"""The gallery: clean image, perturbation magnified, adversarial image, as PNG in base64. No torch here."""
+"""The gallery: clean, magnified and adversarial images as PNG. No torch here."""
 
 import base64
 import io
@@ -78,7 +78,7 @@ def _sample(
 
 
 def _predicted(outcomes: Outcomes | str, position: int) -> tuple[str, str, str]:
-    """Return the true class of an image, and those predicted before and after; "" where they are not stored."""
+    """Return an image's true and predicted classes, empty where they are not stored."""
     if isinstance(outcomes, str) or not 0 <= position < len(outcomes.labels):
         return "", "", ""
     true, before, after = (

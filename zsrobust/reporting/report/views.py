@@ -1,4 +1,4 @@
-"""The views of the leaderboard: one suite, protocol, attack, eps, seed, and choice of images. No torch here."""
+"""The views of the leaderboard, one for each selection of cells. No torch here."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,8 @@ class View:
         """What the view is of, in one line."""
         seed = "" if self.key["seed"] == "0" else f", seed {self.key['seed']}"
         return (
-            f"suite {self.key['suite']}, protocol {self.key['protocol']}, attack {self.key['attack']}, "
+            f"suite {self.key['suite']}, protocol {self.key['protocol']}, attack "
+            f"{self.key['attack']}, "
             f"eps {self.key['eps']}, images: {self.label}{seed}"
         )
 
@@ -76,7 +77,7 @@ def views(found: Collection) -> list[View]:
 
 
 def _selections(frame: pd.DataFrame, suite: Suite) -> list[tuple[Selection, pd.DataFrame]]:
-    """Return the protocols, attacks, bounds and seeds that a suite has cells of, and those cells."""
+    """Return the protocols, attacks, bounds and seeds of a suite, and their cells."""
     found = []
     cells = frame[frame["suite"] == suite.name]
     for key, group in cells.groupby(["protocol", "attack", "eps", "seed"]):
@@ -102,7 +103,7 @@ def _selections(frame: pd.DataFrame, suite: Suite) -> list[tuple[Selection, pd.D
 
 
 def _choices(group: pd.DataFrame, selection: Selection) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Return a name and a label of each choice of images, and its cells; the suite's own comes first."""
+    """Return name, label and cells of each choice of images, the suite's own first."""
     usual = selection.suite.limits.get(split_spec(selection.attack)[0])
     yield "suite", f"{usual} a dataset" if usual else "all", selection.cells(group)
     everything = replace(selection, limit=_WHOLE).cells(group)
@@ -164,7 +165,7 @@ def _view(
 
 
 def _methods(found: Mapping[str, Row]) -> dict[str, Method]:
-    """Return what to call each row: those of the paper in its order, and then the others by title."""
+    """Return the rows' titles: the paper's in its order, then the others."""
     titles = {
         spec: str(next(iter(row.cells.values()))["defense_title"]) for spec, row in found.items()
     }

@@ -1,6 +1,7 @@
-"""What PMG-AFT (Wang et al., CVPR 2024, arXiv 2401.04350) and later papers printed, and what is doubtful about it.
+"""Numbers that PMG-AFT (CVPR 2024, arXiv 2401.04350) and later papers printed.
 
-They are claims: shown, compared, never a gate. `README.md` says what each file holds. No torch here.
+They are claims: shown, compared, never a gate. `README.md` says what each file holds. No torch
+here.
 """
 
 import csv
@@ -35,7 +36,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Erratum:
-    """Something in the paper that does not add up. It is about certain cells where it names rows and columns."""
+    """An error in the paper's numbers, for the cells that it names."""
 
     id: str
     table: str  #: "2", "4,5", or "text"
@@ -55,22 +56,23 @@ class Erratum:
 
 
 def cell(table: str, defense: str, dataset: str) -> Claim | None:
-    """Return what Table 1, 2 or 3 prints for a defense on a dataset, both by our names; None where it prints nothing."""
+    """Return what Table 1, 2 or 3 prints for a defense on a dataset, or None."""
     return _cells().get((table, defense, dataset))
 
 
 def average(table: str, defense: str, metric: str | None = None) -> Claim | None:
     """Return the stated average of a row; None where none is stated.
 
-    Tables 1 to 3 have one average a row, whatever `metric` says. Those of Tables 4 and 5 are "clean" and "robust", and
-    their rows have the names of specs, as `pmg_aft:beta=0`. Of Table s1, fine-tuned on CIFAR100, the text states one
-    robust average, from which another is derived; of Table s2 it states nothing.
+    Tables 1 to 3 have one average a row, whatever `metric` says. Those of Tables 4 and 5 are
+    "clean" and "robust", and their rows have the names of specs, as `pmg_aft:beta=0`. Of Table s1,
+    fine-tuned on CIFAR100, the text states one robust average, from which another is derived; of
+    Table s2 it states nothing.
     """
     return _averages().get((table, defense, metric))
 
 
 def seconds(table: str, defense: str) -> Decimal | None:
-    """Return the seconds of a training epoch that Table 1, 2 or 3 prints for a defense; None where it prints none."""
+    """Return the seconds per epoch that Table 1, 2 or 3 prints for a defense, or None."""
     times = {
         (row["table"], row["defense"]): Decimal(row["seconds"]) for row in _rows("averages.csv")
     }
@@ -94,7 +96,7 @@ def errata() -> dict[str, Erratum]:
 
 
 def doubts(claim: Claim) -> list[str]:
-    """Return what a table says under a claim: a line for each of its errata, and for what no erratum explains."""
+    """Return the footnotes of a claim: its errata, and other doubts."""
     plain = [
         f"{word.capitalize()}: {QUALITIES[word]}."
         for word in claim.quality
@@ -104,17 +106,17 @@ def doubts(claim: Claim) -> list[str]:
 
 
 def cells() -> pd.DataFrame:
-    """Return the printed cells of Tables 1 to 3, a row each; `percent` is a number, all else text."""
+    """Return the printed cells of Tables 1 to 3, one per row; `percent` is a number."""
     return _frame("cells.csv", "percent")
 
 
 def others() -> pd.DataFrame:
-    """Return what later papers printed, a row each; `clean` and `robust` are percent or NaN, all else text."""
+    """Return what later papers printed, one per row, in percent or NaN."""
     return _frame("other_papers.csv", "clean", "robust")
 
 
 def statements() -> pd.DataFrame:
-    """Return the numbers of the paper's text, what follows from them, and what is not to be had; all of it text."""
+    """Return the numbers of the paper's text and what follows from them, as text."""
     return _frame("statements.csv")
 
 
