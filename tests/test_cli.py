@@ -501,7 +501,7 @@ def test_a_wrong_file_of_a_user_is_one_line(zsrobust, tmp_path, content, message
     [
         ("zoom = '1/0'", "zoom = '1/0' is not valid; expected a finite number"),
         ("native = 'cifar10'", "native = 'cifar10' is not valid; expected a list"),
-        ("zoom = 0.5", "it is 1 or more"),
+        ("zoom = 0.5", "it must be 1 or more"),
         ("judgd = 'any'", "Did you mean judged"),
         ("judged = 'never'", "judged = 'never' is not valid; expected one of any, final"),
         ("logit_scale = inf", "logit_scale = inf is not valid; expected a finite number"),
