@@ -1,4 +1,4 @@
-"""The line-up: what zsrobust brings. Loaded through the package's own entry point, as every plugin is."""
+"""The line-up: what zsrobust brings, loaded through an entry point as every plugin is."""
 
 import zsrobust.attacks.apgd
 import zsrobust.attacks.autoattack

@@ -1,4 +1,4 @@
-"""What plugins import to register things: the registry's types, spec strings, and the error that users see."""
+"""What plugins import to register things: types of the registry, specs, the user's error."""
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry, load_plugin_file, load_plugins

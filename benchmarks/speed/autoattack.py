@@ -1,4 +1,4 @@
-"""(c) Standard AutoAttack on the mini model: our engine against the library pyautoattack, verdicts image by image.
+"""(c) AutoAttack on the mini model: our engine against pyautoattack, verdicts image by image.
 
 python benchmarks/speed/autoattack.py [--images 64] [--defenses clip tecoa]
 """

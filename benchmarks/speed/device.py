@@ -1,6 +1,7 @@
-"""(g) Image-steps a second of PGD on ViT-B/32, as a fraction of the matrix-product rate measured in the same run. For a GPU.
+"""(g) PGD on ViT-B/32 on a GPU, as a fraction of the rate of matrix products in the same run.
 
-An image-step, forward and gradient with respect to the image, is 17.6 GFLOP. The search runs in bf16; float32 verifies.
+An image-step, forward and gradient with respect to the image, is 17.6 GFLOP. The search runs in
+bf16; float32 verifies.
 
 Run: `python benchmarks/speed/device.py [--images 4096]`
 """

@@ -1,4 +1,4 @@
-"""How the benchmarks here measure: ours and a named peer alternately, in one process; medians; one JSON file a benchmark."""
+"""How these benchmarks measure: ours and a named peer in turn, in one process; medians."""
 
 import json
 import platform
@@ -30,7 +30,7 @@ def ratio(ours: Callable[[], Any], peer: Callable[[], Any], repeat: int = 3) -> 
 def ratios(
     ours: dict[str, Callable[[], Any]], peer: Callable[[], Any], repeat: int = 3
 ) -> dict[str, dict[str, Any]]:
-    """Return, for each of ours, the median seconds of it and of the peer, all run in turn, and the ratio.
+    """Return the median seconds of each of ours and of the peer, run in turn, and the ratio.
 
     One turn more warms everything up, but where there is one only: for what takes minutes.
     """
@@ -85,7 +85,7 @@ def _processor() -> str:
 
 
 def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
-    """Print the rows of a benchmark, and write them beside those of other settings, if they are of today's machine."""
+    """Print the rows of a benchmark; write them beside other settings of the same machine."""
     RESULTS.mkdir(exist_ok=True)
     path, content = RESULTS / f"{name}.json", {"about": about, "machine": machine()}
     stored = json.loads(path.read_bytes()) if path.exists() else {}
@@ -125,7 +125,7 @@ def device() -> str:
 
 
 def vit(classes: int) -> tuple[Clip, ZeroShotClassifier, list[str]]:
-    """Return ViT-B/32 with random weights, its classifier of so many classes, and the classes' prompts."""
+    """Return ViT-B/32 with random weights, a classifier of so many classes, and their prompts."""
     torch.manual_seed(0)
     clip = load_clip("ViT-B-32-quickgelu/openai", device(), weights=False)
     prompts = [f"This is a photo of a thing of kind {number}" for number in range(classes)]
@@ -147,7 +147,7 @@ def pictures(number: int, side: int = 224) -> torch.Tensor:
 
 
 def half_right(classifier: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return labels by which every second image is classified correctly, as of a model of 50% clean accuracy."""
+    """Return labels by which every second image is right: a clean accuracy of 50%."""
     with torch.no_grad():
         logits = classifier(images)
     ranked = logits.argsort(1, descending=True)

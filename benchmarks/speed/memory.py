@@ -1,6 +1,7 @@
-"""Peak memory of an evaluation, by the size of the dataset: pixels mapped to memory, PGD-2 on a linear classifier.
+"""Peak memory of an evaluation, by the size of the dataset: PGD-2 on a linear classifier.
 
-What is counted is the process's own memory (RssAnon, of Linux), not pages of the mapped file, which the system may drop.
+It counts the process's own memory (RssAnon, of Linux), not pages of the mapped file: the system
+may drop those.
 
 Run: `python benchmarks/speed/memory.py [--images 1000 10000 40000]`
 """
@@ -34,7 +35,7 @@ def own_memory() -> int:
 
 
 def grown(number: int, folder: str) -> int:
-    """Return by how many bytes an evaluation of so many images makes the process grow, at its peak."""
+    """Return the bytes by which the process grows at its peak, for so many images."""
     rng = np.random.RandomState(0)
     pixels = np.lib.format.open_memmap(
         Path(folder) / "pixels.npy", mode="w+", dtype=np.uint8, shape=(number, 3, SIDE, SIDE)
@@ -91,7 +92,9 @@ def main() -> None:
     rows = []
     for number in chosen.images:
         command = [sys.executable, __file__, "--one", str(number)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # this very script
+        done = subprocess.run(  # noqa: S603  # this very script
+            command, check=True, capture_output=True, text=True
+        )
         size = number * 3 * SIDE**2 / 1e6
         rows.append(
             {"images": number, "MB of pixels": size, "MB of memory": int(done.stdout) / 1e6}

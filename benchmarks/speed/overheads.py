@@ -1,4 +1,4 @@
-"""(f) What is no attack: `--help`, looking up a finished suite, a table over 5,000 cells; against what must be done anyway.
+"""(f) Overheads outside the attack: `--help`, a finished suite, a table over 5,000 cells.
 
 python benchmarks/speed/overheads.py
 """
@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 def run(*command: str) -> None:
     """Run a command and hide what it says."""
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603  # the commands of this file, nobody else's
+    subprocess.run(  # noqa: S603  # the commands of this file, nobody else's
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def many(folder: Path, number: int) -> None:
@@ -95,7 +97,7 @@ def main() -> None:
             plain,
             lambda: [json.loads(path.read_bytes()) for path in paths],
         )
-    store("overheads", "What is no attack", rows)
+    store("overheads", "Overheads outside the attack", rows)
 
 
 if __name__ == "__main__":

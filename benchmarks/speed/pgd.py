@@ -1,8 +1,9 @@
 """(a, b) PGD-10 on ViT-B/32 with random weights, half the images misclassified clean.
 
-Against the loop of the code released beside the paper, written anew: all prompts encoded at every step, gradients of all
-weights taken, every image attacked, all steps. And against torchattacks.PGD on our classifier. Random weights break at
-the first step: so once more where no image leaves before its last step, as if every one were robust.
+One peer is the loop of the code released beside the paper, written anew: it encodes all prompts at
+every step, takes gradients of all weights and attacks every image for all steps. The other is
+torchattacks.PGD on our classifier. Random weights break at the first step. So each runs once more
+where no image leaves before its last step, as if every one were robust.
 
 Run: `python benchmarks/speed/pgd.py [--batch 256] [--classes 10 100 1000] [--peers loop torchattacks]`
 """
@@ -31,7 +32,7 @@ Runs = dict[str, Callable[[], object]]
 def reference(
     model: Any, tokens: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
 ) -> Callable[..., torch.Tensor]:
-    """Return the released evaluation loop: raw cosines, everything differentiated, everything encoded at every step."""
+    """Return the released evaluation loop: raw cosines, all encoded at every step."""
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         features = F.normalize(model.encode_image((images - mean) / std), dim=1)

@@ -1,4 +1,4 @@
-"""(e) Preparing a folder of JPEGs, once: images a second on one core, against a pass of torchvision's ImageFolder.
+"""(e) Preparing a folder of JPEGs: images a second on one core, against torchvision.
 
 python benchmarks/speed/preparation.py [--images 400]
 """

@@ -1,6 +1,6 @@
-"""The mini suite's Tables 1, 2 and 3 from nothing, training included: where the time goes, by the results themselves.
+"""The mini suite's Tables 1, 2 and 3 from nothing, training included: where the time goes.
 
-Runs beside one another share the cells, each with one thread: small batches gain little from a second one.
+Runs share the cells, each with one thread: small batches gain little from a second one.
 
 Run: `python benchmarks/speed/suite.py [--runs 2] [--autoattack 32]`
 """

@@ -1,7 +1,7 @@
-"""(d) One training step of PMG-AFT, ViT-B/32 with random weights, 200 classes, against the step of the released code.
+"""(d) A training step of PMG-AFT, ViT-B/32, 200 classes, against the step of the released code.
 
-The reference step, written anew: the attack back-propagates into all weights and encodes all prompts at every step; the
-losses take three more passes of each model, prompts included.
+The reference step, written anew: the attack back-propagates into all weights and encodes all
+prompts at every step; the losses take three more passes of each model, prompts included.
 
 Run: `python benchmarks/speed/training.py [--batch 64]`
 """

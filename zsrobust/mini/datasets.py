@@ -222,7 +222,8 @@ datasets.register("mini_handwriting")(
     Dataset(
         title="Handwriting",
         group="domain-specific",
-        about="Real scanned digits of the UCI Optical Recognition set; the model has never seen handwriting.",
+        about="Real scanned digits of the UCI Optical Recognition set; "
+        "the model has never seen handwriting.",
         classes=tuple("0123456789"),
         templates=("the digit {}",),
         size=500,

@@ -60,7 +60,7 @@ class Purified(nn.Module):
 
     @property
     def embeddings(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's un-normalized embeddings of purified images; missing where it has none."""
+        """Un-normalized embeddings of purified images; missing where the classifier has none."""
         return self._of_purified(self.classifier.embeddings)
 
     @property

@@ -78,25 +78,26 @@ def check(
     limit: int | None = None,
     tolerance: float = 1.0,
 ) -> Report:
-    """Hold the cells in `folder` against those in `baseline` for which `keep` holds, see `Identity.about`.
+    """Hold the cells in `folder` against those in `baseline` for which `keep` holds.
 
-    With `limit`, of the folder only cells on subsets of so many images, or on whole sets that are
-    no larger.
+    `keep` gets `Identity.about`. With `limit`, the folder counts only with cells on subsets of so
+    many images, or on whole sets that are no larger.
 
     Every cell of the baseline must be in the folder, by suite, protocol, attack, eps, defense,
     dataset and seed; where the baseline has several limits of one, by the limit, too. Cells that
     failed in the baseline are left out, with a note; cells that only the folder has are counted. A
     cell agrees if nothing of its identity differs but what is named here, and:
 
-    * on the same images (digest, labels, outcomes on both sides), with the same weights: at most `tolerance` percent of
-      the images, rounded down, have another outcome, clean or robust;
-    * on the same images, retrained (another checkpoint of the same recipe and sources): the counts of clean and of robust
-      images differ by at most `tolerance` percent of the images each, or else the exact McNemar test does not tell them
-      apart at 1% after Holm's correction over both tests of all retrained cells; and the means of a row, over all such
-      cells of a defense under an attack, differ by at most `tolerance` points, or else the same test on the images of all
-      of them together does not tell the rows apart, corrected over the rows;
-    * on other images (digest, number or limit), or without outcomes on a side: Newcombe's 95% interval of the difference
-      reaches into ±`tolerance` points, for clean and for robust.
+    * On the same images (digest, labels, outcomes on both sides), with the same weights: at most
+      `tolerance` percent of the images, rounded down, have another outcome, clean or robust.
+    * On the same images, retrained (another checkpoint of the same recipe and sources): the counts
+      of clean and of robust images each differ by at most `tolerance` percent of the images. More
+      is allowed where the exact McNemar test does not tell the counts apart at 1%, after Holm's
+      correction over both tests of all retrained cells. The means of a row, over all such cells of
+      a defense under an attack, differ by at most `tolerance` points. More is allowed where the
+      same test on all their images does not tell the rows apart, corrected over the rows.
+    * On other images (digest, number or limit), or without outcomes on a side: Newcombe's 95%
+      interval of the difference reaches into ±`tolerance` points, for clean and for robust.
 
     In the folder a file that does not read, outcomes of another run, counts that are not those of
     the outcomes, and a failed cell do not agree. In the baseline such files are no baseline:

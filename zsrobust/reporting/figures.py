@@ -1,4 +1,4 @@
-"""Figures that mirror the paper's: a pure function of the stored results. No torch here; matplotlib only where it draws."""
+"""Figures that mirror the paper's: a pure function of the stored results, without torch."""
 
 import io
 import textwrap
@@ -40,7 +40,7 @@ COLUMNS = [
 
 
 class Series(NamedTuple):
-    """What one line, or one kind of marker, shows: rows of cells, each with its place on the x axis if it has one."""
+    """Rows of cells that one line or one kind of marker shows, with their places on the x axis."""
 
     name: str
     title: str
@@ -52,7 +52,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the paper's figures: which rows it shows, what it reads from each, and how that is drawn."""
+    """One of the paper's figures: the rows it shows, what it reads from each, how it draws that."""
 
     caption: str
     series: Callable[[Suite], list[Series]]
@@ -87,14 +87,19 @@ def find(number: str) -> Figure:
 
 
 def needs(number: str, suite: Suite) -> list[Need]:
-    """Return the rows of cells that a figure is made of; raises ZSRobustError for Figure 4 of a suite without a sweep."""
+    """Return the rows of cells of a figure.
+
+    Raises ZSRobustError for Figure 4 of a suite without a sweep.
+    """
     return list(
         dict.fromkeys(need for series in find(number).series(suite) for _, need in series.points)
     )
 
 
 def data(number: str, results: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    """Return exactly what a figure draws of the selected cells, a number a row, from the DataFrame of `load_results`.
+    """Return exactly what a figure draws of the selected cells, a number a row.
+
+    `data` is the DataFrame of `load_results`.
 
     Columns: series title spec x dataset dataset_title metric value low high text. `series` is a
     name, `spec` the defense; `x` is the epoch (Figure 2), the bound in pixels of [0, 1] (4) or the
@@ -129,7 +134,10 @@ def draw(number: str, results: pd.DataFrame, selection: Selection) -> "Drawn":
 
 
 def render(drawn: "Drawn", suffix: str) -> bytes:
-    """Return a figure as the bytes of a file, the same every time; raises ZSRobustError for an unknown suffix."""
+    """Return a figure as the bytes of a file, the same every time.
+
+    Raises ZSRobustError for an unknown suffix.
+    """
     import matplotlib.style
 
     title, _, text = str(drawn.get_label()).partition("\n")
@@ -193,7 +201,10 @@ def _records(
 def _under(frame: pd.DataFrame, selection: Selection, bounds: str) -> str:
     """Return the first line of a figure's description: what its cells are of."""
     suite = selection.suite
-    under = f"Suite {suite.name} ({suite.title}); trained on {suite.train_on}; protocol {selection.protocol}; eps {bounds}"
+    under = (
+        f"Suite {suite.name} ({suite.title}); trained on {suite.train_on}; "
+        f"protocol {selection.protocol}; eps {bounds}"
+    )
     if selection.limit is not None:
         under += f"; on subsets of {selection.limit} images"
     if frame["low"].notna().any():
@@ -235,7 +246,7 @@ def _methods(*specs: str) -> list[Series]:
 
 
 def _sweep(suite: Suite) -> list[Series]:
-    """Return the series of Figure 4, which train and test at the same bound; the suite's own needs no mention."""
+    """Return the series of Figure 4, which train and test at the same bound."""
     if not suite.sweep:
         raise ZSRobustError(
             f'The suite {suite.name} names no bounds for Figure 4. Add some: sweep = ["1/255", '
@@ -256,7 +267,7 @@ def _sweep(suite: Suite) -> list[Series]:
 
 
 def _trade_off(suite: Suite) -> list[Series]:
-    """Return the series of Figure 5: the methods, and the curve from CLIP (weight 0) to FT-TeCoA (weight 1)."""
+    """Return the series of Figure 5: methods, and the curve from CLIP (0) to FT-TeCoA (1)."""
     between = [
         (weight, Need(f"interpolation:of=tecoa,weight={weight}")) for weight in (0.2, 0.4, 0.6, 0.8)
     ]
@@ -296,7 +307,7 @@ def _record(
 
 
 def _distances(row: Row) -> list[Record] | None:
-    """Return the distance after each epoch. Any cell knows it: all of a row are of one checkpoint."""
+    """Return the distance after each epoch; all cells of a row, of one checkpoint, know it."""
     histories = [
         cell["history"] for cell in row.cells.values() if isinstance(cell["history"], list)
     ]
@@ -335,7 +346,8 @@ FIGURES = {
         where=lambda record: f" at epoch {record['x']:g}",
     ),
     "4": Figure(
-        caption="Average robust (a) and clean (b) accuracy (%), trained and tested at the same bound, under PGD-10",
+        caption="Average robust (a) and clean (b) accuracy (%), trained and tested at the same "
+        "bound, under PGD-10",
         series=_sweep,
         swept=True,
         read=_averages,

@@ -81,7 +81,10 @@ def _align(page: Page) -> list[str]:
 
 
 def latex(page: Page) -> str:
-    """Return the table as LaTeX, for the packages booktabs and graphicx: as wide as the page, or as a column."""
+    """Return the table as LaTeX, as wide as the page or as a column.
+
+    It needs the packages booktabs and graphicx.
+    """
     wide = len(page.header) > 8
 
     def show(entry: Entry) -> str:
@@ -107,7 +110,8 @@ def latex(page: Page) -> str:
     kind, width = ("table*", "textwidth") if wide else ("table", "columnwidth")
     number, _, caption = page.caption.partition(". ")  # LaTeX numbers it itself
     return (
-        f"% {number}; needs \\usepackage{{booktabs,graphicx}}\n\\begin{{{kind}}}\n\\caption{{{_tex(caption)}}}\n"
+        f"% {number}; needs \\usepackage{{booktabs,graphicx}}\n"
+        f"\\begin{{{kind}}}\n\\caption{{{_tex(caption)}}}\n"
         f"\\resizebox{{\\{width}}}{{!}}{{%\n{table}}}\n{small}\n\\end{{{kind}}}\n"
     )
 
@@ -141,7 +145,7 @@ def _tex(text: str) -> str:
 
 
 def comma_separated(page: Page) -> str:
-    """Return the table as CSV: the numbers alone, empty where there is none; intervals in columns of their own."""
+    """Return the table as CSV: numbers alone, empty where missing, intervals in own columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = ("", " low", " high") if page.intervals else ("",)

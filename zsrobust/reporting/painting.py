@@ -1,4 +1,4 @@
-"""How figures are painted: looks of the series, panels, lines and texts. matplotlib is imported only where it draws."""
+"""How figures are painted: looks of the series, panels, lines and texts."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,7 +51,7 @@ STYLE: dict[str, Any] = {
 
 
 class Look(NamedTuple):
-    """How a series is drawn. The colors are of Okabe and Ito's palette; marker and line tell as much in black and white."""
+    """How a series is drawn: Okabe and Ito's colors; marker and line for black and white."""
 
     color: str
     marker: str
@@ -60,7 +60,7 @@ class Look(NamedTuple):
     filled: bool = True  #: where the tower's weights were trained
 
     def marks(self, scale: float = 1.0) -> dict[str, Any]:
-        """Return the arguments of `Axes.plot` for the markers; filled ones have a white edge, to stay apart."""
+        """Return the arguments of `Axes.plot` for the markers; filled ones have a white edge."""
         edge = (
             {"markeredgecolor": "white", "markeredgewidth": 0.4}
             if self.filled
@@ -171,7 +171,7 @@ def paint_bounds(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
 
 
 def paint_trade_off(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
-    """Points with 95% intervals as crosses, their titles beside them; and the curve, with its weights."""
+    """Draw points with 95% intervals as crosses, their titles, and the curve with its weights."""
     from matplotlib.ticker import MaxNLocator
 
     axes = drawn.subplots()
@@ -218,7 +218,7 @@ def paint_trade_off(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
 
 
 def _lines(axes: "Axes", points: pd.DataFrame) -> list["Path"]:
-    """Return the lines, in dots of the page, that no text may hide: crosses, at least as large as markers, and the curve."""
+    """Return the lines that no text may hide, in dots of the page: the crosses and the curve."""
     from matplotlib.path import Path
 
     radius = 3 * axes.figure.dpi / 72
@@ -240,7 +240,7 @@ def _write_beside(
     taken: list["Bbox"],
     **look: Any,
 ) -> "Bbox":
-    """Write a text at the first side of a point where it hides nothing, or least; return its box, in dots of the page."""
+    """Write a text at the side of a point where it hides least; return its box, in dots."""
     label = axes.annotate(text, xy=at, xytext=(0, 0), textcoords="offset points", **look)
 
     def put(right: int, up: int) -> "Bbox":

@@ -30,7 +30,7 @@ def check(
     limit: int | None = None,
     tolerance: float = 1.0,
 ) -> Report:
-    """Hold the cells of the DataFrame of `load_results` against what the paper's Tables 1 to 3 print.
+    """Hold cells against what the paper's Tables 1 to 3 print; `data` is of `load_results`.
 
     Of whatever protocol, limit (unless one is chosen, see `check`) and seed, at 1/255. What failed
     does not agree, nor does a row with datasets missing. A cell agrees if the printed number, which

@@ -84,7 +84,8 @@ TABLES = {
             "ttc:knowledge=oblivious,of=tecoa": "+ TTC, oblivious",
         },
         by_dataset=False,
-        note="adaptive: the attack sees the test-time defense. oblivious: it sees FT-TeCoA alone, and the number says "
+        note="adaptive: the attack sees the test-time defense. "
+        "oblivious: it sees FT-TeCoA alone, and the number says "
         "nothing of an attacker who knows what is deployed.",
     ),
 }

@@ -55,11 +55,17 @@ class Bill:
         yield f"train     {'; '.join(self.trainings) or 'nothing'}"
         stored = f"; {self.stored} are stored" if self.stored else ""
         yield f"compute   {counted(self.cells, 'cell')}, {self.images:,} images{stored}"
-        yield f"passes    at most {self.forward:,} forward, {self.backward:,} backward, training included"
+        yield (
+            f"passes    at most {self.forward:,} forward, {self.backward:,} backward, "
+            "training included"
+        )
         if self.unknown:
             yield f"          and those of {', '.join(self.unknown)}, which do not say"
         if self.speed:
-            speed = f"{self.speed.forward:,.0f} images a second forward, {self.speed.both:,.0f} forward and backward"
+            speed = (
+                f"{self.speed.forward:,.0f} images a second forward, "
+                f"{self.speed.both:,.0f} forward and backward"
+            )
             most = (
                 f"{self.hours:,.1f} hours"
                 if self.hours >= 0.5

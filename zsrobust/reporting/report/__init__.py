@@ -1,4 +1,4 @@
-"""The report: everything in a results folder as one HTML page that needs nothing else. No torch here.
+"""The report: everything in a results folder as one HTML page that needs nothing else.
 
 The page is a pure function of the folder. Jinja writes every view as static HTML; `page.js` sorts
 the tables and shows one view at a time. The content security policy allows this script and this
@@ -28,7 +28,7 @@ WITHOUT_SCRIPTS = ".view[hidden], .board[hidden] { display: block !important }"
 
 
 def build(store: Store, own: Sequence[Suite] = ()) -> str:
-    """Return the page of the stored results; `own` are suites of the user's files, which ours are not.
+    """Return the page of the stored results; `own` are suites of the user's files.
 
     Raises ZSRobustError if the folder has no results, or a file that is not a result.
     """
@@ -166,4 +166,5 @@ def _failed(found: Collection) -> list[dict[str, str]]:
 def _row(identity: Identity) -> str:
     defense, about = identity.defense, identity.about
     title = ROWS.get(defense.spec, f"{defense.title} ({defense.spec})")
-    return f"{title} under {about['attack']}, eps {about['eps']}, {about['suite']}, {about['protocol']}"
+    where = f"eps {about['eps']}, {about['suite']}, {about['protocol']}"
+    return f"{title} under {about['attack']}, {where}"

@@ -1,4 +1,4 @@
-"""What the report shows of one cell: where its numbers come from, and its accuracy class by class. No torch here."""
+"""What the report shows of one cell: where its numbers come from, and accuracy by class."""
 
 import json
 from collections.abc import Sequence
@@ -73,7 +73,8 @@ def read_outcomes(result: Result, path: Path) -> Outcomes | str:
     except ZSRobustError as error:
         return str(error)
     if not outcomes_match(result, path):
-        return f"{path.with_suffix('.npz').name} is not what this cell was counted from. Run the cell again."
+        name = path.with_suffix(".npz").name
+        return f"{name} is not what this cell was counted from. Run the cell again."
     return outcomes
 
 

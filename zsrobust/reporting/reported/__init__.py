@@ -19,8 +19,10 @@ QUALITIES = {
     "ok": "the printed numbers do not speak against it",
     "impossible": "no share of the full split's images is this number, rounded or truncated",
     "duplicate": "equals its neighbor in the row, and may be a copy of it",
-    "doubtful": "robust above clean accuracy, an outlier, AutoAttack on two classes, or contradicted by another table",
-    "average": "the row's stated average does not follow from the row's cells; which of them are wrong is another question",
+    "doubtful": "robust above clean accuracy, an outlier, AutoAttack on two classes, "
+    "or contradicted by another table",
+    "average": "the row's stated average does not follow from the row's cells; "
+    "which of them are wrong is another question",
     "derived": "not printed, but follows from two printed numbers",
 }
 
