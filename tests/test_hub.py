@@ -30,13 +30,16 @@ import hashlib, json, sys
 from pathlib import Path
 from zsrobust.datasets.sources import formats, hub
 from zsrobust.registry import ZSRobustError
-sources, folder, seen, out = json.loads(sys.argv[1]), Path("listings"), [], []
+sources, seen, out = json.loads(sys.argv[1]), [], []
 
 def source(name="one"):
     return hub.HubSource(**{key: tuple(v) if isinstance(v, list) else v for key, v in sources[name].items()})
 
 def fetch(name="one", split="test"):
-    return hub.download(source(name), split, folder, lambda *about: seen.append(about))
+    return hub.download(source(name), split, lambda *about: seen.append(about))
+
+def absent(name="one"):
+    return sum(file.will_download for file in hub.files(source(name), "test"))
 
 def rows(opened):
     return [(r.where, hashlib.sha256(r.image).hexdigest(), r.label) for r in opened.records]
@@ -169,7 +172,7 @@ def test_every_format_gives_its_images_labels_and_names_once_online_and_then_off
             inside="2750",
         ),
     }
-    lines = "out = [[n, [len(hub.missing(source(n), 'test', folder)), get(n), get(n) and len(hub.missing(source(n), 'test', folder))]] for n in sources]"
+    lines = "out = [[n, [absent(n), get(n), get(n) and absent(n)]] for n in sources]"
     online = run(lines, **sources)
     found = {name: opened for name, (_, opened, _) in online}
     assert {name: (before, after) for name, (before, _, after) in online} == {
@@ -215,9 +218,8 @@ def test_every_format_gives_its_images_labels_and_names_once_online_and_then_off
         for request in hub.requests
         if "README" in request.path or "train-" in request.path or "partial" in request.path
     ]
-    assert (
-        len(hub.asked("/tree/" + sources["parquet"]["revision"], "GET")) == 5
-    )  # 12 files and a folder, 3 a page
+    # 12 files and a folder, 3 a page: asked for by two dry runs and the download, then never again
+    assert len(hub.asked("/tree/" + sources["parquet"]["revision"], "GET")) == 15
 
     fetched = Counter(
         request.path for request in hub.asked(method="GET") if "/resolve/" in request.path
@@ -240,16 +242,17 @@ def test_a_cut_connection_is_resumed_where_it_was_cut(hub, run):
         (None, 200, cut),
         (f"bytes={cut}-", 206, size - cut),
     ]
-    assert seen[0][0] == "large.zip"
+    assert {step for step, _, _ in seen} == {"downloading o/large"}
+    assert seen[0][1] < size
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
-    assert seen[-1] == ["large.zip", size, size]
+    assert seen[-1] == ["downloading o/large", size, size]
 
     hub.faults.append(Fault("never.zip", cut=1000))
     never = one(hub, "o/never", {"never.zip": content}, "zip", test=["never.zip"])
-    lines = "import time; time.sleep = lambda seconds: None; out = [error(fetch), len(hub.missing(source(), 'test', folder))]"
+    lines = "import time; time.sleep = lambda seconds: None; out = [error(fetch), absent()]"
     (kind, line), missing = run(lines, one=never)
     assert (kind, missing) == ("Unreachable", 1)
-    assert "gives no answer for never.zip (" in line
+    assert "gives no answer for its files (" in line
     assert not [path for path in run.cached() if "never" in path]
 
 
@@ -262,12 +265,12 @@ def test_a_changed_file_is_fetched_once_more_then_refused_and_never_kept(hub, ru
         )
     sources = {repo: one(hub, f"o/{repo}", {file: content}) for repo in ("once", "always")}
     once, always, missing = run(
-        "out = [get('once'), error(get, 'always'), len(hub.missing(source('always'), 'test', folder))]",
+        "out = [get('once'), error(get, 'always'), absent('always')]",
         **sources,
     )
     assert [row[1:] for row in once[1]] == [[digest(image), label] for label, image in IMAGES]
     assert always[0] == "ZSRobustError"
-    assert always[1].startswith(f"o/always {file}: what came twice is not what the hub lists")
+    assert always[1].startswith(f"o/always {file}: two downloads differ from the hub's checksum")
     assert [len(hub.asked(f"{sources[repo]['revision']}/{file}", "GET")) for repo in sources] == [
         2,
         2,
@@ -275,18 +278,58 @@ def test_a_changed_file_is_fetched_once_more_then_refused_and_never_kept(hub, ru
     assert missing == 1
     assert not [path for path in run.cached() if "always" in path]
 
-    # What was verified is hashed again only when the file is another: here one that somebody damaged in place.
+    # A file that was damaged in place is noticed, even if its time says that nothing has changed.
     (kept,) = (path for path in (run.home / "hf/hub").rglob("blobs/*"))
     stamp = kept.stat()
     damaged = bytearray(kept.read_bytes())
     damaged[1000] ^= 1
     kept.write_bytes(damaged)
     os.utime(kept, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    lines = (
-        f"out = [len(get('once')[1])]; import os; os.utime({str(kept)!r}); out.append(get('once'))"
+    offline = {"HF_HUB_OFFLINE": "1"}
+    assert (
+        run("out = get('once')", **sources)
+        == run("out = get('once')", environment=offline, **sources)
+        == once
     )
-    assert run(lines, **sources) == [7, once]
     assert len(hub.asked(f"{sources['once']['revision']}/{file}", "GET")) == 3
+
+
+@pytest.mark.parametrize("size", [8, 64], ids=["as git stores it", "as LFS stores it"])
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_small_and_large_files_are_verified_on_every_disk(hub, run, size, links):
+    content = zipped([("cat", png(0, size))])
+    source = one(hub, "o/one", {"a.zip": content}, "zip", test=["a.zip"])
+    hub.faults.append(Fault("a.zip", times=3, flip=100))
+    environment = {} if links else {"HF_HUB_DISABLE_SYMLINKS": "1"}
+    (kind, line), paths = run(
+        "out = [error(fetch), list(map(str, fetch()))]", environment=environment, one=source
+    )
+    assert kind == "ZSRobustError"
+    assert "two downloads differ from the hub's checksum" in line
+    assert [Path(path).is_symlink() for path in paths] == [links]
+    assert Path(paths[0]).read_bytes() == content
+    assert len(hub.asked("a.zip", "GET")) == 4
+    offline = {"HF_HUB_OFFLINE": "1", **environment}
+    assert run("out = list(map(str, fetch()))", environment=offline, one=source) == paths
+
+
+@pytest.mark.parametrize(
+    "listing",
+    ["", "{", "[]", "3", '{"files": 3}', "[" * 100_000, '{"format_version": 1, "files": []}']
+    + [f'{{"format_version": 1, "files": {{"a": {entry}}}}}' for entry in ("3", "{}", "[]")],
+)
+def test_a_damaged_list_of_files_is_asked_for_again_or_one_line(hub, run, listing):
+    source = one(hub, "o/one", {"data/test-00000-of-00001.parquet": parquet(IMAGES, NAMES)})
+    found = run("out = get()", one=source)
+    (stored,) = (run.home / "hf/hub").rglob("trees/*.json")
+    stored.write_text(listing)
+    again = run(
+        "out = [None, None]\ntry: out[0] = get()\nexcept ZSRobustError as e: out[1] = str(e)",
+        one=source,
+    )
+    assert again[0] == found or "datasets--o--one is damaged (" in again[1]
+    offline = run("out = error(get)", environment={"HF_HUB_OFFLINE": "1"}, one=source)
+    assert offline is None or offline[0] in ("Unreachable", "ZSRobustError")
 
 
 def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(hub, run):
@@ -320,18 +363,18 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(hub, run):
         "revision": f"o/there has no revision {'f' * 40}",
         "split": f"o/there has no parquet files of split 'valid'. Its files: {page}/o/there/tree/",
         "folders": "o/two has split 'test' in several folders. Name the folder too",
-        "few": "o/few lists 1 files of split 'test', and their names say another number",
+        "few": "o/few lists 1 files of split 'test', and their names give another number",
         "gone": f"o/gone has no {file}.",
         "column": "o/there has no column 'fine_label', but image, label.",
         "none": "o/there serves as no test split.",
         "name": "There is no dataset a b on the hub",
-        "busy": f"o/busy: {hub.url} gives no answer for its revision (",
+        "busy": f"o/busy: {hub.url} gives no answer for its list of files (",
     }.items():
         assert words in lines[name][1]
     named = {**sources["folders"], "test": ["b/test"]}
     refused, let_in, path = run(
         "import os; os.environ['HF_TOKEN'] = 'hf_other'; out = [error(get, 'gated')]\n"
-        f"os.environ['HF_TOKEN'] = {hub.token!r}; out += [get('gated'), hub.files(source('named'), 'test', folder)[0].path]",
+        f"os.environ['HF_TOKEN'] = {hub.token!r}; out += [get('gated'), hub.files(source('named'), 'test')[0].filename]",
         **sources,
         named=named,
     )
@@ -346,19 +389,31 @@ def test_without_a_network_it_says_so_at_once(hub, run):
     (kind, line) = run("out = error(get)", environment=offline, one=source)
     assert (kind, hub.requests) == ("Unreachable", [])
     assert "o/one is not, or not all, on this machine, and HF_HUB_OFFLINE is set." in line
-    run("hub.files(source(), 'test', folder)", one=source)
-    lines = "out = [len(hub.missing(source(), 'test', folder)), error(get)[0]]"
-    assert run(lines, environment=offline, one=source) == [1, "Unreachable"]
+    assert run("out = absent()", one=source) == 1
+    assert run("out = error(absent)[0]", environment=offline, one=source) == "Unreachable"
     run.url = "http://127.0.0.1:9"
-    for (kind, line), seconds in run(
-        "import time\n"
-        "def timed():\n    start = time.monotonic(); return [error(get), time.monotonic() - start]\n"
-        "out = [timed()]; folder.rename('away'); out.append(timed())",
-        one=source,
-    ):
+    for call in ("absent", "get"):
+        (kind, line), seconds = run(
+            f"import time; start = time.monotonic(); out = [error({call}), time.monotonic() - start]",
+            one=source,
+        )
         assert kind == "Unreachable"
-        assert "o/one: http://127.0.0.1:9 gives no answer for its revision (" in line
+        assert "o/one: http://127.0.0.1:9 gives no answer for its list of files (" in line
         assert seconds < 2
+
+
+def test_a_part_that_is_missing_is_missed_without_a_network(hub, run):
+    rows = parquet(IMAGES, NAMES)
+    files = {f"default/test/{number:04}.parquet": rows for number in range(2)}
+    source = one(hub, "o/two", files)
+    run("out = fetch() and None", one=source)
+    (part,) = (run.home / "hf/hub").rglob("snapshots/*/default/test/0001.parquet")
+    part.unlink()
+    run.url = "http://127.0.0.1:9"
+    assert run("out = error(get)[0]", one=source) == "Unreachable"
+    assert (
+        run("out = error(get)[0]", environment={"HF_HUB_OFFLINE": "1"}, one=source) == "Unreachable"
+    )
 
 
 def test_a_cache_that_takes_no_files_is_no_matter_of_the_network(hub, run):
@@ -372,7 +427,7 @@ def test_a_cache_that_takes_no_files_is_no_matter_of_the_network(hub, run):
     )
     assert room[0] == store[0] == "ZSRobustError"
     assert "has room for 0.0 GB. Make room there, or set HF_HOME" in room[1]
-    assert "o/one data/test-00000-of-00001.parquet cannot be stored under" in store[1]
+    assert "o/one: its files cannot be stored under" in store[1]
 
 
 def test_damaged_files_are_named(hub, run):

@@ -17,7 +17,7 @@ import layouts as copies
 from hubserver import parquet, png, wds, zipped
 
 from zsrobust.datasets import Cut, cache
-from zsrobust.datasets.sources import formats, hub
+from zsrobust.datasets.sources import formats
 from zsrobust.datasets.sources.hub import HubSource
 from zsrobust.datasets.sources.layouts import LAYOUTS, open_folder
 from zsrobust.datasets.sources.records import Opened, Record
@@ -182,25 +182,6 @@ def test_prepared(data, split):
     for each, content in files.items():
         (split / each).unlink()
         (split / each).write_bytes(content)
-
-
-LISTING = {"files": [{"path": "data/test-00000-of-00001.parquet", "size": 5, "sha256": "0" * 64}]}
-
-
-@inputs(2_000)
-@given(listing=edited(LISTING), kind=st.sampled_from(["parquet", "tar", "zip"]))
-def test_listings(listing, kind, place):
-    hub._beside(source(kind), place, "files").write_text(json.dumps(listing))
-    judge("stored listing", lambda: hub.files(source(kind), "test", place))
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    monkeypatch.setattr(
-        hub,
-        "_check_there",
-        lambda source: (_ for _ in ()).throw(hub.Unreachable("no network here")),
-    )
 
 
 SIDES = {"cifar10": 32, "cifar100": 32, "stl10": 96, "pcam": 96}

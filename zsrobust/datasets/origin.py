@@ -20,10 +20,6 @@ from zsrobust.datasets.sources.records import Opened
 T = TypeVar("T")
 
 
-def _listings() -> Path:
-    return cache.cache_folder() / "listings"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where the images of a dataset come from, and what its copies call the classes."""
@@ -65,8 +61,8 @@ class Part:
 
         Raises Unreachable without the network, and ZSRobustError when no source has the images.
         """
-        ways = [partial(hub.missing, source, self.split, _listings()) for source in self._sources()]
-        return sum(file.size for file in self._first(ways, _silent))
+        ways = [partial(hub.to_download, source, self.split) for source in self._sources()]
+        return self._first(ways, _silent)
 
     def open(self, cut: Cut) -> Images:
         """Return the images, prepared first if they are not; raises ZSRobustError as `prepare`."""
@@ -173,7 +169,7 @@ class Part:
         return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
     def _from_hub(self, source: HubSource, folder: Path, cut: Cut, progress: Progress) -> None:
-        paths = hub.download(source, self.split, _listings(), progress)
+        paths = hub.download(source, self.split, progress)
         opened = formats.read(source, self.split, paths)
         where = f"{source.repo}@{source.revision[:7]}"
         self._write(folder, cut, progress, opened, where, in_order=source.order == "canonical")

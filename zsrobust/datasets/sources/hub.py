@@ -1,28 +1,35 @@
 """Copies of datasets in repositories of the Hugging Face hub: which files, fetched, and verified.
 
-A copy is pinned to a commit. Files lie in the cache of huggingface_hub, whose HF_HOME, HF_TOKEN,
-HF_ENDPOINT and HF_HUB_OFFLINE work as everywhere; beside them we keep the listing of the
-repository, and which files we verified.
+A copy is pinned to a commit. huggingface_hub lists, downloads, resumes and caches the files; its
+HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as everywhere. Two promises are not kept by
+the library, and are ours:
+
+* It compares the size of a download, not its content. The name of a file in the library's cache is
+  the hub's checksum. We compare it before every preparation; decoding takes far longer.
+* Without a network it retries for half a minute. We first send one request that is not retried.
 """
 
+import glob
 import hashlib
-import json
+import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 from zsrobust.core.hub import Unreachable
-from zsrobust.core.specs import field_types
-from zsrobust.core.values import fits
+from zsrobust.core.values import check_fields
 from zsrobust.datasets import Progress, Split
 
-#: Seconds that the hub has to answer at all, before anything is asked of it that it may retry.
-PATIENCE = 5.0
+if TYPE_CHECKING:
+    from huggingface_hub import DryRunFileInfo
+
+PATIENCE = 5.0  #: seconds in which the hub must answer, before any request that is retried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,28 +39,20 @@ class HubSource:
     repo: str
     revision: str  #: a full commit
     format: Literal["parquet", "tar", "zip"]
-    test: tuple[
-        str, ...
-    ] = ()  #: the repository's splits that make our test split, in this order; zip: its files
+    test: tuple[str, ...] = ()  #: its splits that make our test split, in order; zip: its files
     train: tuple[str, ...] = ()
     image: str = "image"  #: parquet: column of the image, struct<bytes, path> or binary
-    #: Parquet: column of the label, an integer or bool; tar: its extension, "cls" if not given.
+    #: parquet: column of the label, an integer or bool; tar: extension of the label, or "cls"
     label: str = "label"
-    names: str | None = (
-        None  #: parquet: column that holds the class name of every row, which is the label then
-    )
-    inside: str = ""  #: zip: folder inside the archive that holds one folder a class
-    order: Literal["canonical"] | None = (
-        None  #: what its labels mean where it carries no class names
-    )
+    names: str | None = None  #: parquet: column of the class name, which is the label then
+    inside: str = ""  #: zip: folder inside the archive that has one folder a class
+    order: Literal["canonical"] | None = None  #: of the labels, if it has no class names
 
     def __post_init__(self) -> None:
         """Raise ZSRobustError for a revision that can move, and for fields of another type."""
-        for name, kind in field_types(self).items():
-            if not fits(value := getattr(self, name), kind):
-                raise ZSRobustError(f"{self.repo}: {name} cannot be {value!r}.")
+        check_fields(self, f"source {str(self.repo)[:200]!r}")
         if len(self.repo) > 200 or UNPRINTABLE.search(self.repo):
-            raise ZSRobustError(f"{self.repo[:200]!r} is no repository of the hub: ORG/NAME.")
+            raise ZSRobustError(f"{self.repo[:200]!r} is not a repository of the hub: ORG/NAME.")
         if not re.fullmatch("[0-9a-f]{40}", self.revision):
             raise ZSRobustError(
                 f"{self.repo}: revision {self.revision!r} is not a full commit of 40 hex digits."
@@ -64,143 +63,94 @@ class HubSource:
         return self.test if split == "test" else self.train
 
 
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a repository, as the hub lists it."""
+def files(source: HubSource, split: Split) -> "list[DryRunFileInfo]":
+    """Return the files that make a split, in reading order: name, size, place in the cache.
 
-    path: str
-    size: int
-    sha256: str | None  #: where the hub states it, which it does for large files
-
-
-def files(source: HubSource, split: Split, folder: Path) -> list[HubFile]:
-    """Return the files of a split, in reading order; the listing is stored under `folder`.
-
-    Raises ZSRobustError if there are none or not all, and Unreachable if the listing is not stored
-    and cannot be asked for.
+    Nothing is asked of the network if all of them are cached.
+    Raises ZSRobustError if there are none or not all, and Unreachable without the network.
     """
-    names = source.parts(split)
-    if not names:
-        raise ZSRobustError(f"{source.repo} serves as no {split} split.")
-    listing = _listing(source, folder)
-    return [file for name in names for file in _SELECT[source.format](source, name, listing)]
-
-
-def missing(source: HubSource, split: Split, folder: Path) -> list[HubFile]:
-    """Return those files of a split that are not in the hub's cache on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    def cached(file: HubFile) -> bool:
-        found = try_to_load_from_cache(
-            source.repo, file.path, revision=source.revision, repo_type="dataset"
-        )
-        return isinstance(found, str)
-
-    return [file for file in files(source, split, folder) if not cached(file)]
-
-
-def download(source: HubSource, split: Split, folder: Path, progress: Progress) -> list[Path]:
-    """Fetch and verify the missing files of a split, and return its paths in reading order.
-
-    `progress` is called with a file's path in the repository, its bytes so far and its size, from
-    any thread.
-    """
-    from zsrobust.core.files import write_atomically
-
-    if absent := missing(source, split, folder):
-        _check_room(sum(file.size for file in absent))
-        _check_there(source)
-    memory = _beside(source, folder, "verified")
-    verified: dict[str, list[int]] = {}
-    with suppress(OSError, ValueError, TypeError, RecursionError):
-        verified.update(json.loads(memory.read_bytes()))
-    paths = []
-    for file in files(source, split, folder):
-        path, stamp = _fetch(source, file, verified.get(file.path), progress)
-        if verified.get(file.path) != stamp:
-            verified[file.path] = stamp
-            write_atomically(memory, json.dumps(verified, indent=1).encode())
-        progress(file.path, file.size, file.size)
-        paths.append(path)
-    return paths
-
-
-def _listing(source: HubSource, folder: Path) -> list[HubFile]:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
 
-    from zsrobust.core.files import write_atomically
-
-    path = _beside(source, folder, "files")
-    with suppress(
-        OSError, ValueError, KeyError, TypeError, RecursionError
-    ):  # not stored, or not whole
-        stored = [HubFile(**file) for file in json.loads(path.read_bytes())["files"]]
-        if all(
-            fits(getattr(file, name), kind)
-            for file in stored
-            for name, kind in field_types(file).items()
-        ):
-            return stored
-    _check_there(source)
+    parts = source.parts(split)
+    if not parts:
+        raise ZSRobustError(f"{source.repo} serves as no {split} split.")
+    patterns = [pattern for part in parts for pattern in _patterns(source, part)]
     with _asking(source, "its list of files"):
-        tree = HfApi().list_repo_tree(
-            source.repo, recursive=True, revision=source.revision, repo_type="dataset"
-        )
-        found = [
-            HubFile(e.path, e.size, e.lfs.sha256 if e.lfs else None)
-            for e in tree
-            if isinstance(e, RepoFile)
-        ]
-    write_atomically(
-        path, json.dumps({"files": [asdict(file) for file in found]}, indent=1).encode()
+        if not _is_cached(source, patterns):
+            HfApi().dataset_info(source.repo, revision=source.revision, timeout=PATIENCE)
+        found = _snapshot(source, patterns, _silent_bar(), dry_run=True)
+    return [file for part in parts for file in _select(source, part, found)]
+
+
+def to_download(source: HubSource, split: Split) -> int:
+    """Return the bytes of a split that are not in the library's cache; raises as `files`."""
+    return _size([file for file in files(source, split) if file.will_download])
+
+
+def download(source: HubSource, split: Split, progress: Progress) -> list[Path]:
+    """Return the paths of a split's files in reading order, downloaded and verified.
+
+    A file that differs from the hub's checksum is deleted, and downloaded once more.
+    Raises ZSRobustError if it differs again, and as `files`.
+    """
+    for _ in range(2):
+        found = files(source, split)
+        _fetch(source, [file for file in found if file.will_download], progress)
+        damaged = [file for file in found if not _is_whole(source, file)]
+        if not damaged:
+            return [Path(file.local_path) for file in found]
+        for file in damaged:
+            path = Path(file.local_path)
+            for each in (path.resolve(), path):  # the file, and the link to it
+                each.unlink(missing_ok=True)
+    raise ZSRobustError(
+        f"{source.repo} {damaged[0].filename}: two downloads differ from the hub's checksum, and "
+        "were deleted. Run again. If it fails again, check your proxy and HF_ENDPOINT: one of them "
+        "changes files."
     )
-    return found
 
 
-def _beside(source: HubSource, folder: Path, what: str) -> Path:
-    return folder / f"{source.repo.replace('/', '--')}@{source.revision}.{what}.json"
+def _patterns(source: HubSource, part: str) -> list[str]:
+    """Return the patterns of the files of a repository's split; * also matches folders."""
+    name = glob.escape(part)
+    if source.format == "zip":
+        return [name]
+    if source.format == "tar":
+        return ["classnames.txt", f"{name}/nshards.txt", f"{name}/[0-9]*.tar"]
+    # The second form is that of the branch refs/convert/parquet. Its folder partial-SPLIT, which
+    # has the first 5 GB only, does not match.
+    forms = [f"{name}-[0-9]*-of-[0-9]*.parquet", f"{name}/[0-9]*.parquet"]
+    return [*forms, *(f"*/{form}" for form in forms)]
 
 
-def _parquet_files(source: HubSource, split: str, listing: Sequence[HubFile]) -> list[HubFile]:
-    # The second form is that of the branch refs/convert/parquet; its partial-SPLIT holds the first
-    # 5 GB only.
-    pattern = re.compile(
-        rf"(.*/)?({re.escape(split)}-\d+-of-(?P<of>\d+)(-\w+)?|{re.escape(split)}/\d+)\.parquet"
-    )
-    matches = [(file, match) for file in listing if (match := pattern.fullmatch(file.path))]
-    if len({match[1] for _, match in matches}) > 1:
+def _select(source: HubSource, part: str, found: "list[DryRunFileInfo]") -> "list[DryRunFileInfo]":
+    """Return the files of one of the repository's splits, in reading order."""
+    patterns = _patterns(source, part)
+    chosen = [file for file in found if any(fnmatchcase(file.filename, p) for p in patterns)]
+    if all(file.filename.endswith(".txt") for file in chosen):
+        raise unfit(source, f"has no {source.format} files of split {part!r}")
+    if source.format == "parquet":
+        _check_parquet(source, part, [file.filename for file in chosen])
+    return sorted(chosen, key=lambda file: _numbered(file.filename))
+
+
+def _check_parquet(source: HubSource, part: str, names: list[str]) -> None:
+    if len({name.rpartition("/")[0] for name in names}) > 1:
         raise unfit(
             source,
-            f"has split {split!r} in several folders. Name the folder too, as in 'data/{split}'",
+            f"has split {part!r} in several folders. Name the folder too, as in 'data/{part}'",
         )
-    if any(int(match["of"]) != len(matches) for _, match in matches if match["of"]):
+    totals = {int(total) for name in names for total in re.findall(r"-of-(\d+)[^/]*$", name)}
+    if totals - {len(names)}:
         raise unfit(
             source,
-            f"lists {len(matches)} files of split {split!r}, and their names say another number",
+            f"lists {len(names)} files of split {part!r}, and their names give another number",
         )
-    return _some(source, split, sorted((file for file, _ in matches), key=lambda file: file.path))
 
 
-def _tar_files(source: HubSource, split: str, listing: Sequence[HubFile]) -> list[HubFile]:
-    pattern = re.compile(rf"{re.escape(split)}/(\d+)\.tar")
-    numbered = [
-        (int(match[1]), file) for file in listing if (match := pattern.fullmatch(file.path))
-    ]
-    shards = _some(source, split, [file for _, file in sorted(numbered, key=lambda pair: pair[0])])
-    return [
-        file for file in listing if file.path in ("classnames.txt", f"{split}/nshards.txt")
-    ] + shards
-
-
-def _zip_files(source: HubSource, name: str, listing: Sequence[HubFile]) -> list[HubFile]:
-    return _some(source, name, [file for file in listing if file.path == name])
-
-
-def _some(source: HubSource, split: str, found: list[HubFile]) -> list[HubFile]:
-    if not found:
-        raise unfit(source, f"has no {source.format} files of split {split!r}")
-    return found
+def _numbered(name: str) -> list[str | int]:
+    """Return a key that sorts shard 9 before shard 10."""
+    return [int(each) if each.isdecimal() else each for each in re.split(r"(\d+)", name)]
 
 
 def unfit(source: HubSource, what: str) -> ZSRobustError:
@@ -226,80 +176,108 @@ def _check_room(size: int) -> None:
         )
 
 
-def _check_there(source: HubSource) -> None:
-    """Raise Unreachable soon: the calls that list and fetch would try for half a minute first."""
-    from huggingface_hub import HfApi
+def _is_cached(source: HubSource, patterns: list[str]) -> bool:
+    """Return whether the repository's list of files is cached, and every file that matches."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
-    with _asking(source, "its revision"):
-        HfApi().dataset_info(source.repo, revision=source.revision, timeout=PATIENCE)
+    try:
+        get_cached_repo_tree(source.repo, repo_type="dataset", revision=source.revision)
+        _snapshot(source, patterns, _silent_bar(), local_files_only=True)
+    except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
+        return False
+    return True
 
 
-def _fetch(
-    source: HubSource, file: HubFile, verified: list[int] | None, progress: Progress
-) -> tuple[Path, list[int]]:
-    """Return a verified file's path and stamp; a file that does not match is fetched once more."""
-    from huggingface_hub import hf_hub_download
+def _snapshot(source: HubSource, patterns: list[str], bar: type[Any], **how: Any) -> Any:
+    from huggingface_hub import snapshot_download
 
-    for _ in range(2):
-        with _asking(source, file.path):
-            name = hf_hub_download(
-                source.repo,
-                file.path,
-                repo_type="dataset",
-                revision=source.revision,
-                tqdm_class=_bar(file, progress),
-            )
-        path = Path(name)
-        stamp = [path.stat().st_size, path.stat().st_mtime_ns]
-        if stamp == verified or _matches(path, file):
-            return path, stamp
-        path.resolve().unlink()  # the blob; the path is a link to it, where the disk has links
-        path.unlink(missing_ok=True)
-    raise ZSRobustError(
-        f"{source.repo} {file.path}: what came twice is not what the hub lists (size or sha256), "
-        "and was deleted. "
-        "Run again; if it stays, a proxy or a mirror (HF_ENDPOINT) changes files."
+    return snapshot_download(
+        source.repo,
+        repo_type="dataset",
+        revision=source.revision,
+        allow_patterns=patterns,
+        tqdm_class=bar,
+        **how,
     )
 
 
-def _matches(path: Path, file: HubFile) -> bool:
-    if path.stat().st_size != file.size:
-        return False
-    if file.sha256 is None:
-        return True
+def _fetch(source: HubSource, absent: "list[DryRunFileInfo]", progress: Progress) -> None:
+    """Download files, several at a time; raises ZSRobustError if the disk has no room for them."""
+    if not absent:
+        return
+    total = _size(absent)
+    _check_room(total)
+    step = f"downloading {source.repo}"
+    bar = _silent_bar(lambda done: progress(step, min(done, total), total))
+    with _asking(source, "its files"):
+        _snapshot(source, [glob.escape(file.filename) for file in absent], bar)
+    progress(step, total, total)
+
+
+def _size(found: "list[DryRunFileInfo]") -> int:
+    return sum(file.file_size or 0 for file in found)
+
+
+def _is_whole(source: HubSource, file: "DryRunFileInfo") -> bool:
+    """Return whether a file has the hub's checksum: sha256 of a large file, or git's sha1."""
+    path, checksum = Path(file.local_path), _checksum(source, file)
+    if checksum is None or not path.exists():
+        return path.exists()
     with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+        if len(checksum) == 64:
+            return hashlib.file_digest(content, "sha256").hexdigest() == checksum
+        blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        blob.update(content.read())
+        return blob.hexdigest() == checksum
 
 
-def _bar(file: HubFile, progress: Progress) -> type[Any]:
-    """Return the class of a progress bar that shows nothing itself and tells `progress`."""
+def _checksum(source: HubSource, file: "DryRunFileInfo") -> str | None:
+    """Return the hub's checksum of a file; None if it is not known.
+
+    The cache does not store it on a disk without links; there, only new files are verified.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    checksum: str | None = None
+    if os.path.islink(file.local_path):
+        checksum = Path(os.readlink(file.local_path)).name
+    elif file.will_download:
+        path = {"repo_type": "dataset", "revision": source.revision}
+        with _asking(source, file.filename):
+            checksum = get_hf_file_metadata(hf_hub_url(source.repo, file.filename, **path)).etag
+    return checksum if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", checksum or "") else None
+
+
+def _silent_bar(report: Callable[[int], None] | None = None) -> type[Any]:
+    """Return the class of a progress bar that shows nothing, and reports the bytes so far."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
-        def __init__(self, *args: Any, **settings: Any) -> None:
+        def __init__(self, *args: Any, name: str | None = None, **settings: Any) -> None:
             super().__init__(*args, **{**settings, "disable": True})  # type: ignore[no-untyped-call]  # huggingface_hub does not annotate it
+            self.counts = name == "huggingface_hub.snapshot_download"  # the bytes of all files
 
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0
-            progress(file.path, int(self.n), file.size)
-
-        def update_transfer(self, n: float | None = 1) -> None:
-            """Ignore bytes on the wire: with this method, huggingface_hub shows no second bar."""
+            if report and self.counts:
+                report(int(self.n))
 
     return Bar
 
 
 @contextmanager
 def _asking(source: HubSource, what: str) -> Iterator[None]:
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # it re-exports httpx's without saying so
+    """Raise our line for an error of huggingface_hub."""
+    from huggingface_hub.errors import DryRunError
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, HTTPError) as error:  # RuntimeError is hf_xet's
-        cause = (
-            error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        )
-        raise _explain(cause, source, what) from error
+    except ZSRobustError:
+        raise
+    except Exception as error:  # of the network, the hub, the disk; and of a damaged cache
+        wrapped = isinstance(error, FileNotFoundError | DryRunError) and error.__cause__
+        raise _explain(wrapped or error, source, what) from error
 
 
 def _explain(error: BaseException, source: HubSource, what: str) -> ZSRobustError:
@@ -307,7 +285,6 @@ def _explain(error: BaseException, source: HubSource, what: str) -> ZSRobustErro
     from huggingface_hub import constants, errors
 
     repo, page = source.repo, _page(source)
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
     if isinstance(error, errors.OfflineModeIsEnabled):
         return Unreachable(
             f"{repo} is not, or not all, on this machine, and HF_HUB_OFFLINE is set. Unset it once."
@@ -320,31 +297,29 @@ def _explain(error: BaseException, source: HubSource, what: str) -> ZSRobustErro
         return ZSRobustError(
             f"{repo} has no revision {source.revision} (any more). Its history: {page}/commits/main"
         )
-    if isinstance(error, errors.EntryNotFoundError):
-        return unfit(source, f"has no {what}")
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        file = str(error.response.url).partition(f"{source.revision}/")[2]
+        return unfit(source, f"has no {file}")
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         return ZSRobustError(
             f"There is no dataset {repo} on the hub, or it is private. See {page}, or set HF_TOKEN."
         )
-    if status in (401, 403):
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
         return ZSRobustError(
-            f"The hub refuses {repo} ({status}). Accept its terms at {page} and set a valid "
-            "HF_TOKEN."
+            f"The hub refuses {repo} ({error.response.status_code}). Accept its terms at {page} "
+            "and set a valid HF_TOKEN."
         )
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    if (
-        isinstance(error, OSError)
-        and error.errno
-        and not isinstance(error, ConnectionError | TimeoutError)
-    ):
+    if isinstance(error, AttributeError | TypeError | KeyError | RecursionError):
+        folder = Path(constants.HF_HUB_CACHE, f"datasets--{repo.replace('/', '--')}")
+        return ZSRobustError(f"{folder} is damaged ({reason}). Delete it, and run again.")
+    network = isinstance(error, ConnectionError | TimeoutError)
+    if isinstance(error, OSError) and error.errno and not network:
         return ZSRobustError(
-            f"{repo} {what} cannot be stored under {constants.HF_HUB_CACHE} ({reason}). "
+            f"{repo}: {what} cannot be stored under {constants.HF_HUB_CACHE} ({reason}). "
             "Make room there, or set HF_HOME to a folder on another disk."
         )
     return Unreachable(
-        f"{repo}: {constants.ENDPOINT} gives no answer for {what} ({reason}). Check the network "
-        "and HF_ENDPOINT, run again."
+        f"{repo}: {constants.ENDPOINT} gives no answer for {what} ({reason}). "
+        "Check the network and HF_ENDPOINT, run again."
     )
-
-
-_SELECT = {"parquet": _parquet_files, "tar": _tar_files, "zip": _zip_files}
