@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What results/ holds of the mini suite: the cells that are missing there, then every table and figure from the cells.
-# From nothing it takes an hour and a half on two cores, most of it AutoAttack and Table t1.
+# Computes the cells that are missing in results/, then every table and figure from the stored cells.
+# From nothing this takes an hour and a half on two cores. AutoAttack and Table t1 take most of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 zsrobust run --yes --results results --suite mini --table 1 --table 2 --table 3 --table 4 --table 5 \
