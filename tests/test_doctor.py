@@ -125,7 +125,7 @@ def test_what_is_never_right_does_not_pass(clip):
 
     found = diagnose(Wrong(), dataset="mini_positions", limit=8)
     assert not found.passes
-    assert found.verdict == "nothing is right, so there is nothing to attack"
+    assert found.verdict == "the classifier is wrong on every image of the sample"
     assert found.flags == []
 
 

@@ -394,7 +394,10 @@ def test_a_training_begun_with_strange_numbers(tmp_path, change):
 def test_a_backbone_whose_tokenizer_is_code_is_refused():
     _check_tokenizer({"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}}, "hf-hub:a/b")
     config = {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}
-    refused(lambda: _check_tokenizer(config, "hf-hub:a/b"), "hf-hub:a/b is refused")
+    refused(
+        lambda: _check_tokenizer(config, "hf-hub:a/b"),
+        "hf-hub:a/b is not safe: its tokenizer is remote code",
+    )
 
 
 @pytest.mark.parametrize("module", ["evil_module", "os", "antigravity"])
@@ -402,7 +405,8 @@ def test_a_backbone_imports_no_package(module, tmp_path, monkeypatch):
     (tmp_path / "evil_module.py").write_text("raise SystemExit('it ran')")
     monkeypatch.syspath_prepend(tmp_path)
     refused(
-        lambda: load_clip(f"package:{module}/clip"), "is in no package of zsrobust or of a plugin"
+        lambda: load_clip(f"package:{module}/clip"),
+        "is not in a package of zsrobust or of a plugin",
     )
     assert module == "os" or module not in sys.modules
 

@@ -1,1 +1,1 @@
-"""Evaluation: the referee, which decides who survived, and the red flags of what it found."""
+"""Evaluation: the referee decides which images survived; red flags mark doubtful numbers."""

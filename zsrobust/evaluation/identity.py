@@ -12,7 +12,7 @@ from zsrobust.datasets import Cut, Dataset, Images
 def identify_attack(attack: Attack, classes: int) -> dict[str, Any]:
     """Return every field of an attack but eps, and its plan for this many classes.
 
-    A field that is None is left out: a new field changes no identity but of those who set it.
+    A field that is None is left out. A new field thus changes only the identities that set it.
     """
     fields = {name: value for name, value in asdict(attack).items() if value is not None}
     del fields["eps"]
@@ -25,7 +25,7 @@ def identify_attack(attack: Attack, classes: int) -> dict[str, Any]:
 def identify_dataset(
     dataset: Dataset, images: Images, wording: str = "plain", cut: Cut | None = None
 ) -> dict[str, Any]:
-    """Return what a dataset shows the classifier: the number and digest of its images, its prompts, its cut."""
+    """Return what the classifier sees of a dataset: its images, their digest, prompts and cut."""
     details: dict[str, Any] = {
         "images": len(images),
         "classes": len(dataset.classes),

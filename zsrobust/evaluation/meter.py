@@ -1,4 +1,4 @@
-"""Meters: what the referee counts and keeps while an attack runs."""
+"""Meters: the passes and the sample images that the referee records while an attack runs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,10 +13,9 @@ from zsrobust.results.cell import Samples
 
 
 class Meter(nn.Module):
-    """A classifier that counts the images that pass through it, forward and backward.
+    """A classifier that counts the images of its forward and backward passes.
 
-    `batch_size` is how many images it takes at once; None for any number. `disagreements` counts the images that are broken
-    in a lower precision and not in float32; it is None where nothing was searched in a lower one.
+    `batch_size` is the number of images that it takes at once; None means any number.
     """
 
     def __init__(self, classifier: nn.Module, batch_size: int | None = None) -> None:
@@ -27,22 +26,25 @@ class Meter(nn.Module):
         self.disagreements: int | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the classifier's logits, in float32 at least: losses of rounded logits would be rounded again."""
+        """Return the classifier's logits (N, K), in float32 or float64.
+
+        A loss of logits in a lower precision would be rounded twice.
+        """
         return self._metered(self.classifier, images)
 
     @property
     def features(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's image embeddings, counted as its logits are; missing where it has none."""
+        """The classifier's image embeddings, counted; missing if it has no features."""
         return partial(self._metered, self.classifier.features)
 
     @property
     def embeddings(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's embeddings that are not normalized, counted; missing where it has none."""
+        """The classifier's embeddings before normalization, counted; missing if it has none."""
         return partial(self._metered, self.classifier.embeddings)
 
     @property
     def tokens(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's patch tokens, counted; missing where it has none."""
+        """The classifier's patch tokens, counted; missing if it has none."""
         return partial(self._metered, self.classifier.tokens)
 
     def _metered(self, function: Any, images: Tensor) -> Tensor:
@@ -58,16 +60,19 @@ class Meter(nn.Module):
 
 
 class Sampler:
-    """Keeps, of the images that an attack is judged on, the first that it broke and the first that survived."""
+    """Keeps the first image that an attack broke and the first image that survived."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start without samples."""
         self._kept: dict[bool, tuple[int, Tensor, Tensor]] = {}
 
     def look(
         self, positions: NDArray[np.int64], originals: Tensor, found: Tensor, broken: Any
     ) -> None:
-        """See some images: positions and whether each was broken, (N,); images and adversarial images, (N, 3, S, S)."""
+        """Keep samples of these images, if they are still missing.
+
+        `positions` and `broken` are (N,), `originals` and `found` are (N, 3, S, S).
+        """
         for kind in {False, True} - self._kept.keys():
             for place in np.flatnonzero(broken == kind)[:1]:
                 image = originals[place].cpu()
@@ -79,7 +84,7 @@ class Sampler:
 
     @property
     def samples(self) -> Samples | None:
-        """What was kept, broken ones first; None if no image was attacked."""
+        """The samples, the broken image first; None if no image was attacked."""
         kept = [self._kept[kind] for kind in (True, False) if kind in self._kept]
         if not kept:
             return None

@@ -1,10 +1,10 @@
-"""The referee: runs one cell and decides who survived. An attack never does.
+"""The referee: it runs one cell and decides which images survived. An attack never decides that.
 
-Look, attack, check, judge. The referee hands the attack clones, demands finite pixels inside
-[0, 1] and within eps of the original, and predicts again itself, in float32 and eval mode. A crash,
-a NaN or a cheat never scores as robustness: the cell fails.
+The referee gives clones to the attack. It accepts only finite pixels inside [0, 1] and within eps
+of the original. It predicts again itself, in float32 and eval mode. A crash, a NaN or a cheat never
+scores as robustness: the cell fails.
 
-Memory holds a few batches of images, whatever the size of the dataset.
+Only a few batches of images are in memory, whatever the size of the dataset.
 """
 
 import time
@@ -40,7 +40,7 @@ Attacked = Literal["correct", "all"]
 #: The arithmetic of an attack's search. Verdicts are always made in float32.
 Search = Literal["float32", "tf32", "bf16"]
 
-#: Called after every batch with the number of images done, and of all images.
+#: Called after every batch with the number of images done and the number of all images.
 Progress = Callable[[int, int], None]
 
 Positions = NDArray[np.int64]  #: of images in the (sub)set
@@ -54,30 +54,30 @@ class CheatError(ZSRobustError):
 class Case:
     """What the referee judges: an attack on a classifier, and the images."""
 
-    classifier: nn.Module  #: what is deployed: pixels (N, 3, S, S) in [0, 1] to logits (N, K)
+    classifier: nn.Module  #: deployed: pixels (N, 3, S, S) in [0, 1] to logits (N, K)
     attack: Attack
-    name: str  #: of the attack, in messages
+    name: str  #: of the attack, for messages
     images: Images
     seed: int = 0  #: of the attack's random numbers, together with `dataset` and the position
     dataset: str = ""
-    target: nn.Module | None = None  #: what the attack sees, if not the classifier
-    batch_size: int | None = None  #: images that the classifier gets at once; None: what fits
-    cut: Cut | None = None  #: how images of their own size become what is attacked
+    target: nn.Module | None = None  #: the attack sees it in place of the classifier
+    batch_size: int | None = None  #: images per pass; None: as many as fit
+    cut: Cut | None = None  #: resizes and crops images of other sizes
     attacked: Attacked = "correct"
-    search: Search = "float32"  #: what a lower precision does not break is attacked in float32
+    search: Search = "float32"  #: images that a lower precision leaves are attacked in float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What the referee found about a case."""
+    """The referee's result of a case."""
 
     images: int
     clean_correct: int = 0
     robust_correct: int = 0
-    outcomes: Outcomes | None = None  #: None where the case failed
+    outcomes: Outcomes | None = None  #: None if the case failed
     samples: Samples | None = None
     error: str | None = None  #: the traceback of a failed case
-    notes: list[str] = field(default_factory=list)  #: names of what the attack noted
+    notes: list[str] = field(default_factory=list)  #: names of the attack's notes
     messages: list[str] | None = None  #: texts of foreign warnings
     seconds: float = 0.0
     forward: int = 0
@@ -95,7 +95,7 @@ class Judged:
 def run_case(
     case: Case, progress: Progress = lambda done, total: None, sampler: Sampler | None = None
 ) -> Judged:
-    """Return what the referee finds about a case; whatever is raised makes it a failed one."""
+    """Return the referee's result of a case; any exception makes it a failed result."""
     started, device = time.perf_counter(), device_of(case.classifier)
     referee = Referee(case, progress, sampler)
     outcomes = error = None
@@ -130,7 +130,7 @@ def judge(
 ) -> Outcomes:
     """Return what happened to each image of a case.
 
-    Raises CheatError when the attack breaks a rule, and whatever the attack or the classifier raise.
+    Raises CheatError if the attack breaks a rule, and every exception of attack or classifier.
     """
     return Referee(case, progress, sampler).judge()
 
@@ -139,7 +139,7 @@ class Referee:
     """One case under judgement: look, attack, check, judge."""
 
     def __init__(self, case: Case, progress: Progress, sampler: Sampler | None = None) -> None:
-        """Take the case, whom to report progress to, and who keeps images to look at."""
+        """Take the case, the progress callback, and the sampler of images for reports."""
         self.case, self.progress, self.sampler = case, progress, sampler
         self.meter = as_meter(case.classifier)
         self.seen = self.meter if case.target is None else as_meter(case.target)
@@ -162,28 +162,21 @@ class Referee:
             by_portions(self.meter, np.arange(count), 1, self._look)
             chosen = self._chosen
             self.progress(count - len(chosen), count)
-            by_portions(
-                self.meter,
-                chosen,
-                BATCHES if case.attack.packs else 1,
-                self._attack,
-            )
+            by_portions(self.meter, chosen, BATCHES if case.attack.packs else 1, self._attack)
         self.disagreements = None if case.search == "float32" else int(self.doubted.sum())
         return Outcomes(case.images.labels, self.clean, self.adversarial, self.perturbation)
 
     @cached_property
     def _chosen(self) -> Positions:
-        """The positions of the images to attack, once all clean images are classified."""
+        """The positions of the images to attack; all clean images must be classified before."""
         if self.case.attacked == "all":
             return np.arange(len(self.clean))
         return np.flatnonzero(self.clean == self.case.images.labels)
 
     @property
     def forward_passes(self) -> int:
-        """The number of images that passed through the classifier, or what the attack sees of it."""
+        """The number of images that passed through the classifier and the attack's target."""
         return sum(meter.forward_passes for meter in self.meters)
-
-    # Look.
 
     def _look(self, positions: Positions) -> None:
         predicted = predict(self.meter, self._load(positions))
@@ -195,8 +188,6 @@ class Referee:
         parts = [positions[start : start + size] for start in range(0, len(positions), size)]
         images, cut = self.case.images, self.case.cut
         return torch.cat([tensor(images, part, cut, self.device) for part in parts])
-
-    # Attack, check, judge.
 
     def _attack(self, positions: Positions) -> None:
         case, originals = self.case, self._load(positions)
@@ -210,7 +201,7 @@ class Referee:
         self._demand_an_attack(originals, labels, sizes, predicted, self.forward_passes - passes)
         self.adversarial[positions], self.perturbation[positions] = predicted, sizes.cpu().numpy()
         if self.sampler:
-            right = self.clean[positions] == labels  # others do not count as broken by the attack
+            right = self.clean[positions] == labels  # the attack did not break the others
             broken = predicted[right] != labels[right]
             self.sampler.look(positions[right], originals[right], found[right], broken)
         done = len(case.images) - int((self._chosen > positions[-1]).sum())
@@ -224,7 +215,7 @@ class Referee:
         precision: Search,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return what the attack makes of the images, from `start` if it is an attack that continues."""
+        """Return the attack's images, (n, 3, S, S); an attack that continues begins at `start`."""
         case, device = self.case, self.device
         draws = self._draws[torch.from_numpy(positions).to(device)]
         own_labels = torch.from_numpy(labels).to(device, copy=True)
@@ -248,7 +239,7 @@ class Referee:
         sizes: Tensor,
         predicted: Positions,
     ) -> Tensor:
-        """Attack in float32 what the lower precision left; `sizes` and `predicted` change in place."""
+        """Attack the surviving images in float32; `sizes` and `predicted` change in place."""
         case, left = self.case, np.flatnonzero(predicted == labels)
         if not len(left):
             return found
@@ -268,23 +259,23 @@ class Referee:
     def _demand_an_attack(
         self, originals: Tensor, labels: Positions, sizes: Tensor, predicted: Positions, passes: int
     ) -> None:
-        """Raise CheatError for images that came back unchanged, from an attack that did not search."""
+        """Raise CheatError if the attack returned images unchanged without a search."""
         searched = self.case.attack.returns_clean and passes > 2 * len(originals)
         untouched = (sizes == 0).cpu().numpy() & (predicted == labels)
         if searched or not untouched.any():
             return
-        if self.seen is not self.meter:  # which may be wrong from the start: nothing to attack
+        if self.seen is not self.meter:  # a target that is wrong already needs no search
             left = np.flatnonzero(untouched)
             untouched[left] = predict(self.seen, originals[left]) == labels[left]
         if untouched.any():
             raise CheatError(
-                f"The attack {self.case.name} returned {untouched.sum()} images unchanged. An attack "
-                "must search; one that returns clean images on purpose sets returns_clean."
+                f"The attack {self.case.name} returned {untouched.sum()} images unchanged. "
+                "Expected a search. If it searches and may fail, set returns_clean = True."
             )
 
 
 def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
-    """Return the sizes of the perturbations, (N,); raises CheatError for images that are not allowed."""
+    """Return the sizes of the perturbations, (N,); raises CheatError for forbidden images."""
     if (
         not isinstance(found, Tensor)
         or found.shape != originals.shape
@@ -294,7 +285,7 @@ def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
         if isinstance(found, Tensor):
             returned = f"{tuple(found.shape)} {found.dtype}"
         asked = f"{tuple(originals.shape)} {originals.dtype}"
-        raise CheatError(f"The attack {name} returned {returned} for images {asked}.")
+        raise CheatError(f"The attack {name} returned {returned}. Expected images {asked}.")
     found = found.detach()
     if not torch.isfinite(found).all():
         raise CheatError(f"The attack {name} returned pixels that are not finite.")
@@ -311,24 +302,23 @@ def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
 
 @torch.no_grad()
 def predict(classifier: nn.Module, images: Tensor, precision: Search = "float32") -> Positions:
-    """Return the predicted classes, (N,), in eval mode; raises ZSRobustError for logits that are not finite."""
+    """Return the predicted classes, (N,), in eval mode; raises ZSRobustError for invalid logits."""
     with frozen(classifier), arithmetic(precision, images.device):
         logits = classifier(images)
     if logits.ndim != 2 or not torch.isfinite(logits).all():
-        raise ZSRobustError(
-            f"The classifier returned logits {tuple(logits.shape)} that are not (N, K), or not finite."
-        )
+        shape = tuple(logits.shape)
+        raise ZSRobustError(f"The classifier's logits {shape} are not finite, or not (N, K).")
     return np.asarray(logits.argmax(1).cpu().numpy(), dtype=np.int64)
 
 
 def as_meter(classifier: nn.Module) -> Meter:
-    """Return the meter around a classifier; one that is a meter already is used as it is."""
+    """Return the meter around a classifier; a meter is returned as it is."""
     return classifier if isinstance(classifier, Meter) else Meter(classifier)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within it, torch's own random numbers, which a randomized defense draws, follow the seed."""
+    """Seed torch's global random numbers, which a randomized defense draws."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -336,7 +326,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def arithmetic(precision: Search, device: torch.device) -> Iterator[None]:
-    """Within it, the arithmetic is that of the precision, whatever it was before."""
+    """Compute in the given precision, whatever the process used before."""
     lower = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
     with exact(), lower:
         allowed = precision == "tf32"

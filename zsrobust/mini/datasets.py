@@ -1,8 +1,8 @@
 """The 16 datasets of the mini suite: 15 drawn from the embedded world, one of real handwriting.
 
-All the world's pictures are of the kinds that the model was pre-trained on, drawn from other seeds;
-`mini_train` is the narrow target dataset of fine-tuning, `mini_objects` the target of the second
-series; both have a training split.
+The model was pre-trained on the same kinds of pictures, drawn from other seeds. `mini_train` is the
+narrow target dataset of fine-tuning, and `mini_objects` is the target of the second series. Both
+have a training split.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures of one kind, equally many of each class; a class fixes some properties."""
+    """Pictures of one kind, balanced over classes. A class fixes some attributes of the kind."""
 
     kind: world.Kind
     classes: tuple[dict[str, str], ...]
@@ -34,7 +34,7 @@ class Drawn:
     sizes: dict[Split, int]
 
     def __call__(self, split: Split) -> Images:
-        """Draw the pictures of a split, the classes in turn."""
+        """Return the images of a split; raises ZSRobustError if the split is missing."""
         if split not in self.sizes:
             raise NO_TRAINING
         rng = RandomState([self.seed, ("test", "train").index(split)])
@@ -44,10 +44,10 @@ class Drawn:
 
 
 def handwriting(split: Split) -> Images:
-    """500 of the 1,797 scanned digits of UCI's Optical Recognition set, enlarged to 32x32.
+    """Return 500 scanned digits, the first 50 of each, enlarged from 8x8 to 32x32 pixels.
 
-    Alpaydin & Kaynak (1998), https://doi.org/10.24432/C50P49, CC BY 4.0; the first 50 of each
-    digit.
+    They come from the 1,797 digits of the UCI Optical Recognition set: Alpaydin & Kaynak (1998),
+    https://doi.org/10.24432/C50P49, CC BY 4.0. Raises ZSRobustError for the training split.
     """
     if split == "train":
         raise NO_TRAINING
@@ -78,7 +78,7 @@ def _draw(
     """Register a dataset of pictures; `names` are the class names."""
     title = name.removeprefix("mini_").capitalize()
     sizes: dict[Split, int] = {"test": size, "train": train} if train else {"test": size}
-    # A seed of its own per dataset, far from those of pre-training: the bytes of the name.
+    # The bytes of the name give each dataset its own seed, far from the seeds of pre-training.
     load = Drawn(kind, classes, int.from_bytes(name.encode(), "big") % (2**31 - 1), sizes)
     about = f"{(kind.__doc__ or '').splitlines()[0]} Drawn by zsrobust.mini.world."
     datasets.register(name)(
@@ -103,7 +103,7 @@ DIRECTIONS = list(world.DIRECTIONS)
 PAIRS = list(product(COLORS, SHAPES))
 TRAIN_PAIRS = list(product(TRAIN_COLORS, TRAIN_SHAPES))
 
-# In the order and the groups of the paper's columns.
+# The order and the groups are those of the paper's columns.
 _draw(
     "mini_shapes",
     "general",

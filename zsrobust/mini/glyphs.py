@@ -1,6 +1,6 @@
 """The strokes of the capital letters and the digits, for the embedded world's writing.
 
-Every glyph is a list of polylines on a grid 4 wide and 6 high, the origin at the top left.
+Every glyph is a list of polylines on a grid 4 wide and 6 high. The origin is at the top left.
 """
 
 _TABLE = """

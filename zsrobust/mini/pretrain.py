@@ -1,7 +1,8 @@
-"""Make the mini suite's CLIP: `python -m zsrobust.mini.pretrain OUT`, half an hour.
+"""Make the weights of the mini suite's CLIP: `python -m zsrobust.mini.pretrain OUT`.
 
-Contrastive pre-training on captioned pictures of the embedded world (Radford et al., 2021, arXiv
-2103.00020, figure 3). The README beside this file says what was measured.
+This is contrastive pre-training on captioned pictures of the embedded world (Radford et al., 2021,
+arXiv 2103.00020, figure 3). It takes half an hour on two cores. The README beside this file reports
+the measurements.
 """
 
 import json
@@ -41,7 +42,7 @@ def draw(seed: int, number: int = 1000) -> tuple[NDArray[np.uint8], list[list[st
 @click.option("--pictures", default=150_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(out: Path, steps: int, pictures: int, seed: int) -> None:
-    """Pre-train the small CLIP and write its open_clip folder OUT."""
+    """Pre-train the small CLIP and write its configuration and weights to the folder OUT."""
     torch.manual_seed(seed)
     config = json.loads(CONFIG.read_text())
     model = open_clip.CLIP(**config["model_cfg"])
@@ -97,7 +98,7 @@ def main(out: Path, steps: int, pictures: int, seed: int) -> None:
     weights = {
         name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()
     }
-    weights["token_embedding.weight"][~used] = 0  # words never read compress to nothing
+    weights["token_embedding.weight"][~used] = 0  # zeros of unused words compress well
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})
     if CONFIG.resolve() != (out / CONFIG.name).resolve():

@@ -1,9 +1,9 @@
 """The embedded world: a renderer of small captioned pictures, deterministic from a seed, no files.
 
 A *kind* is a function ``kind(rng, **fixed) -> (picture, captions)``. It draws one picture,
-`(3, 32, 32)` float64 in [0, 1], and says what can be seen in it. What `fixed` does not fix, it
-chooses at random. The datasets of the mini suite fix what makes the class; pre-training fixes
-nothing. Randomness is numpy's `RandomState`: its stream never changes, so that pictures are the
+`(3, 32, 32)` float64 in [0, 1], and describes it in captions. `fixed` sets some attributes; the
+others are random. A class of the mini suite fixes its own attributes; pre-training fixes none of
+them. Random numbers come from numpy's `RandomState`. Its stream never changes, so pictures are the
 same on every machine.
 """
 
@@ -270,7 +270,7 @@ BACKGROUNDS: dict[str, Callable[[RandomState], Array]] = {
 
 
 def _backdrop(rng: RandomState, name: str | None, against: Array) -> tuple[str, Array]:
-    """Return a background by name, or one that `against` (3, 1, 1) stands out from."""
+    """Return a background by name; None picks one that contrasts with `against` (3, 1, 1)."""
     while True:
         pool = list(PLAIN) + (list(BACKGROUNDS) if rng.random_sample() < 0.6 else [])
         chosen = _pick(rng, pool, name)
@@ -308,10 +308,7 @@ def _stamp(
     spot: tuple[float, float, float, float],
     fill: Array,
 ) -> None:
-    """Paint a shape at (x, y, radius, angle) with a thin dark rim.
-
-    `fill` is (3, 32, 32) or (3, 1, 1).
-    """
+    """Paint a shape at (x, y, radius, angle), filled with `fill`, with a thin dark rim."""
     x, y, radius, angle = spot
     distance = shape(*_local(x, y, radius, angle))
     _paint(picture, _cover(distance - 0.7 / radius, radius) * 0.55, np.zeros((3, 1, 1)))

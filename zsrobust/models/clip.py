@@ -1,4 +1,4 @@
-"""CLIP: towers through open_clip, tokenizer, preprocessing, and the text head."""
+"""CLIP: open_clip's towers, tokenizer and preprocessing, and the text head."""
 
 import copy
 import hashlib
@@ -25,7 +25,7 @@ from zsrobust.models.zeroshot import NORMALIZATIONS, ZeroShotClassifier
 
 @dataclass
 class Clip:
-    """A pre-trained CLIP: open_clip's model, its tokenizer, and its preprocessing."""
+    """A pre-trained CLIP: open_clip's model, with its tokenizer and its preprocessing."""
 
     name: str
     model: Any
@@ -33,12 +33,11 @@ class Clip:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     side: int
-    interpolation: str = "bicubic"  #: of its own preprocessing
-    squash: bool = False  #: whether that resizes both sides, and crops nothing
+    interpolation: str = "bicubic"  #: of the model's own preprocessing
+    squash: bool = False  #: whether preprocessing resizes both sides and does not crop
     _heads: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
-    config: dict[str, Any] = field(
-        default_factory=dict
-    )  #: open_clip's `model_cfg` and `preprocess_cfg`
+    #: open_clip's `model_cfg` and `preprocess_cfg`
+    config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def encoder(self) -> nn.Module:
@@ -48,19 +47,11 @@ class Clip:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of everything its logits depend on: weights, activation, preprocessing."""
-        activation = (
-            "QuickGELU"
-            if any(type(part).__name__ == "QuickGELU" for part in self.model.modules())
-            else "GELU"
-        )
-        parts: tuple[object, ...] = (
-            weights_digest(self.model.state_dict()),
-            activation,
-            self.mean,
-            self.std,
-            self.side,
-        )
+        """The sha256 of all that the logits depend on: weights, activation, preprocessing."""
+        quick = any(type(part).__name__ == "QuickGELU" for part in self.model.modules())
+        activation, weights = "QuickGELU" if quick else "GELU", self.model.state_dict()
+        parts: tuple[object, ...]
+        parts = (weights_digest(weights), activation, self.mean, self.std, self.side)
         if (self.interpolation, self.squash) != ("bicubic", False):
             parts = (*parts, self.interpolation, self.squash)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -71,20 +62,18 @@ class Clip:
 
     @torch.no_grad()
     def head(self, prompts: Sequence[Sequence[str]], scale: float | None = None) -> Tensor:
-        """Return the text head, (K, D) float32: mean unit embedding of prompts, times the scale.
+        """Return the text head, (K, D) float32.
 
-        `scale` replaces the model's own exp(logit_scale). Texts are encoded once.
+        A row is the unit-norm mean over a class's prompts, times the logit scale. `scale` replaces
+        the model's own exp(logit_scale). Texts are encoded once.
         """
         key = tuple(map(tuple, prompts))
         if key not in self._heads:
             device = next(self.model.parameters()).device
             flat = [prompt for each in key for prompt in each]
-            parts = [
-                self.model.encode_text(
-                    self.tokenize(flat[start : start + 256]).to(device), normalize=True
-                )
-                for start in range(0, len(flat), 256)
-            ]
+            chunks = [flat[start : start + 256] for start in range(0, len(flat), 256)]
+            tokens = (self.tokenize(chunk).to(device) for chunk in chunks)
+            parts = [self.model.encode_text(each, normalize=True) for each in tokens]
             groups = torch.cat(parts).split([len(each) for each in key])
             self._heads[key] = F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
         return self._heads[key] * (self.model.logit_scale.exp() if scale is None else scale)
@@ -96,10 +85,10 @@ class Clip:
         scale: float | None = None,
         normalization: str | None = None,
     ) -> ZeroShotClassifier:
-        """Return the classifier of classes with these prompts, with this or another image tower.
+        """Return the classifier of the classes with these prompts.
 
-        `scale` replaces the model's logit scale, and `normalization` (a key of NORMALIZATIONS) its
-        own.
+        `encoder` replaces this CLIP's image tower, `scale` its logit scale, and `normalization`, a
+        key of NORMALIZATIONS, its means and standard deviations.
         """
         tower = self.encoder if encoder is None else encoder
         mean, std = NORMALIZATIONS.get(normalization or "", (self.mean, self.std))
@@ -107,20 +96,23 @@ class Clip:
 
 
 def cut_for(clip: Clip, zoom: float = 1.0, interpolation: Interpolation | None = None) -> Cut:
-    """Return how pictures become squares of the input size; the backbone's way by default."""
+    """Return how pictures become squares of the backbone's input size; its own way by default."""
     own: Interpolation = "bilinear" if clip.interpolation == "bilinear" else "bicubic"
     return Cut(clip.side, zoom, interpolation or own, clip.squash and zoom == 1)
 
 
 def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool = True) -> Clip:
-    """Load a CLIP through open_clip, in float32, eval mode, frozen.
+    """Return a CLIP from open_clip, in float32 and eval mode, frozen.
 
-    `backbone` is `ARCHITECTURE/TAG` with a name and a pretrained tag of open_clip,
-    `ARCHITECTURE/FILE` with a state dict in open_clip's or OpenAI's layout, `hf-hub:…`,
-    `local-dir:FOLDER`, or `package:MODULE/FOLDER` for a folder inside a Python package. With
-    `weights=False` they are random, and nothing of `ARCHITECTURE/…` is downloaded or read. Raises
-    ZSRobustError when open_clip cannot load it, and for an activation other than the weights were
-    trained with.
+    `backbone` has one of these forms:
+    - `ARCHITECTURE/TAG`, a name and a pretrained tag of open_clip;
+    - `ARCHITECTURE/FILE`, a state dict in open_clip's or OpenAI's layout;
+    - `hf-hub:…` or `local-dir:FOLDER`;
+    - `package:MODULE/FOLDER`, a folder inside a Python package.
+
+    With `weights=False`, weights are random; those of `ARCHITECTURE/…` are not downloaded or read.
+    Raises ZSRobustError if open_clip cannot load the backbone, or if the architecture's activation
+    is not the one that the weights were trained with.
     """
     import open_clip
 
@@ -128,11 +120,11 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     if backbone.startswith("package:"):
         module, _, folder = backbone.removeprefix("package:").partition("/")
         load_plugins()
-        if not hasattr(
-            sys.modules.get(module), "__path__"
-        ):  # not to import whatever a suite's file names
+        # Only loaded packages count: a suite's file must not import arbitrary modules.
+        if not hasattr(sys.modules.get(module), "__path__"):
             raise ZSRobustError(
-                f"The backbone {backbone} is in no package of zsrobust or of a plugin."
+                f"The backbone {backbone} is not in a package of zsrobust or of a plugin. "
+                "Expected package:MODULE/FOLDER. Install the plugin, or use ARCHITECTURE/TAG."
             )
         name = f"local-dir:{resources.files(module).joinpath(folder)}"
     elif not backbone.startswith(("hf-hub:", "local-dir:")):
@@ -143,33 +135,23 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     try:
         trained = _look_up(name, tag, weights) if tag is not None else {}
         if name.startswith("hf-hub:") and not weights_are_here(backbone):
-            check_network(f"The backbone {backbone} is not here")
+            check_network(f"The backbone {backbone} is not on this machine")
         if tag is None:
             _check_tokenizer(_model_config(name), backbone)
         if tag and (not weights or Path(tag).is_file()):
-            preprocessing = {
-                key: trained[key]
-                for key in ("mean", "std", "interpolation", "resize_mode")
-                if key in trained
-            }
-            model: Any = open_clip.create_model(
-                name, load_weights=False, force_preprocess_cfg=preprocessing
-            )
+            keys = ("mean", "std", "interpolation", "resize_mode")
+            own = {key: trained[key] for key in keys if key in trained}
+            model: Any = open_clip.create_model(name, load_weights=False, force_preprocess_cfg=own)
             if weights:
-                model.load_state_dict(
-                    _read_weights(
-                        Path(tag), bool((open_clip.get_model_config(name) or {}).get("quick_gelu"))
-                    )
-                )
+                quick_gelu = bool((open_clip.get_model_config(name) or {}).get("quick_gelu"))
+                model.load_state_dict(_read_weights(Path(tag), quick_gelu))
         else:
             model = open_clip.create_model(
                 name, pretrained=tag, require_pretrained=weights, load_weights=weights
             )
         tokenize: Any = open_clip.get_tokenizer(name)
-        config = {
-            "model_cfg": _model_config(name),
-            "preprocess_cfg": dict(model.visual.preprocess_cfg),
-        }
+        preprocess = dict(model.visual.preprocess_cfg)
+        config = {"model_cfg": _model_config(name), "preprocess_cfg": preprocess}
     except ZSRobustError:
         raise
     except Exception as error:
@@ -179,7 +161,6 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     finally:
         root.setLevel(level)
     model.to(device).float().eval().requires_grad_(False)
-    preprocess = model.visual.preprocess_cfg
     side = preprocess["size"] if isinstance(preprocess["size"], int) else preprocess["size"][0]
     return Clip(
         backbone,
@@ -195,11 +176,11 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
 
 
 def _check_tokenizer(config: Mapping[str, Any], backbone: str) -> None:
-    """Raise ZSRobustError if a backbone's own configuration asks for a tokenizer that is code."""
+    """Raise ZSRobustError if a backbone's configuration runs remote code as its tokenizer."""
     if (config.get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("trust_remote_code"):
         raise ZSRobustError(
-            f"The backbone {backbone} is refused: its tokenizer is code of a repository. Nothing "
-            "was run."
+            f"The backbone {backbone} is not safe: its tokenizer is remote code, not run. "
+            "Expected a tokenizer of open_clip. Choose another backbone."
         )
 
 
@@ -213,51 +194,43 @@ def _model_config(name: str) -> dict[str, Any]:
     if name.startswith("local-dir:"):
         path = Path(name.removeprefix("local-dir:"), "open_clip_config.json")
     else:
-        path = Path(
-            download_pretrained_from_hf(
-                name.removeprefix("hf-hub:"), filename="open_clip_config.json"
-            )
-        )
+        repo = name.removeprefix("hf-hub:")
+        path = Path(download_pretrained_from_hf(repo, filename="open_clip_config.json"))
     return dict(json.loads(path.read_bytes())["model_cfg"])
 
 
 def _look_up(name: str, tag: str, weights: bool) -> dict[str, Any]:
-    """Return what open_clip knows of an architecture's weights; {} for a file of weights.
+    """Return open_clip's configuration of pretrained weights; {} for a file of weights.
 
-    Raises ZSRobustError for an architecture or a tag that it does not have, for an activation other
-    than the weights were trained with (it would be silently wrong), and for weights that are
-    neither here nor on a network that answers.
+    Raises ZSRobustError for an unknown architecture or tag, and for weights that are not on this
+    machine without a network. Raises it also if the architecture's activation is not the one that
+    the weights were trained with: the logits would be silently wrong.
     """
     import open_clip
 
     config = open_clip.get_model_config(name)
     if config is None:
-        raise suggest(
-            "architecture",
-            name,
-            open_clip.list_models(),
-            "A backbone is ARCHITECTURE/TAG of open_clip.",
-        )
+        expected = "A backbone is ARCHITECTURE/TAG of open_clip."
+        raise suggest("architecture", name, open_clip.list_models(), expected)
     if Path(tag).is_file():
         return {}
     trained = open_clip.get_pretrained_cfg(name, tag)
     if not trained:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-        named = f"no weights {tag!r}, nor is that a file" if tag else "no default weights"
+        named = f"{tag!r} is not a tag or a file" if tag else "the tag is missing"
         raise ZSRobustError(
-            f"The backbone {name} has {named}: write {name}/TAG. Tags of open_clip: "
-            f"{tags or 'none'}."
+            f"The backbone {name} has no weights: {named}. Expected a file or a tag of open_clip "
+            f"({tags or 'none'}). Write {name}/TAG."
         )
     theirs, ours = bool(trained.get("quick_gelu")), bool(config.get("quick_gelu"))
     if theirs != ours:
         other = f"{name}-quickgelu" if theirs else name.removesuffix("-quickgelu")
         raise ZSRobustError(
             f"The backbone {name} has {'QuickGELU' if ours else 'GELU'}; its weights {tag!r} were "
-            "trained with "
-            f"{'QuickGELU' if theirs else 'GELU'}. Use {other}/{tag}."
+            f"trained with {'QuickGELU' if theirs else 'GELU'}. Use {other}/{tag}."
         )
     if weights and not weights_are_here(f"{name}/{tag}"):
-        check_network(f"The weights {name}/{tag} are not here")
+        check_network(f"The weights {name}/{tag} are not on this machine")
     return dict(trained)
 
 
@@ -274,12 +247,8 @@ def weights_are_here(backbone: str) -> bool:
         arch, _, tag = backbone.partition("/")
         trained = open_clip.get_pretrained_cfg(arch, tag) or {}
         repo, name = str(trained.get("hf_hub", "")).rpartition("/")[::2]
-        if (
-            Path(tag).is_file()
-            or Path("~/.cache/clip", trained.get("url", "").rpartition("/")[2])
-            .expanduser()
-            .is_file()
-        ):
+        cached = Path("~/.cache/clip", trained.get("url", "").rpartition("/")[2]).expanduser()
+        if Path(tag).is_file() or cached.is_file():
             return True
     files = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
     return bool(repo) and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files)
@@ -295,14 +264,14 @@ def _read_weights(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
     numbers = ("input_resolution", "context_length", "vocab_size")
     if not quick_gelu and weights.keys() & set(numbers):
         raise ZSRobustError(
-            f"{path} is in OpenAI's layout, whose weights have QuickGELU. Use a -quickgelu "
-            "architecture."
+            f"{path} is in OpenAI's layout, so its weights were trained with QuickGELU. "
+            "Use a -quickgelu architecture."
         )
     return {name: tensor for name, tensor in weights.items() if name not in numbers}
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of weights by name: names, shapes and bytes, whatever the file."""
+    """Return the sha256 of the names, shapes and bytes of weights; the file does not matter."""
     content = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -1,4 +1,4 @@
-"""Visual prompts: what VPT defenses learn around open_clip's vision transformer."""
+"""Visual prompts, which VPT defenses learn instead of the tower's weights."""
 
 import copy
 
@@ -10,7 +10,7 @@ from zsrobust.models.clip import Clip
 
 
 class AppendTokens(nn.Module):
-    """Replaces the tower's `ln_pre`: appends learnable tokens, then normalizes."""
+    """A replacement of the tower's `ln_pre`: it appends the learnable tokens, then normalizes."""
 
     def __init__(self, norm: nn.Module, tokens: Tensor) -> None:
         """Take the tower's own norm and the tokens, (T, width)."""
@@ -20,35 +20,30 @@ class AppendTokens(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return (N, L + T, width) from the class and patch tokens, (N, L, width)."""
-        return torch.as_tensor(
-            self.norm(torch.cat([embeddings, self.tokens.expand(len(embeddings), -1, -1)], dim=1))
-        )
+        tokens = self.tokens.expand(len(embeddings), -1, -1)
+        return torch.as_tensor(self.norm(torch.cat([embeddings, tokens], dim=1)))
 
 
 class PromptedEncoder(nn.Module):
-    """A frozen image tower with a learnable image at its input and learnable tokens.
+    """A frozen image tower with learnable prompts: an image and tokens.
 
-    The image prompt has the size of the (normalized) input; the tokens carry their own position
-    embedding. Both as in section 4.1 of the PMG-AFT paper; that they follow normalization is
-    TeCoA's code.
+    The image prompt is added to the normalized input, and has its size. The tokens follow the patch
+    tokens and include their own position embedding. Both follow section 4.1 of the PMG-AFT paper;
+    TeCoA's code adds them after normalization.
     """
 
     def __init__(self, tower: nn.Module, side: int, tokens: Tensor) -> None:
-        """Take open_clip's vision transformer, its input side, and the tokens, (T, width).
+        """Take a vision transformer of open_clip, its input side in pixels, and tokens (T, width).
 
-        Raises ZSRobustError for a tower that has no tokens to stand beside, or pools over all of
-        them.
+        Raises ZSRobustError for a tower without tokens, or one that pools over all its tokens.
         """
         super().__init__()
         norm = getattr(tower, "ln_pre", None)
-        if (
-            norm is None
-            or getattr(tower, "pool_type", None) != "tok"
-            or getattr(tower, "attn_pool", None) is not None
-        ):
+        pools_class_token = getattr(tower, "pool_type", None) == "tok"
+        if norm is None or not pools_class_token or getattr(tower, "attn_pool", None) is not None:
             raise ZSRobustError(
-                "Visual prompts need a vision transformer that pools its class token, such as "
-                "ViT-B-32."
+                "This image tower cannot take visual prompts. Visual prompts need a vision "
+                "transformer that pools its class token. Use a backbone such as ViT-B-32."
             )
         self.tower = copy.deepcopy(tower).requires_grad_(False)
         self.image_prompt = nn.Parameter(torch.zeros(3, side, side, device=tokens.device))
@@ -61,12 +56,12 @@ class PromptedEncoder(nn.Module):
 
 
 def prompted(clip: Clip, tokens: int, seed: int) -> PromptedEncoder:
-    """Return CLIP's image tower with prompts: the image is 0, the tokens are N(0, 0.02²).
+    """Return CLIP's image tower with an image prompt of zeros and `tokens` tokens from N(0, 0.02²).
 
-    The paper does not say how prompts start; 0.02 is the usual standard deviation of tokens.
+    The paper does not specify how prompts start. A zero image prompt starts at CLIP. 0.02 is the
+    usual standard deviation of tokens.
     """
     embedding = getattr(clip.encoder, "class_embedding", torch.zeros(0))
-    start = (
-        torch.randn(tokens, *embedding.shape, generator=torch.Generator().manual_seed(seed)) * 0.02
-    )
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(tokens, *embedding.shape, generator=generator) * 0.02
     return PromptedEncoder(clip.encoder, clip.side, start.to(embedding.device))

@@ -1,8 +1,9 @@
-"""Wrappers: what a test-time defense puts around the classifier, and what an attack sees of it.
+"""Wrappers: test-time defenses around a classifier, and the classifier that an attack sees.
 
-Verdicts are always made with what is deployed. An adaptive attack sees it too, or the stand-in that
-the wrapper's author declares where it has no useful gradient (BPDA; Athalye, Carlini & Wagner, ICML
-2018, arXiv 1802.00420). An oblivious one sees the classifier without the wrapper.
+The referee always judges the deployed classifier. An adaptive attack sees it too, or its surrogate.
+The wrapper's author declares a surrogate if the deployed classifier has no useful gradient (BPDA;
+Athalye, Carlini & Wagner, ICML 2018, arXiv 1802.00420). An oblivious attack sees the classifier
+without the wrapper.
 """
 
 from collections.abc import Callable
@@ -14,29 +15,28 @@ from torch import Tensor, nn
 
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
-#: What the attack knows: everything, or nothing of the wrapper.
+#: Whether the attack knows the wrapper.
 Knowledge = Literal["adaptive", "oblivious"]
 ADAPTIVE: Knowledge = "adaptive"
 
 
 @dataclass(frozen=True)
 class Wrapper:
-    """How a classifier is wrapped, and what an adaptive attack sees in its place."""
+    """How a classifier is wrapped: pixels (N, 3, S, S) in [0, 1] still become logits (N, K)."""
 
-    wrap: Callable[[ZeroShotClassifier], nn.Module]  #: what is deployed
-    #: What an adaptive attack sees in its place: the same logits, with a gradient. None: it goes
-    #: straight through.
+    wrap: Callable[[ZeroShotClassifier], nn.Module]  #: makes the deployed classifier
+    #: Makes the adaptive attack's surrogate: the same logits, with a gradient. None: not needed.
     surrogate: Callable[[ZeroShotClassifier], nn.Module] | None = None
 
     def target(self, classifier: ZeroShotClassifier, knowledge: Knowledge) -> nn.Module | None:
-        """Return what an attack sees of the wrapped classifier; None for the deployed one."""
+        """Return the classifier that an attack sees; None for the deployed one."""
         if knowledge == "oblivious":
             return classifier
         return None if self.surrogate is None else self.surrogate(classifier)
 
 
 class Purified(nn.Module):
-    """A classifier that sees other images than it was given: classifier(purify(images))."""
+    """A classifier of purified images: classifier(purify(images))."""
 
     def __init__(
         self,
@@ -44,7 +44,10 @@ class Purified(nn.Module):
         purify: Callable[[Tensor], Tensor],
         stand_in: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Take the classifier, the purifier, and the stand-in of its gradient or None."""
+        """Take the classifier, the purification of images, and its differentiable stand-in.
+
+        `stand_in` is None if the purification has a useful gradient.
+        """
         super().__init__()
         self.classifier, self.purify, self.stand_in = classifier, purify, stand_in
 
@@ -55,17 +58,17 @@ class Purified(nn.Module):
 
     @property
     def features(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's image embeddings, (N, D), of what it sees; missing where it has none."""
+        """The purified images' features, (N, D); missing if the classifier has none."""
         return self._of_purified(self.classifier.features)
 
     @property
     def embeddings(self) -> Callable[[Tensor], Tensor]:
-        """Un-normalized embeddings of purified images; missing where the classifier has none."""
+        """The purified images' raw embeddings, (N, D); missing if the classifier has none."""
         return self._of_purified(self.classifier.embeddings)
 
     @property
     def tokens(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's patch tokens, of what it sees; missing where it has none."""
+        """The purified images' patch tokens; missing if the classifier has none."""
         return self._of_purified(self.classifier.tokens)
 
     def _of_purified(self, function: Any) -> Callable[[Tensor], Tensor]:
@@ -77,27 +80,26 @@ class Purified(nn.Module):
 
 
 def unchanged(images: Tensor) -> Tensor:
-    """Return the images: a stand-in for small changes (Athalye et al., section 4.1.1)."""
+    """Return the images, the stand-in for a small change (Athalye et al., section 4.1.1)."""
     return images
 
 
 def bpda(value: Tensor, stand_in: Tensor) -> Tensor:
     """Return `value`, to the last bit, with the gradient of `stand_in`, a tensor of the same shape.
 
-    The backward pass differentiable approximation of Athalye et al., section 4.1: `bpda(exact(x),
-    smooth(x))`. Raises ValueError for another shape.
+    This is the backward pass differentiable approximation of Athalye et al., section 4.1:
+    `bpda(exact(x), smooth(x))`. Raises ValueError if the shapes differ.
     """
     if value.shape != stand_in.shape:
         raise ValueError(
-            f"The stand-in has the shape {tuple(stand_in.shape)}, what it stands for "
-            f"{tuple(value.shape)}."
+            f"The stand-in has the shape {tuple(stand_in.shape)}. Expected {tuple(value.shape)}."
         )
     replaced: Tensor = _Replaced.apply(value.detach(), stand_in)
     return replaced
 
 
 class _Replaced(torch.autograd.Function):
-    """Its first argument forward, its second backward."""
+    """The value in the forward pass, the stand-in's gradient in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, stand_in: Tensor) -> Tensor:

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from zsrobust.models.tokens import embed, project
 
-#: Means and standard deviations that a classifier may use in the place of its backbone's.
+#: Means and standard deviations that may replace the backbone's own.
 NORMALIZATIONS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
 class ZeroShotClassifier(nn.Module):
-    """Images (N, 3, S, S) in [0, 1] to logits (N, K): scaled cosines to class texts.
+    """A map from images (N, 3, S, S) float32 in [0, 1] to logits (N, K).
 
-    Resize and normalize happen inside, so that attacks live in pixel space. The text head is a
-    buffer.
+    A logit is the scaled cosine to a class's text embedding. Images are resized and normalized
+    inside, so that attacks work on pixels. The text head is a buffer.
     """
 
     head: Tensor
@@ -37,21 +37,17 @@ class ZeroShotClassifier(nn.Module):
         super().__init__()
         self.encoder, self.side = encoder, side
         self.register_buffer("head", head)
-        self.register_buffer(
-            "mean", torch.tensor(mean, dtype=head.dtype, device=head.device)[:, None, None]
-        )
-        self.register_buffer(
-            "std", torch.tensor(std, dtype=head.dtype, device=head.device)[:, None, None]
-        )
+        self.register_buffer("mean", head.new_tensor(mean)[:, None, None])
+        self.register_buffer("std", head.new_tensor(std)[:, None, None])
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Return the image tower's input for images (N, 3, S, S): resized and normalized."""
+        """Return the resized and normalized images, the tower's input, of images in [0, 1]."""
         if images.shape[-1] != self.side:
             images = F.interpolate(images, size=self.side, mode="bicubic", align_corners=False)
         return (images - self.mean) / self.std
 
     def embeddings(self, images: Tensor) -> Tensor:
-        """Return the embeddings, (N, D), of images (N, 3, S, S), not normalized."""
+        """Return the embeddings before normalization, (N, D), of images in [0, 1]."""
         embeddings: Tensor = self.encoder(self.prepared(images))
         return embeddings
 
@@ -60,7 +56,7 @@ class ZeroShotClassifier(nn.Module):
         return F.normalize(self.embeddings(images), dim=-1)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return the patch tokens, (N, L, D), of images (N, 3, S, S), without the class token.
+        """Return the patch tokens, (N, L, D), of images in [0, 1], without the class token.
 
         The tower's own last norm and projection are applied. Raises ZSRobustError for a tower
         without patch tokens.
@@ -75,8 +71,8 @@ class ZeroShotClassifier(nn.Module):
 class HalfPrecision(nn.Module):
     """A classifier in half precision, as the released code runs its attacks and verdicts.
 
-    Within float16 autocast; the gradient of a loss that is summed is divided by the number of
-    images, as that of its mean over the batch: without scaling, small gradients become exact zeros.
+    It computes in float16 autocast. The gradient of a summed loss is divided by the number of
+    images, which makes it the gradient of the mean. Without scaling, small gradients become zeros.
     """
 
     def __init__(self, classifier: nn.Module) -> None:
@@ -90,17 +86,17 @@ class HalfPrecision(nn.Module):
 
     @property
     def features(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's unit-norm embeddings (N, D) as float32; missing where it has none."""
+        """The classifier's unit-norm embeddings (N, D), float32; missing if it has none."""
         return partial(self._halved, self.classifier.features)
 
     @property
     def embeddings(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's un-normalized embeddings (N, D); missing where it has none."""
+        """The classifier's embeddings (N, D) before normalization; missing if it has none."""
         return partial(self._halved, self.classifier.embeddings)
 
     @property
     def tokens(self) -> Callable[[Tensor], Tensor]:
-        """The classifier's patch tokens (N, L, D) as `features` are; missing where it has none."""
+        """The classifier's patch tokens (N, L, D), float32; missing if it has none."""
         return partial(self._halved, self.classifier.tokens)
 
     def _halved(self, function: Any, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checkpoints: what a training wrote, what it was made from, and the tower that it gives back."""
+"""Checkpoints: trained weights with their recipe, sources and history."""
 
 import hashlib
 import json
@@ -21,33 +21,32 @@ from zsrobust.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained image tower on disk: changed weights, recipe and history."""
+    """A trained image tower on disk: its weights, recipe and history."""
 
     path: Path
     recipe: dict[str, Any]
-    #: digests of what the recipe names: the backbone, and the images trained on
+    #: digests of the backbone and of the training images
     sources: dict[str, str]
-    #: Per epoch: loss, accuracy (where the objective classifies), distance (relative L2), seconds.
+    #: Per epoch: loss, accuracy (if the objective classifies), distance (relative L2), seconds.
     history: list[dict[str, float]]
-    prompts: str | None  #: digest of the class texts; older checkpoints do not have it
+    prompts: str | None  #: digest of the class texts; None in older checkpoints
     weights: dict[str, Tensor]
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
-        """Read a checkpoint; raises ZSRobustError for a file that is damaged or not ours."""
+        """Return the checkpoint in a file; raises ZSRobustError if it is damaged or foreign."""
         try:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if "digest" in metadata and metadata["digest"] != seal(
-                metadata, weights_digest(weights)
-            ):
+            digest = metadata.get("digest")  # missing in older checkpoints
+            if digest is not None and digest != seal(metadata, weights_digest(weights)):
                 raise ValueError("its digest does not fit")
             recipe = read_json(metadata["recipe"], dict[str, Any], "its recipe")
             sources = read_json(metadata["sources"], dict[str, str], "its sources")
             history = read_json(metadata["history"], list[dict[str, float]], "its history")
             if any("seconds" not in epoch for epoch in history):
-                raise ValueError("an epoch of its history has no seconds")
+                raise ValueError("an epoch of its history lacks the seconds")
             return cls(path, recipe, sources, history, metadata.get("prompts"), weights)
         except Exception as error:  # a damaged header raises all kinds
             raise ZSRobustError(
@@ -56,29 +55,28 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """The sha256 of the weights; the history, which has times in it, stays out."""
+        """The sha256 of the weights. The history contains times and stays out."""
         return weights_digest(self.weights)
 
     @property
     def epoch_seconds(self) -> float:
-        """Return the mean seconds of an epoch."""
+        """The mean seconds of an epoch."""
         return sum(epoch["seconds"] for epoch in self.history) / max(1, len(self.history))
 
 
 def sources(clip: Clip, images: Images) -> dict[str, str]:
-    """Return the digests of what a recipe names and a checkpoint is made from."""
+    """Return the digests of the backbone and the images that a checkpoint is made from."""
     return {"backbone": clip.digest, "images": images.digest}
 
 
 def texts(recipe: Recipe, dataset: Dataset) -> str:
     """Return the digest of the class texts that a recipe trains against."""
-    return hashlib.sha256(
-        json.dumps(dataset.prompts(recipe.prompts or "plain")).encode()
-    ).hexdigest()
+    prompts = json.dumps(dataset.prompts(recipe.prompts or "plain"))
+    return hashlib.sha256(prompts.encode()).hexdigest()
 
 
 def made_from(recipe: Recipe, clip: Clip, dataset: Dataset, images: Images) -> dict[str, str]:
-    """Return what says, in the metadata of a file, what its weights were made from."""
+    """Return the metadata of a file that identifies what its weights were made from."""
     return {
         "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
         "sources": json.dumps(sources(clip, images)),
@@ -88,22 +86,18 @@ def made_from(recipe: Recipe, clip: Clip, dataset: Dataset, images: Images) -> d
 
 def learning(encoder: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights that take gradients, by name."""
-    return {
-        name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad
-    }
+    return {name: weight for name, weight in encoder.named_parameters() if weight.requires_grad}
 
 
 def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
-    """Return a copy of the image tower in which just what the recipe trains takes gradients."""
-    return (
-        prompted(clip, recipe.options.get("tokens", 0), recipe.seed)
-        if recipe.trainable == "prompts"
-        else clip.copy()
-    )
+    """Return a copy of the image tower; only what the recipe trains takes gradients."""
+    if recipe.trainable == "prompts":
+        return prompted(clip, recipe.options.get("tokens", 0), recipe.seed)
+    return clip.copy()
 
 
 def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
-    """Return a checkpoint's image tower, frozen; raises ZSRobustError if it does not fit."""
+    """Return a checkpoint's image tower, frozen; raises ZSRobustError if a weight is wrong."""
     encoder = student_encoder(clip, recipe)
     expected = learning(encoder)
     given = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
@@ -115,7 +109,7 @@ def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Mo
     if wrong:
         raise ZSRobustError(
             f"The checkpoint {checkpoint.path} does not fit {clip.name}: {', '.join(wrong[:5])}. "
-            "Delete it."
+            "Delete it and train again."
         )
     with torch.no_grad():
         for name, parameter in expected.items():

@@ -1,4 +1,4 @@
-"""Crafting: a training's adversarial images, against the labels or an objective's own loss."""
+"""Crafting: adversarial training images, against the labels or against an objective's own loss."""
 
 import dataclasses
 import warnings
@@ -21,10 +21,10 @@ from zsrobust.training.steps import MinMax, Objective, Outputs, Step
 
 
 class Crafter:
-    """Makes adversarial images as a recipe says. No weight takes a gradient for them."""
+    """Makes the adversarial images of a recipe. No weight takes a gradient for them."""
 
     def __init__(self, recipe: Recipe, objective: Objective) -> None:
-        """Take the recipe and its objective; raises ZSRobustError if the attack does not suit it."""
+        """Take a recipe and its objective; raises ZSRobustError if the attack does not fit."""
         self.recipe = recipe
         self.attack: Any = recipe.crafting() if recipe.attack else None
         if self.attack is not None and isinstance(objective, MinMax) and not _plain(self.attack):
@@ -44,17 +44,13 @@ class Crafter:
             return torch.as_tensor(attack(student, clean, labels, draws)).detach()
 
     def against_loss(
-        self,
-        gain: Callable[[Step, Outputs], Tensor],
-        step: Step,
-        clean: Tensor,
-        labels: Tensor,
+        self, gain: Callable[[Step, Outputs], Tensor], step: Step, clean: Tensor, labels: Tensor
     ) -> Tensor:
         """Return images (N, 3, S, S) that maximize `gain` within the bound of the recipe's attack.
 
         Raises ZSRobustError without an attack.
         """
-        # What `gain` asks of the student has no gradient for the weights. The loss must not reuse it.
+        # These outputs have no gradient for the weights, so the loss needs outputs of its own.
         seen = dataclasses.replace(step, images=clean, labels=labels, craft=_too_early)
         if clean is step.images:
             seen.teacher_clean = step.teacher_clean
@@ -78,14 +74,14 @@ class Crafter:
 
     @contextmanager
     def _attacking(self, student: ZeroShotClassifier) -> Iterator[Any]:
-        """Yield the recipe's attack while the student is frozen; raises ZSRobustError without one."""
+        """Yield the recipe's attack, with a frozen student; raises ZSRobustError without one."""
         if self.attack is None:
             raise ZSRobustError(
                 f"The recipe of the objective {self.recipe.objective!r} has no attack. "
                 "The objective asks for adversarial images. Add one to the recipe: attack=pgd2"
             )
         with frozen(student), warnings.catch_warnings():
-            # What attacks warn of concerns evaluations.
+            # The warnings of attacks concern evaluations.
             warnings.simplefilter("ignore", UserWarning)
             yield self.attack
 

@@ -1,4 +1,4 @@
-"""The processes that train together: they share each batch and take the same step."""
+"""The processes that train together: they share every batch and take the same steps."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor, distributed, nn
 
 @dataclass(frozen=True)
 class Crew:
-    """A process's place among those of torch.distributed; alone if that is not started."""
+    """The place of a process in torch.distributed; a crew of one if that is not started."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def here(cls) -> "Crew":
-        """Return the crew that was started."""
+        """Return the crew that torch.distributed started."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -27,16 +27,16 @@ class Crew:
         return self.rank == 0
 
     def part(self, positions: Tensor) -> tuple[Tensor, float]:
-        """Return this process's images of a batch (N,), and the weight of what it finds on them, 1.
+        """Return this process's positions (n,) of a batch (N,), and the weight of its gradients, 1.
 
-        Where there are fewer images than processes, some take the first image again, with weight 0:
-        every process has the same gradients to add.
+        If the batch has fewer images than processes, a process without images takes the first image
+        with weight 0. Every process needs the same gradients to add.
         """
         mine = positions.tensor_split(self.size)[self.rank]
         return (mine, 1.0) if len(mine) else (positions[:1], 0.0)
 
     def add_up(self, parameters: Iterable[nn.Parameter], totals: Tensor) -> Tensor:
-        """Add the gradients over all processes in place, and return the added totals (n,)."""
+        """Return the summed totals (n,), and add up the gradients in place, in one message."""
         if self.size == 1:
             return totals
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -48,7 +48,7 @@ class Crew:
         return torch.as_tensor(sums.to(totals))
 
     def leaders(self, number: int, device: torch.device) -> int:
-        """Return the number that the leading process gave; all wait for each other."""
+        """Return the number of the leading process, after waiting for all processes."""
         if self.size == 1:
             return number
         given = torch.tensor(number if self.leads else 0, device=device)

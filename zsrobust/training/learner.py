@@ -1,4 +1,4 @@
-"""The learner: student, teacher and optimizer. It takes one batch at a time, in parts."""
+"""The learner: the student, its teacher, and the optimizer, one batch at a time."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from zsrobust.training.steps import MinMax, Step, objectives
 
 
 class BFloat16(nn.Module):
-    """An image tower in bfloat16 autocast; its weights and embeddings are float32."""
+    """An image tower with passes in bfloat16 autocast; its weights and embeddings are float32."""
 
     def __init__(self, tower: nn.Module) -> None:
         """Wrap a tower."""
@@ -36,10 +36,9 @@ class BFloat16(nn.Module):
 
 
 class Learner:
-    """A student that learns as its recipe says.
+    """A student that learns by its recipe.
 
-    Between two steps, all that the next one depends on is `tensors()` and the numbers of steps and
-    epochs.
+    The next step depends only on `tensors()` and the numbers of steps and epochs done.
     """
 
     def __init__(
@@ -51,17 +50,13 @@ class Learner:
         micro_batch: int | None,
         checkpoint_activations: bool,
     ) -> None:
-        """Take what `zsrobust.training.train` takes."""
+        """Take the arguments of `zsrobust.training.train`."""
         if micro_batch is not None and micro_batch < 1:
             raise ZSRobustError(
-                f"A micro-batch of {micro_batch} images leaves none. Choose 1 or more."
+                f"A micro-batch of {micro_batch} images is not valid. Choose 1 or more."
             )
-        self.recipe, self.images, self.micro_batch, self.crew = (
-            recipe,
-            images,
-            micro_batch,
-            Crew.here(),
-        )
+        self.recipe, self.images = recipe, images
+        self.micro_batch, self.crew = micro_batch, Crew.here()
         self.objective, self.cut = objectives[recipe.objective], recipe.cut(clip)
         self.crafter = Crafter(recipe, self.objective)
         encoder = student_encoder(clip, recipe)
@@ -91,20 +86,18 @@ class Learner:
         self._settle()
 
     def _check_parts(self) -> None:
-        """Raise ZSRobustError if parts of a batch would not teach what the whole of it does."""
+        """Raise ZSRobustError if parts of a batch do not give the whole batch's gradients."""
         if self.whole_only:
             raise ZSRobustError(
-                "The tower normalizes over the batch, and would learn something else from parts "
-                "of it. Train it in one "
-                "process, on a device that a whole batch fits, or with another batch_size."
+                "The tower normalizes over the batch. It would learn something else from parts of it. "
+                "Train in one process, on a device with more memory, or with a smaller batch_size."
             )
 
     def gradients(self, epoch: int, positions: Tensor) -> Tensor:
-        """Take the gradients of a batch, images at `positions`, for `move`.
+        """Return the summed loss and the correct images of a batch, (2,); keep its gradients.
 
-        Return the sum of the losses of the batch's images and the number of correct ones, (2,). The
-        number is NaN where the objective classifies none. A batch that does not fit into the memory
-        of a GPU is tried again in parts of half as many images.
+        The number of correct images is NaN if the objective does not classify. Every process takes
+        its part of the batch. Parts that do not fit into a GPU's memory are halved and tried again.
         """
         mine, weight = self.crew.part(positions)
         while True:
@@ -115,14 +108,15 @@ class Learner:
                 tried = min(self.micro_batch or len(mine), len(mine))
                 if tried == 1:
                     raise ZSRobustError(
-                        f"One image at a time is too much for the memory of {self.device}."
+                        f"One image at a time is too much for the memory of {self.device}. "
+                        "Use a device with more memory."
                     ) from None
             self._check_parts()
             self.micro_batch = math.ceil(tried / 2)
             torch.cuda.empty_cache()
 
     def _accumulate(self, epoch: int, positions: Tensor, whole: int, weight: float) -> Tensor:
-        """Add up the gradients of parts of a batch of `whole` images, and return their totals."""
+        """Return the totals, (2,), of parts of a batch of `whole` images; add up gradients."""
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.device, dtype=exactly(self.device))
         for part in positions.split(self.micro_batch or len(positions)):
@@ -135,7 +129,7 @@ class Learner:
         return totals
 
     def _step(self, epoch: int, positions: Tensor, share: float) -> Step:
-        """Return what the objective gets of the images at these positions."""
+        """Return the step that the objective receives for the images at these positions."""
         rows = positions.numpy()
         labels = torch.from_numpy(self.images.labels[rows]).to(self.device, non_blocking=True)
         draws = Draws.of(self.recipe.seed, f"epoch {epoch}", rows, self.device)
@@ -167,11 +161,11 @@ class Learner:
         self._settle()
 
     def _settle(self) -> None:
-        """Store the buffers: running statistics also move in a step that does not finish."""
+        """Copy the buffers: running statistics change also in unfinished steps."""
         self._settled = {name: buffer.clone() for name, buffer in self.buffers.items()}
 
     def trained(self) -> dict[str, Tensor]:
-        """Return the weights that learn, on the CPU."""
+        """Return the trained weights, on the CPU."""
         return _stored(self.weights)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -182,15 +176,11 @@ class Learner:
                 if isinstance(value, Tensor):
                     kinds.setdefault(kind, {})[name] = value
         return _stored(
-            {
-                f"{kind}/{name}": value
-                for kind, values in kinds.items()
-                for name, value in values.items()
-            }
+            {f"{kind}/{name}": kinds[kind][name] for kind in kinds for name in kinds[kind]}
         )
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the tensors of another learner; raises ZSRobustError if they do not fit."""
+        """Load another learner's tensors; raises ZSRobustError first if one does not fit."""
         own = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
         own |= {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
         places = {name: place for place, name in enumerate(self.weights)}
@@ -208,7 +198,7 @@ class Learner:
         self._settle()
 
     def distance(self) -> dict[str, float]:
-        """Return how far the weights moved: ‖θ - θ₀‖ / ‖θ₀‖ (Figure 2), and the code's way."""
+        """Return the distance ‖θ - θ₀‖ / ‖θ₀‖ (Figure 2), and the released code's."""
         start, now = self.start, self.weights
         with torch.no_grad():
             moved = sum(float((now[name] - start[name]).double().square().sum()) for name in start)
@@ -222,7 +212,7 @@ class Learner:
 
 
 def exactly(device: torch.device) -> torch.dtype:
-    """Return the type to add up in: float64, where there is one."""
+    """Return the type of sums: float64, or float32 on a device without float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -231,7 +221,7 @@ def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checkpoint_activations(encoder: nn.Module) -> None:
-    """Recompute the towers' activations in the backward pass, where open_clip can."""
+    """Recompute activations in the backward pass, in the parts of open_clip that support it."""
     for part in encoder.modules():
         enable: Any = getattr(part, "set_grad_checkpointing", None)
         if enable is not None:
@@ -239,9 +229,8 @@ def _checkpoint_activations(encoder: nn.Module) -> None:
 
 
 def _optimizer(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-    fused = (
-        weights[0].device.type == "cuda" or None
-    )  # one kernel for all weights; None is torch's own choice
+    # One kernel for all weights on a GPU. None leaves the choice to torch.
+    fused = weights[0].device.type == "cuda" or None
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused

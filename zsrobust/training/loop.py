@@ -1,4 +1,4 @@
-"""The training loop: epochs of batches, history, and interrupted trainings."""
+"""The training loop: epochs of batches, their history, and the state of interrupted trainings."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from zsrobust.training.recipes import Recipe
 Progress = Callable[[int, int, str], None]
 
 SAVE_EVERY = 300.0  # seconds
-LOOK_EVERY = {"cpu": 1}  # steps, by device
+LOOK_EVERY = {"cpu": 1}  # steps between readings of the tally, by device; 10 elsewhere
 
 
 @exact()
@@ -42,23 +42,23 @@ def train(
     checkpoint_activations: bool = False,
     save_every: float = SAVE_EVERY,
 ) -> Checkpoint:
-    """Fine-tune the image tower by the recipe, write the checkpoint, and return it.
+    """Return the checkpoint of the recipe's fine-tuned image tower, and write it to `path`.
 
-    `progress` is called after every step with steps done, steps in all, and a note on loss and
+    `progress` receives, after every step, the steps done, the steps in all, and a note on loss and
     accuracy.
 
-    What is not done is saved beside the checkpoint, as `NAME.partial`: every `save_every` seconds,
-    and when something that is no `Exception` stops it (KeyboardInterrupt, or the SystemExit of a
-    signal's handler). The next training from the same recipe, backbone, images and class texts
-    begins where it ended; on a CPU its weights are the same to the bit.
+    An unfinished training is saved beside the checkpoint, as `NAME.partial`. It is saved every
+    `save_every` seconds, and when KeyboardInterrupt or a signal's SystemExit stops it. The next
+    training with the same recipe, backbone, images and class texts resumes from that state. On a
+    CPU, its weights are the same to the bit.
 
-    `micro_batch` is the number of images that are worked on at a time, all of a batch where it is
-    None and they fit. `checkpoint_activations` computes activations twice in the place of keeping
-    them. Neither changes what is learned, but in the last bits. Within torch.distributed, the
-    processes share the images of every batch, and the first one writes.
+    `micro_batch` is the number of images per pass; None is a whole batch, if it fits.
+    `checkpoint_activations` recomputes activations instead of keeping them. Both change only the
+    last bits of the weights. In torch.distributed, the processes share the images of every batch,
+    and the first process writes.
 
-    Raises ZSRobustError when a loss, a gradient or a weight is not finite, with the step, the
-    images of its batch, and the last state that was saved; no checkpoint is written then.
+    Raises ZSRobustError if a loss, a gradient or a weight is not finite. The error names the step,
+    the images of its batch, and the last saved state. No checkpoint is written in that case.
     """
     learner = Learner(recipe, clip, dataset, images, micro_batch, checkpoint_activations)
     training = Training(learner, made_from(recipe, clip, dataset, images), path, progress)
@@ -72,7 +72,7 @@ def train(
 
 
 def batches(recipe: Recipe, images: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the batches of all epochs: the epoch, and the positions (n,) of its images."""
+    """Yield the epoch's number and the positions (n,) of the images of every batch."""
     generator = torch.Generator().manual_seed(recipe.seed)
     for epoch in range(recipe.epochs):
         for positions in torch.randperm(images, generator=generator).split(recipe.batch_size):
@@ -83,37 +83,36 @@ class DivergedError(ZSRobustError):
     """The loss of a step, or its gradient, is not finite."""
 
     def __init__(self, step: int, loss: float) -> None:
-        """Take the number of steps before it, and its loss, which may be finite."""
+        """Take the number of steps before the failing one, and its loss, which may be finite."""
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         super().__init__(f"{what} at step {step}. Lower lr.")
         self.step = step
 
 
 class Tally:
-    """Loss and accuracy of an epoch so far, kept on the device: to look at them is to wait for it.
+    """Loss and accuracy of an epoch so far, on the device. Reading them waits for the device.
 
-    The number of correct images is None where the objective classifies none.
+    The number of correct images is None if the objective does not classify.
     """
 
     def __init__(
         self, device: torch.device, loss: float = 0.0, correct: float | None = 0.0
     ) -> None:
-        """Begin with these sums."""
+        """Take the sums so far."""
         right = math.nan if correct is None else correct
         self._sums = torch.tensor([loss, right], device=device, dtype=exactly(device))
-        self._bad = torch.full_like(
-            self._sums, -1
-        )  # the first step whose loss or gradient is not finite, and its loss
+        # The first step whose loss or gradient is not finite, and its loss.
+        self._bad = torch.full_like(self._sums, -1)
 
     def add(self, totals: Tensor, images: int, step: int, finite: Tensor | bool = True) -> None:
-        """Add a batch's totals: sum of losses, number correct, (2,); and if it is finite."""
+        """Add a batch's summed loss and correct images, (2,), and if its gradient is finite."""
         self._sums += totals
         loss = totals[0] / images
         first = ~(loss.isfinite() & finite) & (self._bad[0] < 0)
         self._bad = torch.where(first, torch.stack([torch.full_like(loss, step), loss]), self._bad)
 
     def look(self) -> tuple[float, float | None]:
-        """Return the sum of losses and the number correct; raises DivergedError."""
+        """Return the summed loss and the correct images; raises DivergedError if not finite."""
         loss, correct, step, bad = torch.cat([self._sums, self._bad]).tolist()
         if step >= 0:
             raise DivergedError(int(step), bad)
@@ -121,26 +120,24 @@ class Tally:
 
 
 class Training:
-    """A training under way: how far it is, what it found, and where that is kept."""
+    """A running training: its steps, its history, and the files that store them."""
 
     def __init__(
         self, learner: Learner, made_from: dict[str, str], path: Path, progress: Progress
     ) -> None:
-        """Take the learner, its sources, the checkpoint's path, and whom to report to."""
+        """Take the learner, its sources, the checkpoint's path, and the callback."""
         self.learner, self.made_from, self.path, self.progress = learner, made_from, path, progress
         self.partial = path.with_suffix(".partial")
         self.done = self.saved = 0  #: steps
         self.history: list[dict[str, float]] = []
-        self.tally, self.found = Tally(learner.device), ""  #: what the last look at the tally found
-        self.began, self.kept = (
-            time.perf_counter(),
-            time.perf_counter(),
-        )  #: the epoch; the last time that it was saved
-        self.remarks: list[str] = []  #: what every note ends with
-        self._whole = True  #: whether nothing has moved but by whole steps
+        self.tally, self.found = Tally(learner.device), ""  #: loss and accuracy at the last reading
+        #: start of the epoch, and of the time since the last save
+        self.began = self.kept = time.perf_counter()
+        self.remarks: list[str] = []  #: the end of every note
+        self._whole = True  #: False during a step
 
     def resume(self) -> None:
-        """Resume a training from the same sources; set a file aside that does not fit."""
+        """Resume the saved state of the same training; move a file that does not fit aside."""
         if self.learner.crew.leads:
             for left in [*leftovers(self.path), *leftovers(self.partial)]:
                 left.unlink(missing_ok=True)
@@ -152,8 +149,7 @@ class Training:
             self.progress(self.done, self.learner.steps, self.remarks[-1])
         if self.learner.crew.leaders(self.done, self.learner.device) != self.done:
             raise ZSRobustError(
-                f"{self.partial} is another file to each process. Choose a folder that all of "
-                "them share."
+                f"{self.partial} is not the same file in all processes. Choose a shared folder."
             )
 
     def _begin_from(self, partial: Partial) -> None:
@@ -165,7 +161,7 @@ class Training:
 
     def _set_aside(self, why: str) -> None:
         if self.learner.crew.leads:
-            with suppress(OSError):  # it stays where it is, then, and is written over
+            with suppress(OSError):  # the file then stays, and is overwritten
                 self.partial.replace(self.partial.with_suffix(".partial.aside"))
         self.remarks.append(f"begun anew: {why}")
 
@@ -190,13 +186,13 @@ class Training:
 
     @contextmanager
     def _moving(self) -> Iterator[None]:
-        """What is stopped within it leaves half a step behind, which is not saved."""
+        """Mark half a step: a training that stops inside is not saved."""
         self._whole = False
         yield
         self._whole = True
 
     def _look(self, images: int) -> None:
-        """Look at the tally of so many images."""
+        """Read the tally of this many images; raises ZSRobustError if a step diverged."""
         try:
             loss, correct = self.tally.look()
         except DivergedError as error:
@@ -208,7 +204,7 @@ class Training:
             self.found += f", accuracy {correct / images:.0%}"
 
     def _where(self, step: int) -> str:
-        """Return how to see a step again: its images, and the last stored state."""
+        """Return what is needed to repeat a step: its images, and the last saved state."""
         learner, recipe = self.learner, self.learner.recipe
         epoch, positions = next(islice(batches(recipe, len(learner.images)), step, None))
         images = ", ".join(map(str, learner.images.positions[positions.numpy()]))
@@ -221,12 +217,11 @@ class Training:
 
     def _note(self) -> str:
         parts = self.learner.micro_batch
-        return "; ".join(
-            [self.found, *([f"{parts} images at a time"] if parts else []), *self.remarks]
-        )
+        size = [f"{parts} images at a time"] if parts else []
+        return "; ".join([self.found, *size, *self.remarks])
 
     def _end_epoch(self) -> None:
-        """Write an epoch into the history, and begin the next."""
+        """Add an epoch to the history, and start the next one."""
         (loss, correct), images = self.tally.look(), len(self.learner.images)
         now = time.perf_counter()
         accuracy = {} if correct is None else {"accuracy": correct / images}
@@ -241,13 +236,13 @@ class Training:
         self.tally, self.began = Tally(self.learner.device), now
 
     def save_after(self, seconds: float) -> None:
-        """Save what is done, if the last time is so long ago."""
+        """Save the state if the last save was at least `seconds` ago."""
         if time.perf_counter() - self.kept >= seconds:
             self.save()
 
     @contextmanager
     def saved_when_stopped(self) -> Iterator[None]:
-        """Save the state when the training is interrupted, not for an error."""
+        """Save the state if somebody stops the training; not after an error, which would recur."""
         try:
             yield
         except BaseException as reason:
@@ -256,7 +251,7 @@ class Training:
             raise
 
     def save(self) -> None:
-        """Save the state if it is new and whole; a failure to write is only noted."""
+        """Save a new state between two steps; if that fails, remark on it and go on."""
         self.kept = time.perf_counter()
         if not (self.learner.crew.leads and self._whole and self.done > self.saved):
             return
@@ -269,13 +264,11 @@ class Training:
             state.write(self.partial, self.made_from)
             self.saved = self.done
         except ZSRobustError as error:
-            self.remarks = [
-                *(remark for remark in self.remarks if remark != str(error)),
-                str(error),
-            ]
+            others = [remark for remark in self.remarks if remark != str(error)]
+            self.remarks = [*others, str(error)]
 
     def finish(self) -> None:
-        """Write the checkpoint; raises ZSRobustError if its weights are not finite."""
+        """Write the checkpoint; raises ZSRobustError first if a weight is not finite."""
         weights = self.learner.trained()
         self._check(weights)
         if self.learner.crew.leads:

@@ -1,4 +1,4 @@
-"""Interrupted trainings: everything the next step needs, in one file."""
+"""Unfinished trainings: all that the next step depends on, in a file beside the checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -23,33 +23,30 @@ FORMAT = "zsrobust-partial-2"
 class Partial:
     """A training between two steps."""
 
-    done: int  #: steps
+    done: int  #: steps done
     loss: float  #: of the epoch so far, summed over its images
-    correct: float | None  #: images of the epoch so far; None where the objective classifies none
+    correct: float | None  #: images of the epoch so far; None if the objective does not classify
     seconds: float  #: of the epoch so far
-    history: list[dict[str, float]]  #: of the epochs before
+    history: list[dict[str, float]]  #: of the finished epochs
     tensors: dict[str, Tensor]  #: weights, buffers, and the optimizer's state
 
     def write(self, path: Path, made_from: Mapping[str, str]) -> None:
-        """Write it with what it was made from; raises ZSRobustError if it cannot be written."""
-        numbers = json.dumps(
-            {name: value for name, value in vars(self).items() if name != "tensors"}
-        )
-        metadata = {"format": FORMAT, **made_from, "numbers": numbers}
+        """Write the state with its sources; raises ZSRobustError if the file cannot be written."""
+        numbers = {name: value for name, value in vars(self).items() if name != "tensors"}
+        metadata = {"format": FORMAT, **made_from, "numbers": json.dumps(numbers)}
         metadata["digest"] = seal(metadata, weights_digest(self.tensors))
         write_atomically(path, safetensors.torch.save(self.tensors, metadata))
 
     @classmethod
     def read(cls, path: Path, made_from: Mapping[str, str]) -> "Partial":
-        """Read one; raises ZSRobustError if it is damaged or has other sources."""
+        """Return a file's state; raises ZSRobustError if it is damaged or has other sources."""
         try:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata["format"] != FORMAT or metadata["digest"] != seal(
-                metadata, weights_digest(tensors)
-            ):
-                raise ValueError("its digest does not fit")
+            sealed = seal(metadata, weights_digest(tensors))
+            if metadata["format"] != FORMAT or metadata["digest"] != sealed:
+                raise ValueError("its format or its digest does not match")
             numbers = read_json(metadata["numbers"], dict[str, Any], "its numbers")
             partial = cls(**numbers, tensors=tensors)
             check_fields(partial, "its numbers")

@@ -1,7 +1,7 @@
-"""The processes that torchrun starts: which of them this is, and what they tell one another.
+"""The processes of torchrun: the rank of this one, and what the processes exchange.
 
-Only the first prepares, asks, decides, stores and prints; the others follow. Without torchrun there
-is one, the first, and nothing here does anything.
+Only the first process prepares, asks, decides, stores and prints. The others follow. Without
+torchrun, there is one process, and the functions of this module change nothing.
 """
 
 import os
@@ -17,34 +17,34 @@ from zsrobust.core.errors import ZSRobustError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(
-    days=30
-)  # with one another: the first may download, wait for another run, or ask a person
+#: Timeout of the other processes: the first may download, wait for another run, or ask a person.
+PATIENCE = timedelta(days=30)
 
 _size, _rank = 1, 0
 
 
 def size() -> int:
-    """Return the number of processes that do this together."""
+    """Return the number of processes in this run."""
     return _size
 
 
 def rank() -> int:
-    """Return which of them this is, from 0."""
+    """Return the number of this process, from 0."""
     return _rank
 
 
 def leads() -> bool:
-    """Return whether this is the first, or the only one."""
+    """Return whether this is the first or the only process."""
     return _rank == 0
 
 
 @contextmanager
 def together(device: str | None) -> Iterator[str | None]:
-    """Within it, the processes of torchrun are one run; yields this one's device.
+    """Join the processes of torchrun to one run; yields the device of this process.
 
-    Each takes the GPU of its own number and NCCL, or, on the CPU or a device with a number, gloo.
-    When one fails, it alone says why, and the others end.
+    Each process takes the GPU of its own number, and NCCL. On the CPU or on a device with a number,
+    it takes gloo. If a process fails, it alone reports the error, and the others end. A single
+    process yields `device`.
     """
     global _size, _rank
     if _size > 1 or int(os.environ.get("WORLD_SIZE", "1")) < 2 or "LOCAL_RANK" not in os.environ:
@@ -70,11 +70,11 @@ def together(device: str | None) -> Iterator[str | None]:
 
 
 def _place(device: str | None, number: int) -> tuple[str, str]:
-    """Return the device of a process by its number, and the backend for its tensors."""
+    """Return the device of the process with this number on its machine, and its backend."""
     if device == "cuda" or (device is None and torch.cuda.is_available()):
         if number >= torch.cuda.device_count():
             raise ZSRobustError(
-                f"No GPU for process {number}: this machine has {torch.cuda.device_count()}. "
+                f"Process {number} lacks a GPU: this machine has {torch.cuda.device_count()}. "
                 f"Next: torchrun --nproc-per-node {torch.cuda.device_count() or 1}, or --device cpu"
             )
         torch.cuda.set_device(number)
@@ -83,7 +83,7 @@ def _place(device: str | None, number: int) -> tuple[str, str]:
 
 
 def _first_to_fail(store: Any) -> bool:
-    """Return whether no process failed before this one, as torchrun's store reports."""
+    """Return whether this process failed first; False if torchrun's store does not answer."""
     try:
         return bool(store.add("failed", 1) == 1)
     except RuntimeError:
@@ -91,31 +91,31 @@ def _first_to_fail(store: Any) -> bool:
 
 
 def decided(make: Callable[[], T]) -> T:
-    """Return in every process what the first makes, or raise its ZSRobustError."""
+    """Return what `make` returns in the first process, in all; raises its ZSRobustError in all."""
     if _size == 1:
         return make()
-    said: list[Any] = [None, None]
+    answer: list[Any] = [None, None]
     if leads():
         try:
-            said[0] = make()
+            answer[0] = make()
         except ZSRobustError as error:
-            said[1] = error
-    distributed.broadcast_object_list(said)
-    if said[1] is not None:
-        raise said[1]
-    return said[0]  # type: ignore[no-any-return]  # a T of the first process: the broadcast is not typed
+            answer[1] = error
+    distributed.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]  # type: ignore[no-any-return]  # a T of the first process: the broadcast is not typed
 
 
 @contextmanager
 def led(context: AbstractContextManager[T]) -> Iterator[T]:
-    """Within it, the first process is in the context, for all; what entering it raises, all do."""
+    """Enter the context in the first process only; its ZSRobustError is raised in all processes."""
     with ExitStack() as stack:
         yield decided(lambda: stack.enter_context(context))
 
 
 @contextmanager
 def first() -> Iterator[None]:
-    """Within it, the first process works before the others, who find done what it did."""
+    """Run the block in the first process, and then in the others."""
     if leads():
         yield
     decided(lambda: None)
@@ -124,7 +124,7 @@ def first() -> Iterator[None]:
 
 
 def gathered(part: T) -> list[T]:
-    """Return what all processes give, in their order, to the first; nothing to the others."""
+    """Return the parts of all processes, by rank, in the first process; [] in the others."""
     if _size == 1:
         return [part]
     parts: list[Any] = [None] * _size

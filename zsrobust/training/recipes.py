@@ -10,22 +10,13 @@ from msgspec import Meta
 
 from zsrobust.attacks import Attack, attacks
 from zsrobust.core.specs import format_eps
-from zsrobust.core.values import (
-    Bound,
-    Count,
-    NotNegative,
-    Positive,
-    Whole,
-    check,
-    check_fields,
-)
+from zsrobust.core.values import Bound, Count, NotNegative, Positive, Whole, check, check_fields
 from zsrobust.datasets import Cut
 from zsrobust.models.clip import Clip, cut_for
 
-#: Of the towers' passes. In bfloat16 these run in autocast; weights, optimizer, embeddings and loss
-#: are float32 always.
+#: Precision of the towers' passes, by autocast. Weights, optimizer and loss are always float32.
 Precision = Literal["float32", "bfloat16"]
-#: More prompt tokens than any tower has are refused before their memory is allocated.
+#: A number of prompt tokens above any tower's is an error before their memory is allocated.
 Tokens = Annotated[int, Meta(ge=0, le=4096, description="a whole number from 0 to 4096")]
 
 
@@ -33,17 +24,17 @@ Tokens = Annotated[int, Meta(ge=0, le=4096, description="a whole number from 0 t
 class Recipe:
     """Everything that a checkpoint depends on. Its digest names the checkpoint.
 
-    The defaults are the paper's (section 4.1) and, where it is silent, those of the code released
-    beside it: SGD with momentum 0.9, no weight decay, batch 256, cosine schedule with 1000 steps of
-    linear warm-up. No default ever changes. New fields default to None, and None stays out of the
-    digest.
+    The defaults are the paper's (section 4.1). If the paper does not specify one, it comes from the
+    released code: SGD with momentum 0.9, no weight decay, batch 256, and a cosine schedule with
+    1000 steps of linear warm-up. A default never changes. New fields default to None, and None
+    stays out of the digest.
     """
 
     objective: str  #: the loss, by its registered name
     backbone: str = "ViT-B-32-quickgelu/openai"
     train_on: str = "tiny_imagenet"
-    attack: str | None = None  #: spec of the attack on the training images, where the loss has one
-    eps: Bound | None = None  #: of that attack, if not its own
+    attack: str | None = None  #: spec of the attack on the training images, if any
+    eps: Bound | None = None  #: of that attack; None is its own
     step_size: Bound | None = None
     epochs: Count = 10
     batch_size: Count = 256
@@ -58,23 +49,23 @@ class Recipe:
     logit_scale: float | None = None  #: in the loss and the attack; None is the model's own
     #: of the images, for the student and the teacher; None is the backbone's
     normalization: Literal["imagenet"] | None = None
-    #: training images are resized to this times the tower's side, then cropped; None is 1
+    #: training images are resized to `zoom` times the tower's side, then cropped; None is 1
     zoom: Positive | None = None
-    interpolation: Literal["bicubic", "bilinear"] | None = None  #: of that; None is the backbone's
+    interpolation: Literal["bicubic", "bilinear"] | None = None  #: None is the backbone's
     #: the wording of the class texts; None is the plain one
     prompts: Literal["released", "openai"] | None = None
-    #: train on a class-balanced subset of so many images; to try things out
+    #: size of a class-balanced subset to train on, for short trials
     limit: Count | None = None
-    #: what the objective and the prompts read
+    #: options of the objective and the prompts
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ZSRobustError for a field that is not of its type, or out of its range."""
+        """Raise ZSRobustError if a field has a wrong type or is out of range."""
         check_fields(self, "The recipe")
         check(self.options.get("tokens", 0), Tokens, "The recipe", path="options.tokens")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are set, as JSON can hold them; bounds as "8/255"."""
+        """Return the fields that are set, as JSON values; bounds as "8/255"."""
         return {
             key: format_eps(value) if key in ("eps", "step_size") else value
             for key, value in asdict(self).items()
@@ -83,7 +74,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Return the first 16 hexadecimal digits of the sha256 of the fields that are set."""
+        """The first 16 hexadecimal digits of the sha256 of the fields that are set."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def cut(self, clip: Clip) -> Cut:

@@ -15,7 +15,7 @@ from zsrobust.core.registry import Registry
 from zsrobust.models.tokens import embed, project
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
-NO_DRAWS = Draws(torch.empty(0, dtype=torch.int64))  #: of a step that no training made
+NO_DRAWS = Draws(torch.empty(0, dtype=torch.int64))  #: of a step outside a training
 
 
 class Outputs:
@@ -24,7 +24,7 @@ class Outputs:
     def __init__(
         self, classifier: ZeroShotClassifier, images: Callable[[], Tensor], gradients: bool
     ) -> None:
-        """Take the classifier, a function for the images, and whether to keep gradients."""
+        """Take the classifier, a function that returns images, and whether to keep gradients."""
         self.classifier, self._images, self.gradients = classifier, images, gradients
 
     @property
@@ -34,7 +34,7 @@ class Outputs:
 
     @property
     def computed(self) -> bool:
-        """Whether the pass through the tower was made already."""
+        """Whether the tower has processed the images."""
         return "_passed" in self.__dict__
 
     @cached_property
@@ -69,7 +69,7 @@ class Outputs:
 class Step:
     """What an objective receives: a batch, the student, the teacher.
 
-    Nothing is computed before it is asked for.
+    Each output is computed when the objective asks for it.
 
     `student_clean`, `student_adversarial`, `teacher_clean` and `teacher_adversarial` are what the
     student and the teacher compute from the clean and from the adversarial images: `embeddings`,
@@ -80,7 +80,7 @@ class Step:
     A sum over images must be divided by `share`.
 
     Random numbers come from `draws`, with a key of your own: `step.draws.uniform((3,), "crop")`.
-    They are the same again when a training is resumed.
+    A resumed training draws the same numbers.
     """
 
     images: Tensor  #: (N, 3, S, S) float32 in [0, 1]
@@ -156,8 +156,8 @@ class Step:
     def correct(self) -> Tensor | None:
         """Return the number of images that the student classified correctly, ().
 
-        It counts adversarial images if the objective asked for outputs of them. It makes no pass
-        of its own: it is None where the objective made no pass through the student.
+        It counts adversarial images if the objective asked for their outputs, else clean images. It
+        is None if the objective made no pass through the student.
         """
         for outputs in (self.student_adversarial, self.student_clean):
             if outputs.computed:

@@ -1,7 +1,7 @@
-"""The doctor: whether the numbers of a defense can be trusted, if not, why, and what to do.
+"""The doctor: whether the numbers of a defense can be trusted, and if not, why.
 
-A sample is attacked with PGD-10 and with an ensemble that is much stronger, and examined for red flags. The undefended
-model is the canary: where it does not fall, the attack, the protocol or the bound is at fault.
+It attacks a sample with PGD-10 and with a much stronger ensemble, and looks for red flags. The
+undefended model is the canary. If it survives, the attack, the protocol or the bound is at fault.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from zsrobust.evaluation.redflags.measurements import Sample, examine, logits_of
 from zsrobust.evaluation.redflags.rules import raised
 from zsrobust.results.flags import look_up
 
-TARGETS = 3  # of APGD-T: the likeliest wrong classes
-QUERIES = 500  # of Square
+TARGETS = 3  # classes that APGD-T aims at: the likeliest wrong ones
+QUERIES = 500  # per image, of Square
 
 Progress = Callable[[int, int], None]
 
@@ -30,23 +30,23 @@ def _silent(done: int, total: int) -> None: ...
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found out about one defense on one dataset."""
+    """What the doctor measured about one defense on one dataset."""
 
     title: str
     dataset: str
-    #: as `measurements.examine` returns them, and the share of images that each attack left
+    #: the measurements of `measure`
     checks: dict[str, float]
 
     @property
     def flags(self) -> list[str]:
-        """The names of the red flags that were raised; `zsrobust.results.flags.look_up` has their words."""
+        """The names of the raised red flags; `results.flags.look_up` returns their words."""
         return raised(self.checks)
 
     @property
     def verdict(self) -> str:
         """The verdict in words."""
         if not self.checks["correct"]:
-            return "nothing is right, so there is nothing to attack"
+            return "the classifier is wrong on every image of the sample"
         if not self.flags:
             return "passes"
         return f"do not trust it: {', '.join(look_up(name).title for name in self.flags)}"
@@ -72,11 +72,11 @@ def measure(
     batch_size: int | None = None,
     progress: Progress = _silent,
 ) -> dict[str, float]:
-    """Return the measurements of `examine`, and what an attack and a stronger one leave.
+    """Return the measurements of `examine`, and the shares in [0, 1] that survive attacks.
 
-    `clean`, `pgd` and `strongest` are shares of all images that are right, without and under attack; `overstated` is the
-    share of what is right without attack that only the stronger one breaks. `progress` hears how many steps of how many are
-    done.
+    `clean`, `pgd` and `strongest` are the shares of all images that are classified correctly:
+    without attack, under `attack`, and under the ensemble. `overstated` is the share of the correct
+    images that only the ensemble breaks. `progress` receives the steps done and the steps in all.
     """
     searches: list[Callable[[Sample], Tensor]] = [partial(_attacked, attack), *STRONGER]
     progress(0, 1 + len(searches))
@@ -114,7 +114,7 @@ def _apgd(sample: Sample) -> Tensor:
 def _apgd_targeted(sample: Sample) -> Tensor:
     logits = logits_of(sample.attacked, sample.images)
     search = sample.search
-    if logits.shape[1] >= 4:  # which the loss compares
+    if logits.shape[1] >= 4:  # the targeted loss compares four logits
         targets = rivals(logits, sample.labels, min(TARGETS, logits.shape[1] - 1))
         apgd_targeted(
             sample.attacked, search, targets, sample.draws, eps=sample.eps, norm=sample.norm
@@ -122,7 +122,7 @@ def _apgd_targeted(sample: Sample) -> Tensor:
     return search.adversarial
 
 
-#: What the ensemble is of, beside the attack itself: APGD on two losses, PGD-100 on a third, and Square.
+#: The ensemble, beside the attack itself: APGD on two losses, PGD-100 on a third, and Square.
 STRONGER: list[Callable[[Sample], Tensor]] = [
     _apgd,
     _apgd_targeted,

@@ -1,6 +1,6 @@
-"""Measures, on a small fixed sample, what tells a robust classifier from one that merely withstands an attack.
+"""Measurements on a small fixed sample, which show whether an attack failed.
 
-Cheap enough for every cell; `rules` decides which measurements raise a flag.
+They are cheap enough for every cell. `rules` decides which measurements raise a flag.
 """
 
 import math
@@ -24,19 +24,21 @@ from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import arithmetic
 from zsrobust.models.wrappers import Knowledge
 
-SAMPLE = 16  # images; the class-balanced subset of so many
-HARD = 4  # every so many-th image at most, of those that PGD-10 leaves, is attacked at length: that costs most here
-QUERIES = 100  # of Square
-NEAR = 1e-3  # a step in pixels of [0, 1], small enough for the loss to be nearly linear
-NOT_FINITE = 1e9  # stands for a measurement that is no number
-BEYOND = 87.0  # -log of the smallest normal float32: behind a margin of that size, the cross-entropy's gradient is gone
-GRAY = 0.5  # within this distance of every image there is the same one: plain gray
+SAMPLE = 16  # images, a class-balanced subset
+HARD = 4  # at most a quarter of the sample gets the long attacks, which cost most
+QUERIES = 100  # per image, of Square
+NEAR = 1e-3  # a step in pixels of [0, 1]; the loss is nearly linear over it
+NOT_FINITE = 1e9  # replaces a measurement that is not finite
+#: -log of the smallest normal float32; beyond such a margin, cross-entropy has a zero gradient
+BEYOND = 87.0
+GRAY = 0.5  # every image can become plain gray within this distance
 
 
 class Connected(nn.Module):
-    """A classifier whose logits always have a gradient: zero, where nothing of the image's arrives.
+    """A classifier whose logits always have a gradient.
 
-    A classifier that cuts the graph is measured so, and does not crash the attack.
+    The gradient is zero if the classifier cuts the graph. Such a classifier is measured; it does
+    not crash the attack.
     """
 
     def __init__(self, classifier: nn.Module) -> None:
@@ -47,16 +49,14 @@ class Connected(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, K) of images (N, 3, S, S)."""
         logits: Tensor = self.classifier(images)
-        return (
-            logits
-            if logits.requires_grad
-            else logits + 0 * images.flatten(1)[:, :1].to(logits.dtype)
-        )
+        if logits.requires_grad:
+            return logits
+        return logits + 0 * images.flatten(1)[:, :1].to(logits.dtype)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some images, the deployed classifier, and what is attacked in its place."""
+    """Some images, the deployed classifier, and the classifier that the probes attack."""
 
     deployed: Meter
     attacked: Meter
@@ -78,21 +78,18 @@ class Sample:
         target: nn.Module | None = None,
         batch_size: int | None = None,
     ) -> "Sample":
-        """Return the sample that an attack of this eps and norm is tried on; see `examine`."""
-        deployed, attacked = (
-            Meter(classifier, batch_size),
-            Meter(Connected(target or classifier), batch_size),
-        )
+        """Return the sample for probes with the eps and the norm of `attack`; see `examine`."""
+        deployed = Meter(classifier, batch_size)
+        attacked = Meter(Connected(target or classifier), batch_size)
         return cls(deployed, attacked, images, labels, draws, attack.eps, attack.norm)
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Within it, classifiers are frozen, float32 is float32, random numbers are our own, and no warning is heard."""
+        """Freeze the classifiers, compute in float32, seed torch and ignore warnings."""
         device = self.images.device
+        gpus = range(torch.cuda.device_count()) if device.type == "cuda" else []
         with (
-            torch.random.fork_rng(
-                range(torch.cuda.device_count()) if device.type == "cuda" else []
-            ),
+            torch.random.fork_rng(gpus),
             torch.enable_grad(),
             arithmetic("float32", device),
             warnings.catch_warnings(),
@@ -104,7 +101,7 @@ class Sample:
             yield
 
     def __getitem__(self, chosen: Tensor) -> "Sample":
-        """Return the sample of some of the images, by index."""
+        """Return the sample of the chosen images."""
         parts = self.images[chosen], self.labels[chosen], self.draws[chosen]
         return Sample(self.deployed, self.attacked, *parts, self.eps, self.norm)
 
@@ -114,7 +111,10 @@ class Sample:
     def pgd(
         self, steps: int, eps: float | None = None, start: Tensor | None = None, **fields: Any
     ) -> Tensor:
-        """Return what PGD makes of the images; its steps are 2.5 · eps / steps (Madry et al., 2018), or as `fields` say."""
+        """Return PGD's adversarial images, (N, 3, S, S).
+
+        The default step size is 2.5 · eps / steps (Madry et al., 2018).
+        """
         bound = eps or self.eps
         fields = {
             "eps": bound,
@@ -126,40 +126,37 @@ class Sample:
         return PGD(**fields)(self.attacked, self.images, self.labels, self.draws, start)
 
     def square(self, queries: int) -> Tensor:
-        """Return what Square makes of the images, asking the deployed classifier."""
+        """Return Square's adversarial images, (N, 3, S, S), against the deployed classifier."""
         search = self.search
         square(self.deployed, search, self.draws, eps=self.eps, norm=self.norm, queries=queries)
         return search.adversarial
 
     @property
     def search(self) -> Search:
-        """A search among the images, in batches that fit."""
+        """A new search for adversarial images, in batches that fit."""
         search = Search(self.images, self.labels)
         search.most = slots(self.attacked, search.most)
         return search
 
     def margins(self, images: Tensor) -> Tensor:
-        """Return max_j≠y z_j - z_y, (N,), of what is attacked."""
+        """Return max_j≠y z_j - z_y, (N,), of the attacked classifier."""
         return objective("margin", logits_of(self.attacked, images), self.labels)
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Return the gradients of cross-entropy and margin at the images, (N, 3, S, S) each."""
-        size, parts = (
-            min(self.attacked.batch_size or SAMPLE, SAMPLE),
-            [],
-        )  # by which half precision divides them
+        # HalfPrecision divides gradients by the number of images, so that number has a bound.
+        size, parts = min(self.attacked.batch_size or SAMPLE, SAMPLE), []
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
             points = images.clone().requires_grad_()
             logits = self.attacked(points)
             values = [objective(loss, logits, labels).sum() for loss in ("ce", "margin")]
-            parts.append(
-                [torch.autograd.grad(value, points, retain_graph=True)[0] for value in values]
-            )
+            gradients = [torch.autograd.grad(each, points, retain_graph=True) for each in values]
+            parts.append([gradient for (gradient,) in gradients])
         of_entropy, of_margin = (torch.cat(each) for each in zip(*parts, strict=True))
         return of_entropy, of_margin
 
     def broken(self, images: Tensor) -> Tensor:
-        """Return which of the images (N, 3, S, S) the deployed classifier gets wrong."""
+        """Return which images (N, 3, S, S) the deployed classifier gets wrong, (N,) bool."""
         return logits_of(self.deployed, images).argmax(1) != self.labels
 
 
@@ -174,18 +171,25 @@ def examine(
     knowledge: Knowledge = "adaptive",
     batch_size: int | None = None,
 ) -> dict[str, float]:
-    """Return measurements on images (N, 3, S, S) in [0, 1] with labels (N,); `rules` decides which raise a flag.
+    """Return measurements by name, on images (N, 3, S, S) in [0, 1] with labels (N,).
 
-    `classifier` is the deployed one; `target` is what the attack sees, if that is another. Of the attack only eps, norm and
-    the number of its steps matter: the probes are PGD and Square. `batch_size` is how many images a classifier takes at
-    once. With "oblivious" `knowledge` only the outputs are looked at: a search that does not see what it is judged by says
-    nothing of gradients. Weights, modes and torch's random numbers stay as they were. Raises what the classifier raises.
+    `classifier` is deployed. The attack sees `target`, if that is not None. The probes are PGD and
+    Square; they use only eps, norm and the number of steps of `attack`. A classifier takes
+    `batch_size` images at once. With "oblivious" `knowledge`, only the outputs are measured: the
+    attack does not see the deployed classifier, so its gradients prove nothing. Weights, modes and
+    torch's random state are restored. Raises any exception of the classifier.
 
-    Shares are of the images classified correctly: `zero_gradients`, `saturated`, `standing` (right under a huge eps),
-    `no_growth`, `more_steps` (broken by 100 steps of PGD and not by 10), `black_box` (broken by Square and not by those);
-    the last two of the first few that PGD-10 leaves. `broken` counts the images that PGD-10 broke, `eight_bits` is the
-    share of them that are still broken when rounded. `unstable` and `coupled` are differences of logits in units of their
-    range, `vanishing` is how many times more the margin grows than its gradient says.
+    These are shares of the images classified correctly:
+    - `zero_gradients` and `saturated`: the loss has no useful gradient;
+    - `standing`: the image survives a huge eps;
+    - `no_growth`: the margin does not grow with eps;
+    - `more_steps`: 100 steps of PGD break the image, 10 steps do not;
+    - `black_box`: Square breaks the image, PGD does not.
+
+    The last two are measured on the first few images that survive PGD-10. `broken` counts the
+    images that PGD-10 broke; `eight_bits` is the share of them that stay broken in 8 bits.
+    `unstable` and `coupled` are differences of logits in units of their range. `vanishing` is the
+    growth of the margin, divided by the growth that its gradient predicts.
     """
     sample = Sample.of(
         classifier, attack, pixels, labels, draws, target=target, batch_size=batch_size
@@ -211,15 +215,14 @@ def examine(
 
 @torch.no_grad()
 def logits_of(classifier: Meter, images: Tensor, size: int | None = None) -> Tensor:
-    """Return the logits (N, K), in batches of a size; of what the classifier takes at once, if none is given."""
-    return torch.cat(
-        [classifier(part) for part in images.split(size or classifier.batch_size or len(images))]
-    )
+    """Return the logits (N, K), in batches of `size`, or of the classifier's own size if None."""
+    size = size or classifier.batch_size or len(images)
+    return torch.cat([classifier(part) for part in images.split(size)])
 
 
 @torch.no_grad()
 def _outputs(sample: Sample, logits: Tensor) -> dict[str, float]:
-    """Look at the logits: whether they stay, whether an image's are its own, and what they are."""
+    """Return whether logits are repeatable, depend on other images, or are probabilities."""
     classifier, images = sample.deployed, sample.images
     span = (logits.amax(1) - logits.amin(1)).clamp_min(1e-12)
 
@@ -233,7 +236,7 @@ def _outputs(sample: Sample, logits: Tensor) -> dict[str, float]:
         classifier(images[:1])
     return {
         "unstable": float(apart(logits_of(classifier, images)).max()),
-        # The middle image: where classes are nearly the same, rounding moves some by more than their range.
+        # The median: if classes are nearly equal, rounding moves some logits beyond their range.
         "coupled": float(torch.maximum(apart(backward), apart(pieces)).median()),
         "inside": float(watch.seen),
         "probabilities": float(are_probabilities(logits)),
@@ -241,7 +244,7 @@ def _outputs(sample: Sample, logits: Tensor) -> dict[str, float]:
 
 
 def _gradients(sample: Sample) -> dict[str, float]:
-    """Compare the gradient with how the loss changes."""
+    """Return how well the gradient predicts the change of the loss."""
     before = sample.margins(sample.images)
     of_entropy, gradient = sample.gradients()
     flat = ~of_entropy.flatten(1).any(1)
@@ -253,23 +256,19 @@ def _gradients(sample: Sample) -> dict[str, float]:
         "saturated": float((before < -BEYOND).float().mean()),
     }
     moved = promised > 0
-    return (
-        {**found, "vanishing": float((kept[moved] / promised[moved]).median())}
-        if moved.any()
-        else found
-    )
+    if moved.any():
+        found["vanishing"] = float((kept[moved] / promised[moved]).median())
+    return found
 
 
 def _searches(sample: Sample) -> dict[str, float]:
-    """Attack the images: at eps, at half of it, at a huge one; and what is left, at length and without gradients."""
-    before, half = (
-        sample.margins(sample.images),
-        sample.margins(sample.pgd(5, sample.eps / 2, early_stop=False)),
-    )
+    """Return how the images fare at eps, at half of eps, at a huge eps, and under long attacks."""
+    before = sample.margins(sample.images)
+    half = sample.margins(sample.pgd(5, sample.eps / 2, early_stop=False))
     adversarial = sample.pgd(10, early_stop=False)
     grown = (half > before) & (sample.margins(adversarial) > half)
     far = GRAY * (1 if sample.norm == "linf" else sample.images[0].numel() ** 0.5)
-    # From the image itself: noise of that size would break it alone.
+    # Without a random start: noise of that size alone would break the image.
     standing = ~sample.broken(sample.pgd(10, far, random_start=False))
     broken = sample.broken(adversarial)
     found = {
@@ -285,22 +284,25 @@ def _searches(sample: Sample) -> dict[str, float]:
 
 
 def _hard(sample: Sample, adversarial: Tensor) -> dict[str, float]:
-    """Go on with the images that PGD-10 leaves: 90 steps more, and then Square."""
+    """Return the shares that 90 more steps break, and then Square, after PGD-10."""
     found = {"more_steps": 0.0, "black_box": 0.0}
     left = (~sample.broken(adversarial)).nonzero()[: math.ceil(len(sample) / HARD), 0]
     for name in found:
         if len(left):
             hard = sample[left]
-            broken = hard.broken(
-                _longer(hard, adversarial[left]) if name == "more_steps" else hard.square(QUERIES)
-            )
+            longer = name == "more_steps"
+            images = _longer(hard, adversarial[left]) if longer else hard.square(QUERIES)
+            broken = hard.broken(images)
             found[name] = int(broken.sum()) / len(sample)
             left = left[~broken]
     return found
 
 
 def _longer(sample: Sample, points: Tensor) -> Tensor:
-    """Return where 90 steps more lead, three times 30: images that would not fall at twice the pace are given up."""
+    """Return the images (N, 3, S, S) after up to 90 more steps, in three rounds of 30.
+
+    A round skips images whose margin grows too slowly to break even at twice that pace.
+    """
     points, before = points.clone(), sample.margins(points)
     left = torch.arange(len(sample), device=points.device)
     for more in (2, 1, 0):

@@ -1,4 +1,4 @@
-"""Notes: what attacks warned of while they ran, as names that a result stores."""
+"""Notes: the warnings of attacks, as names that a result stores."""
 
 import warnings
 from collections.abc import Iterable
@@ -8,12 +8,11 @@ from zsrobust.core.errors import one_line
 from zsrobust.results.flags import WARNED, is_name
 
 
-def collected(
-    caught: Iterable[warnings.WarningMessage],
-) -> tuple[list[str], list[str] | None]:
-    """Return the names of the notes, sorted, each once; and the texts of foreign warnings, None if there are none.
+def collected(caught: Iterable[warnings.WarningMessage]) -> tuple[list[str], list[str] | None]:
+    """Return the sorted names of the notes, and the texts of foreign warnings.
 
-    A foreign warning is a plain UserWarning of a plugin or of a library. Its name is `attack_warned`.
+    A foreign warning is a plain UserWarning of a plugin or of a library. Its name is
+    `attack_warned`. The texts are None if there was no foreign warning.
     """
     names: set[str] = set()
     messages: set[str] = set()

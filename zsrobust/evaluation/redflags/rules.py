@@ -1,10 +1,12 @@
-"""The rules of red flags: from which measurement on a number looks too good.
+"""The rules of red flags: the measurements that make a number look too good.
 
-The signs are those of Carlini et al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705, section 5), Athalye,
-Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security" (ICML 2018, arXiv 1802.00420, section 3.1), and
-Pintor et al., "Indicators of Attack Failure" (NeurIPS 2022, arXiv 2106.09947). For classifiers that compute while they
-predict: Croce et al., "Evaluating the Adversarial Robustness of Adaptive Test-time Defenses" (ICML 2022, arXiv
-2202.13711).
+The signs come from these papers:
+- Carlini et al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705, section 5);
+- Athalye, Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security" (ICML 2018,
+  arXiv 1802.00420, section 3.1);
+- Pintor et al., "Indicators of Attack Failure" (NeurIPS 2022, arXiv 2106.09947);
+- Croce et al., "Evaluating the Adversarial Robustness of Adaptive Test-time Defenses" (ICML 2022,
+  arXiv 2202.13711), for classifiers that optimize while they predict.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,36 +14,38 @@ from collections.abc import Callable, Mapping
 #: Measurements by name, as `measurements.examine` returns them and results store them.
 Checks = Mapping[str, float]
 
-#: Share of images without any gradient. An honest classifier has none; one of sixteen is above.
+#: Share of images whose gradient is zero. An honest classifier has 0. One image of 16 exceeds it.
 ZERO_GRADIENTS = 0.05
-#: How many times more the margin grows than its gradient predicts. About 1 where the gradient is the classifier's own;
-#: HalfPrecision divides it by the number of images, 16 in a sample.
+#: Growth of the margin, divided by the growth that its gradient predicts. An honest gradient gives
+#: about 1. HalfPrecision gives about 16: it divides by the number of images in a sample.
 VANISHING = 100.0
-#: Difference of logits between two calls, in units of their range; AutoAttack's own check has this bound.
+#: Difference of logits between two calls, in units of their range. AutoAttack uses this bound.
 UNSTABLE = 1e-4
-#: The same between other batches, where kernels sum in another order: half precision is off by up to a percent.
+#: The same between batches of other sizes, where kernels sum in another order. Half precision
+#: differs by up to one percent.
 COUPLED = 1e-2
-#: Share of images whose margin is beyond what float32 can take the exponential of (see `measurements.BEYOND`).
+#: Share of images whose margin exceeds the range of float32's exp (see `measurements.BEYOND`).
 SATURATED = 0.25
-#: Share of images that the black-box attack broke and the white-box one left; and how many they must be at least.
+#: Share of images that only the black-box attack broke, and their least number.
 BLACK_BOX, BLACK_BOX_IMAGES = 0.1, 2
-#: Share of images that survive where each can become plain gray; and how many they must be at least.
+#: Share of images that survive a bound at which each can become plain gray, and their least number.
 STANDING, STANDING_IMAGES = 0.1, 2
-#: Share of images whose margin does not grow from eps 0 to eps / 2 to eps.
+#: Share of images whose margin does not grow from eps 0 to eps / 2 to eps, and their least number.
 NO_GROWTH, NO_GROWTH_IMAGES = 0.25, 3
-#: Share of images that 100 steps broke and 10 did not. An attack of as many steps is not concerned.
+#: Share of images that only 100 steps broke, and their least number. An attack of 100 steps or more
+#: does not raise this flag.
 MORE_STEPS, MORE_STEPS_IMAGES, MANY = 0.15, 3, 100
-#: Of the doctor: share of images that a stronger attack broke and PGD-10 left; and how many they must be at least.
+#: The doctor's share of images that only a stronger attack broke, and their least number.
 OVERSTATED, OVERSTATED_IMAGES = 0.15, 3
-#: Of the doctor: share of images that the undefended model keeps under the stronger attack. With CLIP's weights at 1/255
-#: nearly nothing is kept; the mini suite's CLIP keeps 7% in the mean over datasets, and 38% of one of plain colors.
+#: The doctor's share of images on which the undefended model survives the stronger attack. CLIP
+#: keeps nearly 0% at 1/255. The mini suite's CLIP keeps 7% on average, and 38% on plain colors.
 CANARY = 0.25
-#: Share of the broken images that are still broken in 8 bits; and how many must have been broken, for a share to mean much.
+#: Share of the broken images that stay broken in 8 bits, and the least number of broken images.
 EIGHT_BITS, EIGHT_BITS_IMAGES = 0.5, 4
 
 
 def _above(name: str, bound: float, images: int = 0) -> Callable[[Checks], bool]:
-    """Return a rule: a measurement is above the bound and, as a share, concerns at least so many correct images."""
+    """Return a rule: a measurement exceeds the bound, and its share is at least `images` images."""
 
     def raised(checks: Checks) -> bool:
         value = checks.get(name, 0.0)
@@ -51,7 +55,7 @@ def _above(name: str, bound: float, images: int = 0) -> Callable[[Checks], bool]
 
 
 def _short_of_steps(checks: Checks) -> bool:
-    few = checks.get("attack_steps", MANY) < MANY  # an unknown number of steps may be as large
+    few = checks.get("attack_steps", MANY) < MANY  # an unknown number may be as large
     return few and _above("more_steps", MORE_STEPS, MORE_STEPS_IMAGES)(checks)
 
 
@@ -63,7 +67,7 @@ def _coupled(checks: Checks) -> bool:
     return checks.get("coupled", 0.0) > COUPLED and not checks.get("unstable", 0.0) > UNSTABLE
 
 
-#: The rule of every red flag, by the flag's name; `zsrobust/results/flags.toml` has the words.
+#: The rule of every red flag, by the flag's name. Their words are in `zsrobust/results/flags.toml`.
 RULES: dict[str, Callable[[Checks], bool]] = {
     "zero_gradients": _above("zero_gradients", ZERO_GRADIENTS),
     "vanishing": _above("vanishing", VANISHING),
@@ -83,5 +87,8 @@ RULES: dict[str, Callable[[Checks], bool]] = {
 
 
 def raised(checks: Checks) -> list[str]:
-    """Return the names of the red flags that the measurements raise; what was not measured raises none."""
+    """Return the names of the red flags that the measurements raise.
+
+    A measurement that is missing raises no flag.
+    """
     return [name for name, rule in RULES.items() if rule(checks)]
