@@ -89,8 +89,9 @@ class Learner:
         """Raise ZSRobustError if parts of a batch do not give the whole batch's gradients."""
         if self.whole_only:
             raise ZSRobustError(
-                "The tower normalizes over the batch. It would learn something else from parts of it. "
-                "Train in one process, on a device with more memory, or with a smaller batch_size."
+                "The tower normalizes over the batch. It would learn something else from parts of "
+                "it. Train in one process, on a device with more memory, or with a smaller "
+                "batch_size."
             )
 
     def gradients(self, epoch: int, positions: Tensor) -> Tensor:
