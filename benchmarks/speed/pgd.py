@@ -5,7 +5,7 @@ every step, takes gradients of all weights and attacks every image for all steps
 torchattacks.PGD on our classifier. Random weights break at the first step. So each runs once more
 where no image leaves before its last step, as if every one were robust.
 
-Run: `python benchmarks/speed/pgd.py [--batch 256] [--classes 10 100 1000] [--peers loop torchattacks]`
+Run: `python benchmarks/speed/pgd.py [--batch 256] [--classes 10 100] [--peers loop torchattacks]`
 """
 
 import argparse
