@@ -34,7 +34,8 @@ from zsrobust.core.specs import parse_eps, parse_fields, split_spec
 from zsrobust.datasets import Cut, cache
 from zsrobust.datasets.sources import formats
 from zsrobust.datasets.sources.hub import HubSource
-from zsrobust.datasets.sources.layouts import LAYOUTS, _Unpickler
+from zsrobust.datasets.sources.layouts import LAYOUTS
+from zsrobust.datasets.sources.pickles import Unpickler
 from zsrobust.datasets.sources.records import Opened, Record
 from zsrobust.defenses import defenses
 from zsrobust.defenses.weights import load_tower
@@ -736,6 +737,6 @@ def test_pickles_are_read_in_two_places_through_readers_that_know_arrays_only():
         and {alias.name for alias in node.names}
         & {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
     }
-    assert found == {"datasets/sources/layouts.py", "defenses/weight_files.py"}
-    assert issubclass(_Unpickler, pickle._Unpickler)
-    assert "find_class" in vars(_Unpickler)
+    assert found == {"datasets/sources/pickles.py", "defenses/weight_files.py"}
+    assert issubclass(Unpickler, pickle._Unpickler)
+    assert "find_class" in vars(Unpickler)

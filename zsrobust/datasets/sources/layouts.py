@@ -8,14 +8,13 @@ folder.
 import importlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Split
 from zsrobust.datasets.sources import matlab
+from zsrobust.datasets.sources.pickles import Unpickler
 from zsrobust.datasets.sources.records import Opened, Record
 
 #: What torchvision.datasets.ImageFolder takes for an image.
@@ -218,57 +218,9 @@ def _mat(path: Path, variable: str) -> list[Any]:
         return rows
 
 
-class _Held:
-    """Replaces numpy's arrays and dtypes in a pickle: stores their parts, and runs no code."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """Return the array of bytes that this stands for."""
-        _, shape, _, fortran, content = self.state
-        raw = content.encode("latin1") if isinstance(content, str) else content
-        return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Return the bytes that Python 3 wrote in a form for Python 2."""
-    if encoding != "latin1":
-        raise ValueError(f"the encoding {encoding!r}")
-    return text.encode(encoding)
-
-
-class _Unpickler(pickle._Unpickler):
-    """Reads plain values and numpy arrays of a pickle, of Python 2 or 3; it runs no code."""
-
-    allowed: Mapping[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): _Held,
-        ("numpy._core.multiarray", "_reconstruct"): _Held,
-        ("numpy", "ndarray"): _Held,
-        ("numpy", "dtype"): _Held,
-        ("_codecs", "encode"): _encode,
-    }
-
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file, encoding="latin1")
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in of numpy's; raises ZSRobustError for anything else."""
-        if (module, name) not in self.allowed:
-            raise ZSRobustError(
-                f"{self.path} holds code ({module}.{name}), refused. Delete it, and download it "
-                "again."
-            )
-        return self.allowed[module, name]
-
-
 def _unpickle(path: Path) -> Any:
     with _reading(path), path.open("rb") as file:
-        return _Unpickler(file, path).load()
+        return Unpickler(file, path).load()
 
 
 def _cifar(meta: str, batch: str, prefix: str) -> Reader:
