@@ -23,7 +23,6 @@ class Meter(nn.Module):
         super().__init__()
         self.classifier, self.batch_size = classifier, batch_size
         self.forward_passes = self.backward_passes = 0
-        self.disagreements: int | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the classifier's logits (N, K), in float32 or float64.

@@ -308,7 +308,10 @@ def _stamp(
     spot: tuple[float, float, float, float],
     fill: Array,
 ) -> None:
-    """Paint a shape at (x, y, radius, angle), filled with `fill`, with a thin dark rim."""
+    """Paint a shape at (x, y, radius, angle) with a thin dark rim.
+
+    `fill` is (3, 32, 32) or (3, 1, 1).
+    """
     x, y, radius, angle = spot
     distance = shape(*_local(x, y, radius, angle))
     _paint(picture, _cover(distance - 0.7 / radius, radius) * 0.55, np.zeros((3, 1, 1)))
