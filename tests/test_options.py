@@ -54,8 +54,8 @@ def refused(arguments, tmp_path, monkeypatch) -> str:
         (("run", *MINI, "--limit", "1_0"), "'1_0' is not a whole number"),
         ((*CHECK, "--tolerance", "1_0"), "'1_0' is not a number"),
         ((*CHECK, "--tolerance", "nan"), "nan is not a number of points"),
-        ((*CLIP, "--device", "meta"), "No device 'meta'"),
-        ((*CLIP, "--device", "cpu:99"), "No device 'cpu:99': there is one CPU"),
+        ((*CLIP, "--device", "meta"), "The device 'meta' is not usable"),
+        ((*CLIP, "--device", "cpu:99"), "The device 'cpu:99' is not valid: the CPU has no number"),
         ((*CLIP, "--device", ""), "--device is empty"),
         ((*CLIP, "--results", ""), "--results is empty"),
         (("run", "--suite", ""), "--suite is empty"),
@@ -112,7 +112,7 @@ def test_a_device_that_computes_is_chosen(device):
 
 
 def test_a_device_that_does_not_compute_is_refused():
-    with pytest.raises(ZSRobustError, match="No device 'meta'.* Try: --device cpu"):
+    with pytest.raises(ZSRobustError, match="The device 'meta' is not usable.* Try: --device cpu"):
         choose("meta")
 
 

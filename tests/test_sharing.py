@@ -314,7 +314,10 @@ def test_a_run_that_is_stopped_leaves_no_claim(zsrobust, tmp_path, monkeypatch, 
     ignored = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell's background jobs ignore it
-    assert "Interrupted. Stored cells stay" in zsrobust(*MINI, "--attack", "stop", ok=130).stderr
+    assert (
+        "Interrupted. Computed cells are stored"
+        in zsrobust(*MINI, "--attack", "stop", ok=130).stderr
+    )
     signal.signal(signal.SIGINT, ignored)
     assert not claims_in(tmp_path)
     assert not list(tmp_path.rglob("*.json"))
@@ -433,7 +436,7 @@ def test_what_jobs_cannot_do_is_one_line(zsrobust, monkeypatch):
     monkeypatch.setenv("PATH", "")
     for settings, message in (
         ((), "Could not detect"),
-        (("--slurm", "partition"), "write it as key=value"),
+        (("--slurm", "partition"), "has no value. Write KEY=VALUE"),
     ):
         (line,) = zsrobust(*slurm, *settings, ok=2).stderr.splitlines()
         assert message in line

@@ -18,7 +18,7 @@ __all__ = [
     "load_results",
 ]
 
-#: Where each name of the public surface is defined; the others are folders.
+#: The module that defines each public name. The other names are subpackages.
 _HOMES = {
     "ZSRobustError": "core.errors",
     "diagnose": "running.single",
@@ -28,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for, so that the command line starts at once."""
+    """Return a public name, imported on first use, so that the command line starts quickly."""
     if name not in __all__:
         raise AttributeError(f"module 'zsrobust' has no attribute {name!r}")
     from importlib import import_module

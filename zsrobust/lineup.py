@@ -1,4 +1,4 @@
-"""The line-up: what zsrobust brings, loaded through an entry point as every plugin is."""
+"""The built-in attacks, datasets and defenses, loaded through an entry point as plugins are."""
 
 import zsrobust.attacks.apgd
 import zsrobust.attacks.autoattack

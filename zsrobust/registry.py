@@ -1,4 +1,4 @@
-"""What plugins import to register things: types of the registry, specs, the user's error."""
+"""The names that plugins import: the registry, functions for spec strings, and the error type."""
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry, load_plugin_file, load_plugins

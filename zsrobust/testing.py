@@ -1,4 +1,4 @@
-"""Checks for plugin authors; the built-ins pass them, too. Each raises AssertionError."""
+"""Checks for authors of attacks, defenses and datasets. Each raises AssertionError."""
 
 import warnings
 from pathlib import Path
@@ -20,29 +20,28 @@ from zsrobust.running.entries import load_suite
 
 
 class LinearClassifier(nn.Module):
-    """Pixels (N, 3, S, S) to logits (N, K) by one matrix: the worst attack is known."""
+    """A linear map of pixels (N, 3, S, S) to logits (N, K). Its worst case is known."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Take the weight, (K, 3·S·S), and the bias, (K,)."""
         super().__init__()
         self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(
-            torch.zeros(len(weight), dtype=weight.dtype) if bias is None else bias
-        )
+        zeros = torch.zeros(len(weight), dtype=weight.dtype)
+        self.bias = nn.Parameter(zeros if bias is None else bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
         return images.flatten(1) @ self.weight.T + self.bias
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the logits again: an embedding (N, K) for attacks that want one."""
+        """Return the logits as embeddings (N, K), for attacks on features."""
         return self(images)  # type: ignore[no-any-return]  # a module's call is not typed
 
 
 def toy(
     classes: int, images: int = 24, side: int = 8, seed: int = 0
 ) -> tuple[LinearClassifier, Images]:
-    """Return a linear classifier and gray images that it classifies correctly."""
+    """Return a linear classifier, and images in [0.25, 0.75] that it classifies correctly."""
     rng = np.random.RandomState(seed)
     weight = torch.from_numpy(rng.randn(classes, 3 * side * side)).float()
     pixels = rng.randint(64, 192, (images, 3, side, side)).astype(np.uint8)
@@ -52,75 +51,75 @@ def toy(
     return classifier, Images(pixels=pixels, labels=logits.argmax(1).numpy())
 
 
-def _demand(condition: object, message: str) -> None:
+def _check(condition: object, message: str) -> None:
     if not condition:
         raise AssertionError(message)
 
 
 def check_attack(spec: str, classes: tuple[int, ...] = (2, 3, 5)) -> None:
-    """Check an attack: it follows the rules, breaks an easy classifier, and repeats."""
+    """Check that an attack keeps the rules, breaks a toy, is reproducible, changes no weight."""
     attack = attacks.create(spec, {"eps": 16 / 255, "step_size": 8 / 255})
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # an attack's warnings are flags of a result, no breach
-        _check_attack(spec, attack, classes)
+        # An attack's warnings become flags of a result. They do not break the rules.
+        warnings.simplefilter("ignore", UserWarning)
+        _check_classes(spec, attack, classes)
 
 
-def _check_attack(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
+def _check_classes(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
     for number in classes:
         classifier, images = toy(number)
         before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-        pixels, labels = (
-            torch.from_numpy(images.pixels).float() / 255,
-            torch.from_numpy(images.labels),
-        )
+        pixels = torch.from_numpy(images.pixels).float() / 255
+        labels = torch.from_numpy(images.labels)
         state = torch.random.get_rng_state()
         attack(classifier, pixels, labels, Draws.of(0, "toy", np.arange(len(labels))))
         first = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=24))
-        _demand(
+        _check(
             torch.equal(state, torch.random.get_rng_state()),
             f"{spec} changed torch's global random state",
         )
         again = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=24))
-        _demand(
+        _check(
             first.clean_correct == len(images),
             "the toy classifier should be right about all its images",
         )
-        _demand(
+        _check(
             first.robust_correct < len(images),
             f"{spec} broke none of {len(images)} easy images of {number} classes",
         )
-        _demand(
+        _check(
             np.array_equal(first.adversarial, again.adversarial),
             f"{spec} does not repeat itself from the same seed",
         )
         if attack.packs:
             packed = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=7))
-            _demand(
+            _check(
                 np.array_equal(first.adversarial, packed.adversarial),
                 f"{spec} depends on how images are packed",
             )
         for name, parameter in classifier.named_parameters():
-            _demand(
+            _check(
                 parameter.requires_grad and parameter.grad is None,
                 f"{spec} left a gradient on {name}, or froze it",
             )
-            _demand(torch.equal(parameter, before[name]), f"{spec} changed the weight {name}")
+            _check(torch.equal(parameter, before[name]), f"{spec} changed the weight {name}")
 
 
 def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "checkpoints") -> None:
-    """Check a defense: shapes, precision, gradients, determinism; trains it if needed."""
+    """Check a defense on a suite: shapes, precision, gradients, determinism.
+
+    A missing checkpoint is trained first.
+    """
     workshop = Workshop(load_suite(suite), Path(checkpoints))
     defense = defenses.create(spec)
-    _demand(defense.title and defense.paper, f"{spec} needs a title and a paper")
+    _check(defense.title and defense.paper, f"{spec} needs a title and a paper")
     recipe = defense.recipe_for(workshop.suite)
-    _demand(
+    _check(
         recipe is None or recipe == defenses.create(spec).recipe_for(workshop.suite),
         f"{spec}: the recipe changes",
     )
     tower, again = workshop.tower(spec), workshop.tower(spec)
-    _demand(tower.identity == again.identity, f"{spec} has two identities")
+    _check(tower.identity == again.identity, f"{spec} has two identities")
     dataset = datasets[workshop.suite.datasets[0]]
     cut = cut_for(workshop.clip)
     images = tensor(dataset.open("test", cut), np.arange(4), cut)
@@ -131,93 +130,92 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     seen = deployed if target is None else target.eval()
     points = images.clone().requires_grad_()
     logits = deployed(points)
-    _demand(
+    _check(
         logits.shape == (4, len(dataset.classes)), f"{spec} returns logits {tuple(logits.shape)}"
     )
-    _demand(
+    _check(
         logits.dtype == torch.float32 and torch.isfinite(logits).all(),
         f"{spec} returns logits that are not finite float32",
     )
-    _demand(
+    _check(
         torch.equal(logits, deployed(points)), f"{spec} returns other logits for the same images"
     )
     with torch.no_grad():
-        _demand(
+        _check(
             torch.allclose(logits, deployed(images), atol=1e-3),
             f"{spec} returns other logits without gradients",
         )
-    _demand(
+    _check(
         not any(parameter.requires_grad for parameter in tower.encoder.parameters()),
         f"{spec}: the tower is not frozen",
     )
     attacked = seen(points)
     if tower.knowledge == "adaptive":
-        _demand(
+        _check(
             torch.allclose(logits, attacked, atol=1e-3),
             f"{spec}: its surrogate returns other logits than it does",
         )
-    _demand(
+    _check(
         attacked.requires_grad,
         f"{spec} has no gradient for the images; a wrapper declares a surrogate then",
     )
     (gradient,) = torch.autograd.grad(attacked.sum(), points)
-    _demand(
+    _check(
         torch.isfinite(gradient).all() and gradient.abs().sum() > 0,
         f"{spec} has no gradient for the images",
     )
 
 
 def check_dataset(name: str, cut: Cut | None = None) -> None:
-    """Check a dataset: its entry, sizes, types, labels, and that it opens the same twice.
+    """Check a dataset: its metadata, sizes, types, labels, and that it opens the same twice.
 
-    Images that have a size of their own are cut, to squares of 224 pixels where nothing else is
-    said.
+    `cut` is the cut of images without a fixed size; by default, to squares of 224 pixels.
     """
     check_entry(name)
     dataset, cut = datasets[name], cut or Cut(224)
     images = dataset.open("test", cut)
     side = dataset.side or cut.side
-    _demand(images.pixels.dtype == np.uint8, f"{name}: pixels are {images.pixels.dtype}, not uint8")
-    _demand(
+    _check(images.pixels.dtype == np.uint8, f"{name}: pixels are {images.pixels.dtype}, not uint8")
+    _check(
         images.pixels.shape == (dataset.size, 3, side, side), f"{name}: shape {images.pixels.shape}"
     )
-    _demand(
+    _check(
         images.labels.dtype == np.int64 and len(images.labels) == dataset.size,
         f"{name}: labels are not int64 (N,)",
     )
-    _demand(
+    _check(
         set(images.labels.tolist()) == set(range(len(dataset.classes))),
         f"{name}: labels are not 0 to K - 1, all of them",
     )
-    _demand(images.digest == dataset.open("test", cut).digest, f"{name} opens differently twice")
+    _check(images.digest == dataset.open("test", cut).digest, f"{name} opens differently twice")
 
 
 def check_entry(name: str) -> None:
-    """Check a dataset's entry without opening it: sizes, classes, templates, origin."""
+    """Check a dataset's metadata, without opening it: sizes, classes, templates, origin."""
     dataset = datasets[name]
-    _demand(
+    _check(
         dataset.title and dataset.group and dataset.about,
         f"{name} needs a title, a group and a line about it",
     )
-    _demand(
+    _check(
         dataset.size > 0 and (dataset.train_size is None or dataset.train_size > 0),
         f"{name}: sizes are not positive",
     )
-    _demand(
+    _check(
         dataset.load or dataset.origin, f"{name} has neither a function to load it nor an origin"
     )
     for wording in ("plain", *dataset.wordings):
         classes, templates = dataset.wordings.get(wording, (dataset.classes, dataset.templates))
-        _demand(
+        _check(
             len(classes) == len(dataset.classes) > 1,
             f"{name}: {len(classes)} classes in its {wording} wording",
         )
-        _demand(
+        _check(
             templates and all(template.count("{}") == 1 for template in templates),
             f"{name}: templates",
         )
     groups = dataset.look_alikes()
-    _demand(
+    _check(
         len(dataset.classes) - sum(map(len, groups)) + len(groups) > 1,
         f"{name}: all classes share their prompts",
     )

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Whatever is heavy is imported inside the commands."""
+"""The command line: parse, call, print. Commands import heavy modules when they run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ from zsrobust.core.registry import load_plugin_file
     "plugins",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Python file that registers things, or TOML file of datasets and weights. Repeatable.",
+    help="Python file that registers plugins, or TOML file of datasets and weights. Repeatable.",
 )
 def main(plugins: Sequence[Path]) -> None:
     """Measure the zero-shot adversarial robustness of CLIP: defenses x attacks x datasets."""
@@ -45,18 +45,6 @@ def main(plugins: Sequence[Path]) -> None:
             load_plugin_file(path)
 
 
-for command in (
-    list_,
-    data,
-    train,
-    run,
-    table,
-    figure,
-    compare,
-    report,
-    check,
-    verify,
-    export,
-    doctor,
-):
+_commands = (list_, data, train, run, table, figure, compare, report, check, verify, export, doctor)
+for command in _commands:
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Which suite and which rows a command needs. Neither torch nor pandas is imported at the top."""
+"""The suite and the rows of a command. Torch and pandas are not imported at the top."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def needs(
-    numbers: Sequence[str],
-    figures: Sequence[str],
-    suite: "Suite",
-    load: "Callable[[str], Suite]",
+    numbers: Sequence[str], figures: Sequence[str], suite: "Suite", load: "Callable[[str], Suite]"
 ) -> "tuple[Suite, list[Need]]":
-    """Return the rows that tables and figures are made of, and their suite, which `load` loads."""
+    """Return the suite of tables and figures, which `load` loads, and the rows they need.
+
+    Raises ZSRobustError if they belong to several suites.
+    """
     from zsrobust.reporting import figures as drawn
     from zsrobust.reporting import tables
 
@@ -32,7 +32,7 @@ def needs(
         names.add(suite.name)
     if len(names) > 1:
         raise ZSRobustError(
-            f"These tables and figures are of several suites, {' and '.join(sorted(names))}. "
+            f"These tables and figures belong to several suites: {' and '.join(sorted(names))}. "
             "Run each suite by itself."
         )
     (name,) = names
@@ -42,7 +42,7 @@ def needs(
 
 
 def number_in(out: Path | None, kind: str) -> str:
-    """Return the number of the table or figure that a file is named after."""
+    """Return the number in the name of the file `out`; raises ZSRobustError without one."""
     named = re.search(rf"{kind}[-_ ]?([st]?\d)", out.stem) if out else None
     if not named:
         suffix = ".md" if kind == "table" else ".svg"
@@ -56,9 +56,9 @@ def number_in(out: Path | None, kind: str) -> str:
 def stored(
     store: "Store", request: Request, table: str | None = None
 ) -> "tuple[pd.DataFrame, Selection]":
-    """Return the stored results, and which of them the options select.
+    """Return the stored results, and the selection of the options.
 
-    The suite is the named one, or the only one there; for some tables, its second.
+    The suite is the named one, or the only one in the results. Some tables use its second series.
     """
     from zsrobust.reporting import tables
     from zsrobust.settings import suites
@@ -73,9 +73,9 @@ def stored(
 
 
 def only(there: Sequence[str], folder: str) -> str:
-    """Return the only suite that a folder has results of; the default one if it has none.
+    """Return the only suite with results in a folder; the default suite if the folder is empty.
 
-    A suite's second series is not counted. Raises ZSRobustError where there are several.
+    The second series of a suite is not counted. Raises ZSRobustError for several suites.
     """
     from zsrobust.settings import suites
 

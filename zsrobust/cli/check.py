@@ -1,4 +1,4 @@
-"""`zsrobust report`, `check` and `verify`: all results of a folder at once."""
+"""`zsrobust report` and `zsrobust check`: all results of a folder at once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,7 @@ from typing import Any
 import click
 
 from zsrobust.cli.command import Command
-from zsrobust.cli.options import (
-    Points,
-    limit_option,
-    out_option,
-    several,
-    store_options,
-)
+from zsrobust.cli.options import Points, limit_option, out_option, several, store_options
 from zsrobust.cli.request import Places, passes
 
 
@@ -22,10 +16,10 @@ from zsrobust.cli.request import Places, passes
     cls=Command, examples=["zsrobust report", "zsrobust report --suite mine.toml --out mine.html"]
 )
 @out_option("one page of HTML", default="report.html")
-@several("--suite", "files", "TOML file of a suite of your own in the results. Repeatable.")
+@several("--suite", "files", "TOML file of your own suite, if the results contain it. Repeatable.")
 @store_options
 def report(out: Path, files: Sequence[str], places: Places) -> None:
-    """Write one page of HTML with all results: leaderboard, figures, datasets, provenance."""
+    """Write all results as one HTML page: leaderboard, figures, datasets, images, provenance."""
     from zsrobust.core.files import write_atomically
     from zsrobust.reporting.report import build
     from zsrobust.settings import suites
@@ -37,7 +31,7 @@ def report(out: Path, files: Sequence[str], places: Places) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which cells to check."""
+    """The cells to check."""
 
     suite: str | None
     numbers: Sequence[str]  #: of tables
@@ -45,7 +39,7 @@ class Filter:
     attacks: Sequence[str]
 
     def keeps(self, against: str) -> "tuple[Any, Callable[[Mapping[str, Any]], bool]]":
-        """Return the suite, None for any, and a function that says whether to check a cell."""
+        """Return the suite, None for any, and the predicate of the cells to check."""
         from zsrobust.core.specs import format_eps, normalize
         from zsrobust.settings import suites
 
@@ -73,7 +67,7 @@ class Filter:
 
 
 def _only_suite(against: str) -> str:
-    """Return the suite of a baseline that has results of one."""
+    """Return the only suite of a baseline; raises ZSRobustError for several."""
     from zsrobust.cli.cells import only
     from zsrobust.results.store import load_results
     from zsrobust.settings import suites
@@ -109,15 +103,15 @@ _filter = passes(
     type=Points(0, 100),
     default=1.0,
     show_default=True,
-    help="Difference that is allowed, in percentage points.",
+    help="Largest accepted difference, in percentage points.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 on differences from the paper, too.")
+@click.option("--strict", is_flag=True, help="Exit with code 1 on differences from the paper, too.")
 def check(
     folder: Path, against: str, chosen: Filter, limit: int | None, tolerance: float, strict: bool
 ) -> None:
     """Compare the results in FOLDER with a baseline, cell by cell. Nothing is computed.
 
-    Exit code 0: all agree. 1: some differ or are missing. 2: there is nothing to compare.
+    Exit code 0: all cells agree. 1: cells differ or are missing. 2: nothing to compare.
     """
     from zsrobust.reporting import baseline, paper
     from zsrobust.results.store import check_folder, load_results

@@ -1,4 +1,4 @@
-"""What every command has: examples, one value for each option, and errors of one line."""
+"""The base of all commands: examples, one value for each option, and errors of one line."""
 
 import sys
 from collections import Counter
@@ -11,15 +11,15 @@ from zsrobust.core.errors import ZSRobustError
 
 
 class Command(click.Command):
-    """A command with examples. Its options take one value once, and refuse empty ones."""
+    """A command with examples. It refuses repeated options and empty values."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
-        """Take the lines to print below the options, beside what click takes."""
+        """Take click's arguments, and the examples to print below the options."""
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments; raises UsageError for an empty one, and for one given twice."""
+        """Return the remaining arguments; raises UsageError for an empty or repeated value."""
         values, _, order = self.make_parser(ctx).parse_args(list(args))
         for parameter, times in Counter(order).items():
             if times > 1 and _takes_one_value(parameter):
@@ -30,7 +30,7 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, each on a line of its own that can be copied."""
+        """Write each example on its own line, so that it can be copied."""
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:
@@ -52,7 +52,7 @@ def _refuse(message: str, ctx: click.Context) -> None:
 
 
 class Commands(Command, click.Group):
-    """The group of commands. An error of ours is one line, and exit code 2."""
+    """The group of commands. It prints a ZSRobustError as one line, with exit code 2."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line, and exit."""
@@ -65,7 +65,10 @@ class Commands(Command, click.Group):
             path = context.command_path if context else "zsrobust"
             code = _report(f"{_one_line(error.format_message())} See: {path} --help")
         except click.exceptions.Abort:
-            click.echo("Interrupted. Stored cells stay; the same command continues.", err=True)
+            click.echo(
+                "Interrupted. Computed cells are stored. Run the same command to continue.",
+                err=True,
+            )
             code = 130
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -76,5 +79,5 @@ def _report(message: str) -> int:
 
 
 def _one_line(text: str) -> str:
-    """Return click's message as one line; the names it suggests are on lines of their own."""
+    """Return click's message as one line; click puts suggested names on other lines."""
     return " ".join(text.split())

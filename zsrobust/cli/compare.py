@@ -52,7 +52,7 @@ _attack_option = click.option("--attack", default="pgd10", show_default=True, he
 def compare(
     first: str, second: str, request: Request, metric: Any, out: Path | None, places: Places
 ) -> None:
-    """Compare two defenses image by image: difference on each dataset, and significance."""
+    """Compare two defenses image by image: difference on each dataset, and its significance."""
     from zsrobust.cli.cells import stored
     from zsrobust.core.specs import normalize
     from zsrobust.reporting import comparison

@@ -1,4 +1,4 @@
-"""What `zsrobust run` does once torch is loaded: plan, estimate, ask, compute, print."""
+"""The part of `zsrobust run` that needs torch: plan, estimate, confirm, compute, print."""
 
 import sys
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ Outcome = tuple[list[Result], list[ZSRobustError]]
 def compute(
     suite: Suite, needs: Sequence[Need], request: Request, order: "Order", places: Places
 ) -> Outcome:
-    """Return the results of the cells that are asked for, and the defenses that cannot be made.
+    """Return the results of the requested cells, and the errors of defenses that failed.
 
-    Both are empty after a dry run, and where the user declines.
+    Both are empty after a dry run, or if the user declines.
     """
     with claims.terminable(), ranks.together(places.device) as own:
         protocol = protocols.load(request.protocol)
@@ -89,7 +89,7 @@ def _in_jobs(
 
 
 def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places) -> bool:
-    """Return whether to start; prints the bill where it is large, and asks."""
+    """Return whether to start; prints the bill of a large run, and asks for confirmation."""
     with waiting("loading open_clip and measuring this device"):
         made = bill.make(bench, cells, places.store, order.force)
         if order.dry_run or made.downloads or made.cells:
@@ -101,6 +101,6 @@ def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places)
         return not order.dry_run
     if not sys.stdin.isatty():
         raise ZSRobustError(
-            "This takes gigabytes or hours, and nobody is there to ask. Add --yes, or a --limit."
+            "This run takes gigabytes or hours, and needs confirmation. Add --yes or --limit."
         )
     return click.confirm("Continue?", err=True)

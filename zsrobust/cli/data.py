@@ -1,4 +1,4 @@
-"""`zsrobust list` and `zsrobust data`: what there is, and preparing datasets."""
+"""`zsrobust list` and `zsrobust data`: print the registered names, and prepare datasets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,14 @@ KINDS = ["suites", "protocols", "defenses", "attacks", "datasets", "reported"]
     "list", cls=Command, examples=["zsrobust list", "zsrobust list defenses --suite mini"]
 )
 @click.argument("kind", required=False, type=click.Choice(KINDS))
-@click.option("--suite", default="mini", show_default=True, help="Suite to show checkpoints of.")
+@click.option(
+    "--suite", default="mini", show_default=True, help="Suite whose checkpoints are listed."
+)
 @checkpoints_option
 def list_(kind: str | None, suite: str, checkpoints: Path) -> None:
-    """Print suites, protocols, defenses, attacks and datasets: names, papers, what is present.
+    """Print suites, protocols, defenses, attacks and datasets: names, papers, files present.
 
-    `zsrobust list reported` prints what later papers report of the same methods.
+    `zsrobust list reported` prints numbers that later papers report for the same methods.
     """
     from zsrobust.cli import listing
 
@@ -39,7 +41,8 @@ def list_(kind: str | None, suite: str, checkpoints: Path) -> None:
 def data(names: Sequence[str], suite: str | None, protocol: str) -> None:
     """Prepare the datasets NAMES, or those of --suite: download, verify, decode once.
 
-    Without either, it prints what is there. NAME:train is the training split of a dataset.
+    Without NAMES and --suite, it prints the state of each dataset. NAME:train is the training split
+    of a dataset.
     """
     if not names and suite is None:
         from zsrobust.cli import stock

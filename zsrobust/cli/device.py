@@ -6,17 +6,21 @@ from zsrobust.core.errors import ZSRobustError
 
 
 def choose(device: str | None) -> str:
-    """Return the device, or cuda where there is one, else cpu.
+    """Return the named device; without a name, cuda if present, else cpu.
 
-    Raises ZSRobustError for a device that torch does not know or that computes nothing.
+    Raises ZSRobustError if torch does not know the device or cannot compute on it.
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(chosen)
-        torch.ones(1, device=found).sum().item()  # meta has no numbers
+        torch.ones(1, device=found).sum().item()  # fails on meta, which stores no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ZSRobustError(f"No device {chosen!r}: {reason} Try: --device cpu") from None
+        raise ZSRobustError(
+            f"The device {chosen!r} is not usable: {reason} Try: --device cpu"
+        ) from None
     if found.type == "cpu" and found.index:  # torch takes any number for the one CPU
-        raise ZSRobustError(f"No device {chosen!r}: there is one CPU. Try: --device cpu")
+        raise ZSRobustError(
+            f"The device {chosen!r} is not valid: the CPU has no number. Try: --device cpu"
+        )
     return chosen

@@ -1,4 +1,4 @@
-"""What a run shows while it works, and when it is done."""
+"""Print the progress of a run, and its results."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ class Live(Reporter):
         self._progress.update(self._bars[title], completed=done, note=note)
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Show a download, in bytes, or a dataset being prepared, in images; or a line."""
+        """Show a download, a preparation or an examination; without a total, print a line."""
         if not total:
             self.note(what)
             return
@@ -70,14 +70,11 @@ class Live(Reporter):
         """Advance the bar of the images."""
         self.computed += images
         if self._images is not None:
-            self._progress.update(
-                self._images,
-                advance=images,
-                note=f"{cell.key.defense}, {cell.key.attack}, {cell.key.dataset}",
-            )
+            note = f"{cell.key.defense}, {cell.key.attack}, {cell.key.dataset}"
+            self._progress.update(self._images, advance=images, note=note)
 
     def stored(self, result: Result) -> None:
-        """Keep what was computed."""
+        """Remember the result of a computed cell."""
         self.fresh.append(result)
 
     def elsewhere(self, cell: Cell, images: int) -> None:
@@ -111,7 +108,7 @@ def live() -> Iterator[Live]:
 
 
 def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
-    """Print the cells of a run: each dataset of one defense, or averages of several."""
+    """Print the results of a run: each dataset of a single row, or the average of each row."""
     console = Console()
     places = {result.path: _place(result, store) for result in found}
     rows = _rows(frame_of((places[result.path], result) for result in found))
@@ -141,7 +138,7 @@ def _summary(places: Collection[Path], shown: Live, store: Store) -> str:
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
-    """Return one row for each defense, attack and eps of a run, over the datasets that ran."""
+    """Return the rows of a run, one for each defense, attack and eps, over its datasets."""
     found: list[Row] = []
     for _, cells in frame.groupby(["defense", "attack", "eps"], sort=False):
         name = str(cells["suite"].iloc[0])
@@ -152,7 +149,7 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
 
 
 def _each_dataset(row: Row) -> Table:
-    """Return a table of one defense under one attack: a line per dataset, and the average."""
+    """Return a table of one defense under one attack: each dataset, and the average."""
     cell = next(iter(row.cells.values()))
     under = f"{cell['defense']} under {cell['attack']} {cell['eps']}"
     shown = terminal("defense")
@@ -168,7 +165,7 @@ def _each_dataset(row: Row) -> Table:
 
 
 def _averages(found: Sequence[Row]) -> Table:
-    """Return a table of several defenses or attacks: a line for each, with its averages."""
+    """Return a table of several defenses or attacks: the average of each over its datasets."""
     shown = terminal("defenses")
     table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown)
     for row, entries in zip(found, filled(shown, found), strict=True):
@@ -195,16 +192,13 @@ def _with_interval(entry: Entry) -> str:
 
 
 def _took(results: Sequence[Result]) -> str:
-    """Return what cells took beside what was predicted at most; nothing if nothing was."""
-    known = [result for result in results if result.predicted and result.status == "ok"]
-    planned = sum(result.predicted["seconds"] for result in known if result.predicted)
+    """Return the time and passes of cells beside their estimates; "" without estimates."""
+    known = [each for each in results if each.predicted and each.status == "ok"]
+    bounds = [each.predicted for each in known if each.predicted]
+    planned = sum(bound["seconds"] for bound in bounds)
     if not planned:
         return ""
-    passes = sum(
-        result.predicted["forward"] + result.predicted["backward"]
-        for result in known
-        if result.predicted
-    )
+    passes = sum(bound["forward"] + bound["backward"] for bound in bounds)
     share = sum(result.forward + result.backward for result in known) / passes
     taken = sum(result.seconds for result in known)
     return (
@@ -214,7 +208,7 @@ def _took(results: Sequence[Result]) -> str:
 
 
 def print_diagnoses(found: Sequence[Diagnosis], console: Console) -> None:
-    """Print a table of diagnoses, and below it what each flag means and what to do."""
+    """Print a table of diagnoses, and the meaning and the remedy of each flag."""
     table = Table(title="Accuracy (%) on a sample, and whether to trust it")
     for heading in ("defense", "dataset"):
         table.add_column(heading, overflow="fold")
@@ -228,8 +222,5 @@ def print_diagnoses(found: Sequence[Diagnosis], console: Console) -> None:
         )
     console.print(table)
     for flag in map(look_up, dict.fromkeys(name for each in found for name in each.flags)):
-        console.print(
-            f"\n{flag.title}: {flag.means}\n  What to do: {flag.remedy}",
-            markup=False,
-            highlight=False,
-        )
+        text = f"\n{flag.title}: {flag.means}\n  What to do: {flag.remedy}"
+        console.print(text, markup=False, highlight=False)

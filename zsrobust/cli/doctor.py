@@ -1,4 +1,4 @@
-"""`zsrobust doctor`: whether the numbers of a defense can be trusted."""
+"""`zsrobust doctor`: report whether the numbers of a defense can be trusted."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ _request = passes(
 )
 @_request
 @several("--defense", "defenses", "Name or spec. Repeatable.")
-@several("--dataset", "datasets", "Name. Repeatable. Default: what the suite trains on.")
+@several("--dataset", "datasets", "Name. Repeatable. Default: the suite's training dataset.")
 @data_option
 @passes(Places, "places", checkpoints_option, device_option)
 def doctor(
@@ -42,8 +42,8 @@ def doctor(
     """Report whether the numbers of a defense can be trusted, why not, and what to do.
 
     It attacks a sample with PGD-10 and with a stronger ensemble, and looks for red flags. The
-    undefended model is attacked too, and must fall. Nothing is stored. Exit code 0: all pass.
-    1: some do not.
+    undefended model is attacked too, and its accuracy must collapse. Nothing is stored.
+    Exit code 0: all pass. 1: a defense fails.
     """
     from zsrobust.cli.stock import check_available
     from zsrobust.running.entries import load_suite

@@ -31,7 +31,7 @@ from zsrobust.cli.request import Places, passes
     help="Folder to write.",
 )
 @click.option(
-    "--push", "repo", metavar="OWNER/NAME", help="Also upload it to this repository of the hub."
+    "--push", "repo", metavar="OWNER/NAME", help="Also upload the folder to this hub repository."
 )
 @suite_option
 @data_option

@@ -1,4 +1,4 @@
-"""What `zsrobust list` prints: names, papers, what is present."""
+"""The tables that `zsrobust list` prints: names, papers, files present."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from zsrobust.settings import protocols, suites
 
 
 def describe(kinds: Sequence[str], suite: str, checkpoints: Path) -> str:
-    """Return a table for each kind; what is present is told for one suite."""
+    """Return a table for each kind; checkpoints are those of one suite."""
     workshop = Workshop(load_suite(suite), checkpoints)
     return "\n\n".join(_table(kind, workshop) for kind in kinds)
 
@@ -35,22 +35,15 @@ def _table(kind: str, workshop: Workshop) -> str:
 def _suites(workshop: Workshop) -> Iterator[list[Any]]:
     for name in suites.names():
         suite = suites.load(name)
-        yield [
-            name,
-            suite.title,
-            f"{len(suite.datasets)} datasets, eps {format_eps(suite.attack['eps'])}",
-        ]
+        size = f"{len(suite.datasets)} datasets, eps {format_eps(suite.attack['eps'])}"
+        yield [name, suite.title, size]
 
 
 def _protocols(workshop: Workshop) -> Iterator[list[Any]]:
     for name in protocols.names():
         protocol = protocols.load(name)
-        yield [
-            name,
-            protocol.title,
-            ", ".join(f"{key}={value}" for key, value in protocol.switches.items())
-            or "all defaults",
-        ]
+        switches = ", ".join(f"{key}={value}" for key, value in protocol.switches.items())
+        yield [name, protocol.title, switches or "all defaults"]
 
 
 def _defenses(workshop: Workshop) -> Iterator[list[Any]]:
@@ -60,60 +53,43 @@ def _defenses(workshop: Workshop) -> Iterator[list[Any]]:
 
 
 def _present(defense: Defense, workshop: Workshop) -> str:
-    paths = [workshop.checkpoint_path(recipe) for recipe in defense.recipes(workshop.suite)]
     if isinstance(defense, Weights) and defense.where:
-        return f"published: {defense.where}" + (
-            f"; for {defense.backbone}" if defense.backbone else ""
-        )
+        backbone = f"; for {defense.backbone}" if defense.backbone else ""
+        return f"published: {defense.where}{backbone}"
+    paths = [workshop.checkpoint_path(recipe) for recipe in defense.recipes(workshop.suite)]
     if not paths:
         return "needs no training"
-    missing = [path for path in paths if not path.exists()]
-    return (
-        f"not trained on {workshop.suite.name} yet"
-        if missing
-        else f"trained: {', '.join(map(str, paths))}"
-    )
+    if all(path.exists() for path in paths):
+        return f"trained: {', '.join(map(str, paths))}"
+    return f"not trained on {workshop.suite.name} yet"
 
 
 def _attacks(workshop: Workshop) -> Iterator[list[Any]]:
     for name in attacks:
         attack: Any = attacks[name]
         about = (type(attack).__doc__ or "").strip().splitlines()[0]
-        fields = ", ".join(
-            f"{key}={value}"
-            for key, value in vars(attack).items()
-            if key not in ("eps", "step_size")
-        )
-        yield [name, about, fields]
+        fields = {
+            key: each for key, each in vars(attack).items() if key not in ("eps", "step_size")
+        }
+        yield [name, about, ", ".join(f"{key}={each}" for key, each in fields.items())]
 
 
 def _datasets(workshop: Workshop) -> Iterator[list[Any]]:
     for name in datasets:
         dataset = datasets[name]
         size = f"{dataset.size} images, {len(dataset.classes)} classes, {dataset.group}"
-        yield [
-            name,
-            dataset.about,
-            f"{size}{', target of fine-tuning' if name == workshop.suite.train_on else ''}",
-        ]
+        target = ", target of fine-tuning" if name == workshop.suite.train_on else ""
+        yield [name, dataset.about, size + target]
 
 
 def _reported(workshop: Workshop) -> Iterator[list[Any]]:
     others = reported.others()
     for row in others[others["dataset"] == "average"].to_dict("records"):
-        numbers = [
-            "" if math.isnan(row[metric]) else f"{row[metric]:.2f}"
-            for metric in ("clean", "robust")
-        ]
+        pair = (row["clean"], row["robust"])
+        numbers = ["" if math.isnan(number) else f"{number:.2f}" for number in pair]
         attack = " ".join(filter(None, (row["attack"], row["eps"])))
-        yield [
-            row["paper"],
-            row["method"],
-            row["eval_sets"],
-            attack,
-            *numbers,
-            f"{row['origin']}; {row['grade']}",
-        ]
+        origin = f"{row['origin']}; {row['grade']}"
+        yield [row["paper"], row["method"], row["eval_sets"], attack, *numbers, origin]
 
 
 _ROWS: dict[str, tuple[list[str], Callable[[Workshop], Iterator[list[Any]]]]] = {
@@ -124,7 +100,7 @@ _ROWS: dict[str, tuple[list[str], Callable[[Workshop], Iterator[list[Any]]]]] = 
     "datasets": (["name", "what", "size"], _datasets),
 }
 KINDS = tuple(_ROWS)
-#: What later papers printed is long, and shown only when asked for.
+#: The numbers of later papers are many lines, so only `zsrobust list reported` prints them.
 _ROWS["reported"] = (
     ["paper", "method", "on", "attack", "clean", "robust", "who measured; how it was read"],
     _reported,

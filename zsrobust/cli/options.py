@@ -1,4 +1,4 @@
-"""The options that commands share, written once."""
+"""The options that several commands share."""
 
 import math
 import os
@@ -17,7 +17,7 @@ class Whole(click.IntRange):
     """A whole number of 64 bits, in ASCII digits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number; fails for digits other than ASCII's, and outside of the range."""
+        """Return the number; fails for digits outside ASCII, and outside the range."""
         if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]{1,19}", value):
             self.fail(f"{value[:40]!r} is not a whole number of at most 19 digits.", param, ctx)
         number = int(super().convert(value, param, ctx))
@@ -32,7 +32,7 @@ class Points(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the number; fails for nan, for non-ASCII digits, and out of range."""
+        """Return the number; fails for nan, for digits outside ASCII, and outside the range."""
         if isinstance(value, str) and not NUMBER.fullmatch(value):
             self.fail(f"{value[:40]!r} is not a number.", param, ctx)
         number = float(super().convert(value, param, ctx))
@@ -46,13 +46,13 @@ def _eps(ctx: click.Context, parameter: click.Parameter, value: str | None) -> f
 
 
 def _data_root(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
-    """Set where this process, and those that it starts, look for datasets."""
+    """Set the dataset folder of this process and of its child processes."""
     if value is not None:
         os.environ["ZSROBUST_DATA"] = str(value)
 
 
 def _out(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """Return the file to write; raises ZSRobustError where more than its folder is missing."""
+    """Return the file to write; raises ZSRobustError if its folder's parent is missing."""
     if value is not None and not value.parent.is_dir() and not value.parent.parent.is_dir():
         raise ZSRobustError(
             f"--out {value}: the folder {value.parent.parent} does not exist. "
@@ -90,7 +90,7 @@ def limit_of(default: int | None = None) -> Decorator:
 
 
 def _folder(variable: str, name: str, default: str, text: str) -> Decorator:
-    """Return the option of a folder, which ZSROBUST_NAME in the environment sets, too."""
+    """Return the option of a folder; the variable ZSROBUST_NAME is its default."""
     return click.option(
         f"--{name}",
         variable,
@@ -141,7 +141,7 @@ baseline_option = click.option(
     show_default=True,
     envvar="ZSROBUST_BASELINE",
     callback=_baseline,
-    help="Folder of results that are reused and never written; none to use no other results.",
+    help="Folder of results to reuse; it is never written. none: reuse only your own results.",
 )
 checkpoints_option = _folder(
     "checkpoints", "checkpoints", "checkpoints", "Folder of the checkpoints."

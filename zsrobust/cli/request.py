@@ -1,4 +1,4 @@
-"""What the options of a command become: the cells that it asks for, and the folders it uses."""
+"""The options of a command as objects: the requested cells, and the folders."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which cells the options ask for, as they were given."""
+    """The cells that the options request, as the user wrote them."""
 
     suite: str | None
     protocol: str
@@ -27,7 +27,7 @@ class Request:
     attack: str = "pgd10"
 
     def selection(self, suite: "Suite") -> "Selection":
-        """Return the selection of a suite's cells; raises ZSRobustError for what is not valid."""
+        """Return the selection of a suite's cells; raises ZSRobustError for a wrong option."""
         from zsrobust.results.selection import Selection
         from zsrobust.settings import protocols
 
@@ -44,10 +44,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where results and checkpoints are stored, and where torch computes."""
+    """The folders of results and checkpoints, and the torch device."""
 
-    folder: Path = Path("runs")  #: of the own results
-    baseline: Path | None = None  #: of results that are read and never written
+    folder: Path = Path("runs")  #: of your results
+    baseline: Path | None = None  #: results to reuse; never written
     checkpoints: Path = Path("checkpoints")
     device: str | None = None
 
@@ -59,7 +59,7 @@ class Places:
         return Store(self.folder, self.baseline)
 
     def workshop(self, suite: "Suite") -> "Workshop":
-        """Return the workshop of a suite; raises ZSRobustError for a device that is not there."""
+        """Return the workshop of a suite; raises ZSRobustError if the device is not usable."""
         from zsrobust.cli.device import choose
         from zsrobust.defenses.workshop import Workshop
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What to compute, and how."""
+    """The cells to compute, and the settings of the run."""
 
     defenses: Sequence[str]
     attacks: Sequence[str]

@@ -1,4 +1,4 @@
-"""`zsrobust table` and `zsrobust figure`: what people read of the stored results."""
+"""`zsrobust table` and `zsrobust figure`: print and draw the stored results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,7 @@ from pathlib import Path
 import click
 
 from zsrobust.cli.command import Command
-from zsrobust.cli.options import (
-    out_option,
-    several,
-    store_options,
-    stored_options,
-)
+from zsrobust.cli.options import out_option, several, store_options, stored_options
 from zsrobust.cli.request import Places, Request
 
 
@@ -21,7 +16,7 @@ from zsrobust.cli.request import Places, Request
 )
 @click.argument("number", required=False)
 @stored_options
-@several("--defense", "defenses", "Another row, by its spec. Repeatable.")
+@several("--defense", "defenses", "Add a row: name or spec. Repeatable.")
 @click.option("--intervals", is_flag=True, help="Add 95% intervals.")
 @click.option(
     "--compare",

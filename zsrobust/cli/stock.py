@@ -1,4 +1,4 @@
-"""Which datasets are on this machine, and which must be downloaded. No torch here."""
+"""The datasets on this machine, and those to download. This module does not import torch."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ STATES = {"prepared": "prepared", "local": "present", "hub": "missing", "missing
 
 
 def describe() -> str:
-    """Return a table of the datasets of the catalogue, one row a split."""
+    """Return a table of the catalogue's datasets, with one row for each split."""
     header = ["name", "split", "images", "state", "size", "where"]
     sides = ("left", "left", "right", "left", "right", "left")
     rows = [row for dataset in catalogue.listed().values() for row in _rows(dataset)]

@@ -35,7 +35,7 @@ def train(defense: str, suite: str | None, places: Places) -> None:
     with display.live() as shown:
         workshop.progress, workshop.preparing = shown.training, shown.preparing
         tower = workshop.tower(defense)
-    click.echo(f"{path} {'was there' if there else 'written'}")
+    click.echo(f"{path} {'exists already' if there else 'written'}")
     for number, epoch in enumerate(tower.training["history"], 1):
         accuracy = f"accuracy {epoch['accuracy']:.1%}, " if "accuracy" in epoch else ""
         click.echo(

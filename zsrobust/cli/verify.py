@@ -1,4 +1,4 @@
-"""`zsrobust verify`: whether stored files are as they were stored."""
+"""`zsrobust verify`: compare stored files with their digests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a terminal sees while seconds pass."""
+"""A status line for steps that take seconds."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Within it, a terminal shows what is under way; of several processes, the first shows it."""
+    """Show a status line on a terminal while the block runs; of several processes, one does."""
     if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         yield
         return

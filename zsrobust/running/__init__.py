@@ -1,1 +1,1 @@
-"""Running: which cells, in which order, by whom."""
+"""Running: plan the cells, estimate their cost, compute the missing ones."""

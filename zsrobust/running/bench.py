@@ -1,4 +1,4 @@
-"""The bench: a suite measured under a protocol, and what it makes of a cell."""
+"""The bench: a suite under a protocol. It builds the images, classifiers and cases of cells."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,7 @@ from zsrobust.evaluation.referee import Case, Search
 from zsrobust.models.clip import cut_for
 from zsrobust.models.wrappers import ADAPTIVE, Knowledge
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
-from zsrobust.results.identity import (
-    AttackIdentity,
-    DatasetIdentity,
-    DefenseIdentity,
-    Identity,
-)
+from zsrobust.results.identity import AttackIdentity, DatasetIdentity, DefenseIdentity, Identity
 from zsrobust.running.cost import Speed, measure
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
@@ -41,10 +36,10 @@ DRAWS = "splitmix64"
 
 @dataclass(frozen=True)
 class Deployed:
-    """A defense on a dataset's classes: what is judged, and what the attack sees of it."""
+    """A defense on a dataset's classes: the judged classifier, and the attacked one."""
 
     classifier: nn.Module
-    target: nn.Module | None = None  #: what the attack sees; None for the classifier itself
+    target: nn.Module | None = None  #: the attacked module; None: the classifier itself
     knowledge: Knowledge = ADAPTIVE
 
 
@@ -68,23 +63,22 @@ class Bench:
     def __post_init__(self) -> None:
         if self.search != "float32" and self.protocol.precision != "float32":
             raise ZSRobustError(
-                f"--precision {self.search} is not possible: the protocol {self.protocol.name} "
-                "sets "
+                f"--precision {self.search} is not valid: the protocol {self.protocol.name} sets "
                 "the precision itself. Leave out --precision."
             )
 
     @cached_property
     def cut(self) -> Cut:
-        """How pictures become what is attacked."""
+        """How pictures are resized and cropped before the attack."""
         chosen = self.protocol.interpolation
         interpolation = None if chosen == "backbone" else chosen
         return cut_for(self.workshop.shape, self.protocol.zoom, interpolation)
 
     @property
     def batch_size(self) -> int | None:
-        """How many images the classifier gets at once; None for what fits.
+        """The number of images in a batch; None: as many as fit.
 
-        Half precision divides gradients by it.
+        Half precision divides gradients by this number.
         """
         return 256 if self.protocol.precision == "float16" else None
 
@@ -102,7 +96,7 @@ class Bench:
         return _select(cell.key.dataset, self.cut, self.protocol.select, cell.key.limit)
 
     def sample(self, cell: Cell, size: int, device: torch.device) -> Sample:
-        """Return a class-balanced subset of at most so many images of a cell."""
+        """Return a class-balanced subset of a cell's images, at most `size` of them."""
         limit = min(size, cell.key.limit or size)
         images = _select(cell.key.dataset, self.cut, self.protocol.select, limit)
         return Sample(
@@ -136,7 +130,7 @@ class Bench:
         return classifier.eval().requires_grad_(False)
 
     def case(self, cell: Cell, deployed: Deployed, images: Images) -> Case:
-        """Return what the referee judges: a cell on these of its images."""
+        """Return the referee's case: the cell on these images."""
         return Case(
             deployed.classifier,
             cell.attack,
@@ -152,7 +146,7 @@ class Bench:
         )
 
     def identify(self, cell: Cell, defense: DefenseIdentity) -> Identity:
-        """Return everything that a cell's numbers depend on."""
+        """Return the identity of a cell: everything that its numbers depend on."""
         classes, wording = len(cell.dataset.classes), self.protocol.prompts
         details = identify_dataset(cell.dataset, self.images(cell), wording, self.cut_of(cell))
         return Identity(
@@ -170,7 +164,7 @@ class Bench:
         )
 
     def path(self, cell: Cell) -> Path:
-        """Return the relative place of a cell's JSON; no image is opened."""
+        """Return the relative path of a cell's JSON in a results folder; opens no images."""
         key = cell.key
         place = Identity(
             suite=self.suite.name,
@@ -183,7 +177,10 @@ class Bench:
         return place.with_name(place.name + ".json")
 
     def prepare_named(self, names: Sequence[str], reporter: Reporter) -> Iterator[str]:
-        """Prepare datasets, a training split as NAME:train; yield a line for each."""
+        """Prepare the splits NAME or NAME:train, and yield a line for each.
+
+        Raises ZSRobustError for a name or a split that is unknown.
+        """
         for named in names:
             name, _, split = named.partition(":")
             if split not in ("", "test", "train"):
@@ -198,14 +195,14 @@ class Bench:
 
     @property
     def train_cut(self) -> Cut:
-        """How training pictures become squares, by the suite's recipes."""
+        """How training pictures are resized and cropped, by the suite's recipes."""
         values = self.suite.recipe
         return cut_for(self.workshop.shape, values.get("zoom", 1.0), values.get("interpolation"))
 
 
 @cache
 def _select(dataset: str, cut: Cut, select: str, limit: int | None) -> Images:
-    """Return a dataset's test images, or the selection of them; opened once."""
+    """Return the selected test images of a dataset; they are opened once."""
     if limit is not None:
         return _select(dataset, cut, select, None).subset(limit)
     images = datasets[dataset].open("test", cut)
@@ -215,22 +212,21 @@ def _select(dataset: str, cut: Cut, select: str, limit: int | None) -> Images:
 
 
 def identify_defense(cell: Cell, tower: Tower) -> DefenseIdentity:
-    """Return what identifies the defense of a cell, once its tower is made."""
+    """Return the identity of a cell's defense, with the tower that was made for it."""
     knowledge = {"knowledge": tower.knowledge} if tower.wrapper else {}
     title = cell.defense.title if cell.defense else cell.key.defense
     return DefenseIdentity(cell.key.defense, title, {**knowledge, **tower.identity})
 
 
 def checked(module: nn.Module, images: Images, cut: Cut | None, cell: Cell) -> nn.Module:
-    """Return the module; raises ZSRobustError unless it has one logit per class."""
+    """Return the module; raises ZSRobustError unless it returns one logit for each class."""
     pixels = tensor(images, np.arange(1), cut, device_of(module))
     with torch.no_grad(), frozen(module):
         shape = tuple(module(pixels).shape)
     classes = len(cell.dataset.classes)
     if shape != (1, classes):
         raise ZSRobustError(
-            f"The module returns logits {shape} for one image. The dataset {cell.key.dataset} "
-            "needs "
-            f"(1, {classes})."
+            f"The module returns logits {shape} for one image. "
+            f"The dataset {cell.key.dataset} needs (1, {classes})."
         )
     return module

@@ -1,4 +1,4 @@
-"""What a run will cost: bytes, images, passes, and hours on this device."""
+"""The bill: the bytes, images, passes and hours of a run, printed before it starts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,38 +14,36 @@ from zsrobust.running.cost import Speed, cost_of
 from zsrobust.running.plan import Cell
 from zsrobust.training import Recipe
 
-LARGE = 1.0  # hours, or gigabytes, from which a run asks before it begins
+LARGE = 1.0  #: hours or gigabytes; a run that takes more asks for confirmation
 
 
 @dataclass
 class Bill:
-    """What is missing for a run, and what it takes."""
+    """The downloads, trainings and cells that a run still needs, and their cost."""
 
-    downloads: list[tuple[str, int]] = field(default_factory=list)  #: what, and its bytes
+    downloads: list[tuple[str, int]] = field(default_factory=list)  #: name and bytes
     trainings: list[str] = field(default_factory=list)
     cells: int = 0
-    stored: int = 0  #: cells that there are already, if nothing about them has changed
+    stored: int = 0  #: cells with a stored result; it is reused if nothing changed
     images: int = 0
     forward: int = 0
     backward: int = 0
-    unknown: list[str] = field(
-        default_factory=list
-    )  #: attacks that do not say how many passes they take
-    speed: Speed | None = None  #: if it was measured
+    unknown: list[str] = field(default_factory=list)  #: attacks that do not report their passes
+    speed: Speed | None = None  #: None: not measured
 
     @property
     def gigabytes(self) -> float:
-        """Bytes to download, in 10⁹."""
+        """Size of the downloads, in 10⁹ bytes."""
         return sum(size for _, size in self.downloads) / 1e9
 
     @property
     def hours(self) -> float:
-        """Hours on this device at most, at the measured speed; 0 if it was not measured."""
+        """Upper bound of the hours on this device; 0 if its speed was not measured."""
         return self.speed.seconds(self.forward, self.backward) / 3600 if self.speed else 0.0
 
     @property
     def large(self) -> bool:
-        """Whether it takes gigabytes or hours."""
+        """Whether the run asks for confirmation."""
         return self.gigabytes >= LARGE or self.hours >= LARGE
 
     def lines(self, device: str) -> Iterator[str]:
@@ -55,30 +53,23 @@ class Bill:
         yield f"train     {'; '.join(self.trainings) or 'nothing'}"
         stored = f"; {self.stored} are stored" if self.stored else ""
         yield f"compute   {counted(self.cells, 'cell')}, {self.images:,} images{stored}"
-        yield (
-            f"passes    at most {self.forward:,} forward, {self.backward:,} backward, "
-            "training included"
-        )
+        passes = f"{self.forward:,} forward, {self.backward:,} backward"
+        yield f"passes    at most {passes}, training included"
         if self.unknown:
-            yield f"          and those of {', '.join(self.unknown)}, which do not say"
+            yield f"          without {', '.join(self.unknown)}: passes not reported"
         if self.speed:
-            speed = (
-                f"{self.speed.forward:,.0f} images a second forward, "
-                f"{self.speed.both:,.0f} forward and backward"
-            )
-            most = (
-                f"{self.hours:,.1f} hours"
-                if self.hours >= 0.5
-                else f"{60 * self.hours:,.1f} minutes"
-            )
+            forward, both = f"{self.speed.forward:,.0f}", f"{self.speed.both:,.0f}"
+            speed = f"{forward} images a second forward, {both} forward and backward"
+            minutes = f"{60 * self.hours:,.1f} minutes"
+            most = f"{self.hours:,.1f} hours" if self.hours >= 0.5 else minutes
             yield f"time      at most {most} on {device} ({speed}, measured just now)"
 
 
 def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill:
-    """Return what a run of these cells will cost.
+    """Return the bill of a run of these cells.
 
-    Raises Unreachable, with all that is missing, when something must be downloaded and cannot be;
-    and ZSRobustError when a dataset has no source.
+    Raises Unreachable, with the missing datasets, if a download is needed and the network is down.
+    Raises ZSRobustError if a dataset has no source.
     """
     bill = Bill()
     wanted = [cell for cell in cells if force or store.find(bench.path(cell)) is None]
@@ -108,7 +99,7 @@ def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill
 
 
 def _passes_of_training(recipe: Recipe) -> tuple[int, int]:
-    """Return how many images pass forward and backward in a training."""
+    """Return the images that pass forward and backward in a training."""
     size = datasets[recipe.train_on].train_size or 0
     images = min(size, recipe.limit or size) * recipe.epochs
     passes = recipe.crafting().passes(2) if recipe.attack else None

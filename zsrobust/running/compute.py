@@ -1,4 +1,4 @@
-"""Computing a cell: the referee judges, a sample is examined, one result is built."""
+"""Compute a cell: judge its images, examine a sample for red flags, build and store the result."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from zsrobust.training import ranks
 
 
 class Examined(NamedTuple):
-    """What a small sample shows: measurements, and names of flags."""
+    """The measurements of a small sample, and the names of the red flags."""
 
     checks: dict[str, float] | None = None
     flags: Sequence[str] = ()
@@ -37,7 +37,7 @@ class Examined(NamedTuple):
 def compute(
     bench: Bench, cell: Cell, identity: Identity, tower: Tower, folder: Path, reporter: Reporter
 ) -> Result:
-    """Compute a cell, each process its share; store the result and return it."""
+    """Return the result of a cell, computed and stored now; each process judges its share."""
     shares = min(ranks.size(), len(bench.images(cell)))
     judged, examined = None, Examined()
     if ranks.rank() < shares:
@@ -64,14 +64,14 @@ def compute(
 def _judge_share(
     bench: Bench, cell: Cell, deployed: Deployed, reporter: Reporter, shares: int
 ) -> Judged:
-    """Return what the referee finds about this process's images of a cell."""
+    """Return the referee's verdict on this process's share of a cell's images."""
     images, reported = bench.images(cell), 0
     if shares > 1:
         images = images.at(np.arange(ranks.rank(), len(images), shares))
 
     def progress(done: int, total: int) -> None:
         nonlocal reported
-        reporter.judged(cell, done * shares - reported)  # the others are about as far
+        reporter.judged(cell, done * shares - reported)  # the other processes are about as far
         reported = done * shares
 
     sampler = Sampler() if cell.dataset.may_be_shown else None
@@ -81,7 +81,7 @@ def _judge_share(
 
 
 def examine_cell(bench: Bench, cell: Cell, deployed: Deployed, judged: Judged) -> Examined:
-    """Return what a small sample of a cell's images shows; trouble there makes no cell fail."""
+    """Return the red flags of a small sample; an error there does not fail the cell."""
     if judged.failed:
         return Examined()
     sample = bench.sample(cell, SAMPLE, device_of(deployed.classifier))

@@ -1,4 +1,4 @@
-"""The cost model: a cell's most passes, and its time at the measured speed."""
+"""The cost model: upper bounds of a cell's passes, and of its seconds at the measured speed."""
 
 import time
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from zsrobust.running.plan import Cell
 if TYPE_CHECKING:
     from zsrobust.running.bench import Bench
 
-PIXELS = 2**20  #: in a batch that a CPU is measured with
-ROUNDS, SECONDS = 10, 1.0  #: of a measurement: whichever is reached first
+PIXELS = 2**20  #: pixels of the batch that measures a CPU
+ROUNDS, SECONDS = 10, 1.0  #: a measurement ends at the first of these limits
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a cell takes at most, if no image is broken before the attack's last step."""
+    """Upper bounds of a cell's cost, reached if no image breaks before the last step."""
 
     images: int
     forward: int  #: images that pass through the classifier
     backward: int  #: images whose gradient is taken
-    known: bool  #: False where the attack does not report its passes; they are not counted then
+    known: bool  #: False: the attack does not report its passes; they are not counted
     #: Forward and backward through the image tower. A test-time defense takes several per pass.
     tower: tuple[int, int]
 
@@ -38,19 +38,19 @@ class Speed:
     both: float  #: forward and backward, with respect to the images
 
     def seconds(self, forward: int, backward: int) -> float:
-        """Return the seconds that so many passes take."""
+        """Return the seconds that these passes take."""
         return forward / self.forward + backward * max(0.0, 1 / self.both - 1 / self.forward)
 
 
 def cost_of(bench: "Bench", cell: Cell) -> Cost:
-    """Return what a cell takes at most: predictions, attack, verdicts; no red flags."""
+    """Return the cost of a cell: clean predictions, attack and verdicts, without red flags."""
     size = cell.size
     if bench.protocol.select == "every_20th_batch":
         starts = range(0, cell.dataset.size, 20 * 256)
         size = min(size, sum(min(256, cell.dataset.size - start) for start in starts))
     passes = cell.attack.passes(len(cell.dataset.classes))
     forward, backward = passes or (0, 0)
-    times = 1 if bench.search == "float32" else 2  # what a lower precision leaves is attacked again
+    times = 1 if bench.search == "float32" else 2  # survivors are attacked again in float32
     deployed = cell.defense.passes if cell.defense else 1
     seen = deployed if cell.defense and cell.defense.knowledge == "adaptive" else 1
     return Cost(
@@ -63,9 +63,9 @@ def cost_of(bench: "Bench", cell: Cell) -> Cost:
 
 
 def predicted(bench: "Bench", cell: Cell, shares: int) -> dict[str, float] | None:
-    """Return an upper bound for a cell: passes, and seconds where so many processes share it.
+    """Return upper bounds of a cell's passes, and of its seconds if `shares` processes share it.
 
-    None if the attack does not report how many passes it takes.
+    Returns None if the attack does not report its passes.
     """
     cost = cost_of(bench, cell)
     if not cost.known:
@@ -75,9 +75,9 @@ def predicted(bench: "Bench", cell: Cell, shares: int) -> dict[str, float] | Non
 
 
 def measure(tower: nn.Module, side: int) -> Speed:
-    """Return the speed of a tower on its device, for images (N, 3, S, S), from two seconds at most.
+    """Return the speed of a tower on its device, for images (N, 3, S, S), in about two seconds.
 
-    Raises ZSRobustError where the device cannot run it.
+    Raises ZSRobustError if the device cannot run the tower.
     """
     device = device_of(tower)
     batch = 256 if device.type != "cpu" else min(64, max(8, PIXELS // (3 * side**2)))

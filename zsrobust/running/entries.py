@@ -1,4 +1,4 @@
-"""A user's TOML files: a suite, and tables `[dataset.NAME]` and `[weights.NAME]`."""
+"""Load a user's TOML file: a suite, and its tables `[dataset.NAME]` and `[weights.NAME]`."""
 
 import dataclasses
 from pathlib import Path
@@ -17,9 +17,9 @@ _loaded: set[Path] = set()
 
 
 def load_suite(name: str | None) -> Suite:
-    """Return a suite, the default one for None; its file may also have datasets and weights.
+    """Return a suite; None is the default suite. A user's file may define datasets and weights.
 
-    Raises ZSRobustError also for a field of its attacks or recipes that no attack or recipe has.
+    Raises ZSRobustError for an unknown suite, and for an unknown field of attacks or recipes.
     """
     loaded = suites.load(suites.DEFAULT if name is None else name)
     if name and name.endswith(".toml"):
@@ -31,7 +31,7 @@ def load_suite(name: str | None) -> Suite:
 def load_entries(path: Path) -> None:
     """Register the datasets and weights of a TOML file, once; its paths are relative to it.
 
-    Raises ZSRobustError if it is missing or not TOML, and for an entry that is not valid.
+    Raises ZSRobustError for a missing file, a file that is not TOML, and a wrong entry.
     """
     load_plugins()
     try:
@@ -80,7 +80,7 @@ def _fields(entry: Any) -> list[str]:
 
 
 def _recipe_type() -> type:
-    """Return a dataclass of what a suite may set in a recipe: for any, or for one of a group."""
+    """Return a dataclass of the recipe fields that a suite may set, for all or for one group."""
     kinds: dict[str, Any] = {}
     for defense in (defenses[name] for name in defenses):
         if isinstance(defense, Defense):

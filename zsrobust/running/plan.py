@@ -1,4 +1,4 @@
-"""The plan: which cells a command asks for, with their objects created from their specs."""
+"""The plan: the cells of a command, with their objects created from specs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from zsrobust.reporting.rows import Need
 from zsrobust.settings.protocols import Protocol
 from zsrobust.settings.suites import Suite
 
-MODULE = "module"  #: the spec, in a cell, of a module that is not a registered defense
+MODULE = "module"  #: the spec of a user's module, which is not a registered defense
 
 
 class Key(NamedTuple):
-    """What names a cell: specs in their normal form, and numbers."""
+    """The name of a cell: specs in their normal form, and numbers."""
 
     defense: str
     attack: str  #: without its eps
@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One defense under one attack on one dataset. Two cells with the same key are the same."""
+    """One defense under one attack on one dataset. Cells with equal keys are equal."""
 
     key: Key
     defense: Defense | None = field(compare=False, repr=False)  #: None for a user's module
@@ -46,9 +46,9 @@ class Cell:
     def of(cls, key: Key, suite: Suite, protocol: Protocol) -> "Cell":
         """Return the cell of a key, its objects created; raises ZSRobustError for unknown names.
 
-        The attack takes all its steps where the last iterate is judged, and where it does not know
-        what is deployed: an image that stops just behind the border of what the attack sees has
-        hardly crossed that of the deployed classifier.
+        The attack takes all its steps if the protocol judges the last iterate. An oblivious attack
+        does, too: an image that just crossed the border of the attacked classifier rarely crosses
+        the border of the deployed one.
         """
         defense = None if key.defense == MODULE else defenses.create(key.defense)
         attack = attacks.create(key.attack, suite.attack)
@@ -76,9 +76,9 @@ def plan(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Cell]:
-    """Return the cells asked for, by defense, attack, dataset: `needs`, or all combinations.
+    """Return the cells of `needs`, or of the product of the specs, by defense, attack, dataset.
 
-    What is left open is what Tables 1 to 3 need. A dataset may be any that is registered. Raises
+    Without specs, these are the cells of Tables 1 to 3. Any registered dataset is valid. Raises
     ZSRobustError for unknown names.
     """
     wanted = list(needs) or [need for number in ("1", "2", "3") for need in tables.needs(number)]
@@ -103,7 +103,7 @@ def plan(
 
 
 def whole(limit: int | None, dataset: str) -> int | None:
-    """Return the limit, or None where it leaves the dataset whole; raises ZSRobustError below 1."""
+    """Return the limit, or None if it keeps every image; raises ZSRobustError below 1."""
     if limit is not None and limit < 1:
         raise ZSRobustError(
             f"A limit of {limit} images is not valid. Choose 1 or more: --limit 500"
@@ -112,13 +112,13 @@ def whole(limit: int | None, dataset: str) -> int | None:
 
 
 def normalize(spec: str, registry: Registry[Any]) -> str:
-    """Return a spec in its normal form; raises ZSRobustError for an unknown name or field."""
+    """Return a spec with its fields in order; raises ZSRobustError if the spec is unknown."""
     registry.create(spec)
     return join_spec(*split_spec(spec))
 
 
 def resolve_attack(spec: str, suite: Suite, eps: float | None = None) -> tuple[Attack, str]:
-    """Return the attack with the suite's values, and its spec without eps."""
+    """Return the attack, with the suite's values as defaults, and its spec without eps."""
     name, fields = split_spec(spec)
     attack = attacks.create(spec, suite.attack)
     if eps is not None:

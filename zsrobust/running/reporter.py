@@ -1,29 +1,29 @@
-"""Reporters: what hears of a run's progress."""
+"""Reporters: the interface through which a run reports its progress."""
 
 from zsrobust.results.cell import Result
 from zsrobust.running.plan import Cell
 
 
 class Reporter:
-    """What a run tells while it works; this one keeps silent."""
+    """The events that a run reports. This class ignores them; subclasses show them."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Report a download in bytes, a preparation in images, or an examination in steps."""
+        """Report a download (in bytes), a preparation (in images) or an examination (in steps)."""
 
     def training(self, title: str, done: int, total: int, note: str) -> None:
-        """Hear of a training's steps."""
+        """Report the steps of a training."""
 
     def cells(self, images: int) -> None:
-        """Hear, before the first cell, how many images there are in all cells to compute."""
+        """Report, before the first cell, the number of images in all cells to compute."""
 
     def judged(self, cell: Cell, images: int) -> None:
-        """Hear that so many more images of a cell are done."""
+        """Report that this many more images of a cell were judged."""
 
     def stored(self, result: Result) -> None:
-        """Hear of a cell that was computed, and stored."""
+        """Report the result of a cell that was computed and stored."""
 
     def elsewhere(self, cell: Cell, images: int) -> None:
-        """Hear that another run has done a cell that was to be computed."""
+        """Report that another run stored a cell of this run."""
 
     def note(self, line: str) -> None:
-        """Hear a line that a person should see."""
+        """Report a line for the user to read."""

@@ -19,14 +19,14 @@ from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
 from zsrobust.training import ranks
 
-#: What changes when a file is written anew: its inode, its time, its size.
+#: Inode, time and size of a file. A stamp changes when the file is rewritten.
 Stamp = tuple[int, ...]
 
 
 def prepare(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> None:
     """Prepare the datasets of the cells, and report classes with the same prompts.
 
-    Raises ZSRobustError for a dataset that cannot be had.
+    Raises ZSRobustError for a dataset that cannot be prepared.
     """
     wording = bench.protocol.prompts
     for name, dataset in {cell.key.dataset: cell.dataset for cell in cells}.items():
@@ -35,19 +35,18 @@ def prepare(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> None:
         for group in dataset.look_alikes(wording):
             alike = ", ".join(f"{label} {classes[label]!r}" for label in group)
             reporter.note(
-                f"{name}: no classifier can tell these classes apart, their prompts are equal: "
-                f"{alike}"
+                f"{name}: these classes have equal prompts, so they share their score: {alike}"
             )
 
 
 def run(
     bench: Bench, cells: Sequence[Cell], store: Store, reporter: Reporter, force: bool = False
 ) -> tuple[list[Result], list[ZSRobustError]]:
-    """Return the results of the cells, in order, and the errors of defenses that cannot be made.
+    """Return the results of the cells, in order, and the errors of defenses that failed to load.
 
-    A stored result is reused where its identity is the same; other cells are computed and stored.
-    Other runs may share the folders: a cell that another run computes is left to it, and taken over
-    if that run dies. The processes of torchrun share every training and every cell. A failed cell
+    A stored result with the same identity is reused. Other cells are computed and stored. Several
+    runs may share the folders: no run repeats another run's work, and a run takes over the cells
+    of a crashed run. The processes of torchrun share every training and every cell. A failed cell
     does not stop the others.
     """
     reporter = reporter if ranks.leads() else Reporter()
@@ -77,17 +76,17 @@ def run(
 
 @dataclass(frozen=True)
 class Work:
-    """What was stored of a cell when we looked."""
+    """The stored state of a cell when this run looked it up."""
 
     identity: Identity
-    stored: Result | None  #: if it can be reused
+    stored: Result | None  #: None: it cannot be reused
     stamp: Stamp | None  #: of the file in the run's own folder
     reason: str = ""  #: why a stored result cannot be reused
 
 
 @dataclass
 class Towers:
-    """Towers by spec, errors of those that cannot be made, and who trains the others."""
+    """Towers by spec, the errors of failed ones, and those that another run trains."""
 
     made: dict[str, Tower] = field(default_factory=dict)
     errors: dict[str, ZSRobustError] = field(default_factory=dict)
@@ -96,7 +95,7 @@ class Towers:
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """The towers, errors and results of a run so far."""
 
     towers: dict[str, Tower] = field(default_factory=dict)
     errors: dict[str, ZSRobustError] = field(default_factory=dict)
@@ -104,7 +103,7 @@ class Progress:
     found: dict[Cell, Result] = field(default_factory=dict)
 
     def left(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Return the cells without a result, each once, whose defense can be made."""
+        """Return the cells without a result, each once, whose defense did not fail."""
         return [
             cell
             for cell in dict.fromkeys(cells)
@@ -112,7 +111,7 @@ class Progress:
         ]
 
     def take(self, towers: Towers, work: Mapping[Cell, Work]) -> None:
-        """Add new towers, their errors, and what is stored of their cells."""
+        """Add new towers, their errors, and the stored state of their cells."""
         self.towers |= towers.made
         self.errors |= towers.errors
         self.work |= work
@@ -130,10 +129,10 @@ def make_towers(bench: Bench, cells: Iterable[Cell]) -> Towers:
             towers.busy.append(other)
         except ZSRobustError as error:
             towers.errors[spec] = error
-        except Exception as error:  # a plugin's objective may raise anything
+        except Exception as error:  # a plugin may raise any exception
             line = f"{spec} could not be made: {type(error).__name__}: {error}"
             towers.errors[spec] = ZSRobustError(line)
-        if spec in towers.errors and ranks.size() > 1:  # the others may be training it
+        if spec in towers.errors and ranks.size() > 1:  # the other processes may be training it
             raise towers.errors[spec]
     return towers
 
@@ -173,12 +172,12 @@ def _look(bench: Bench, cell: Cell, store: Store, tower: Tower, force: bool) -> 
     if stored.status == "failed":
         return Work(identity, None, stamp, "it failed before")
     if not results.outcomes_match(stored, path):
-        return Work(identity, None, stamp, "its outcomes are missing, or of another run")
+        return Work(identity, None, stamp, "its outcomes are missing or belong to another run")
     return Work(identity, stored, stamp)
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return what changes when a file is written anew; None if there is none."""
+    """Return the stamp of a file; None if the file is missing."""
     try:
         about = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -189,7 +188,7 @@ def stamp_of(path: Path) -> Stamp | None:
 def _settle(bench: Bench, cell: Cell, state: Progress, store: Store, reporter: Reporter) -> Result:
     """Return a cell's result: stored, another run's, or computed and stored now.
 
-    Raises BusyError while another run computes it.
+    Raises BusyError while another run computes the cell.
     """
     work, path = state.work[cell], store.folder / bench.path(cell)
     if work.stored is not None:
@@ -209,7 +208,7 @@ def _settle(bench: Bench, cell: Cell, state: Progress, store: Store, reporter: R
 
 
 def _stored_since(work: Work, path: Path) -> Result | None:
-    """Return what another run stored since we looked, even a failure; else None."""
+    """Return the result, or failure, that another run stored since the lookup; else None."""
     if stamp_of(path) in (None, work.stamp):
         return None
     stored = results.read(path)
@@ -220,7 +219,7 @@ def _stored_since(work: Work, path: Path) -> Result | None:
 
 
 def _wait(busy: Sequence[BusyError], reported: str, reporter: Reporter) -> str:
-    """Wait a little for other runs; return what was reported about it, which is reported once."""
+    """Wait for other runs, report the wait once, and return the reported line."""
     line = f"waiting: {busy[0]}" if busy else reported
     if line != reported:
         reporter.note(line + (f"; and {len(busy) - 1} more" if len(busy) > 1 else ""))

@@ -1,4 +1,4 @@
-"""Shares: the processes of torchrun each judge every so many-th image of a cell."""
+"""Shares: with N processes of torchrun, each judges every N-th image of a cell."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from zsrobust.results import Outcomes, Samples
 
 
 def joined(shares: Sequence[Judged]) -> Judged:
-    """Return what all processes found together; a failed share fails the cell."""
+    """Return the verdicts of all processes as one; a failed share fails the cell."""
     if len(shares) == 1:
         return shares[0]
     failed = next((share for share in shares if share.failed), None)
@@ -42,7 +42,7 @@ def _outcomes(found: Sequence[Outcomes]) -> Outcomes:
 
 
 def _interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return the array of which each part is every so many-th entry."""
+    """Return one array; part i of N has its entries i, i + N, i + 2N, ..."""
     whole = np.empty(sum(map(len, parts)), dtype=parts[0].dtype)
     for number, part in enumerate(parts):
         whole[number :: len(parts)] = part
@@ -50,7 +50,7 @@ def _interleaved(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _first_shown(shown: Sequence[Samples | None], outcomes: Outcomes) -> Samples | None:
-    """Return the first broken image and the first surviving image of all shares."""
+    """Return the first broken and the first surviving image of the shares' samples."""
     kept: dict[bool, tuple[int, Samples, int]] = {}
     for number, samples in enumerate(shown):
         for index, place in enumerate(samples.positions * len(shown) + number if samples else ()):

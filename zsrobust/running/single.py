@@ -1,4 +1,4 @@
-"""One defense or module on one dataset, from Python; nothing is stored."""
+"""Evaluate or diagnose one defense or module on one dataset; nothing is stored."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -42,15 +42,14 @@ def evaluate(
 ) -> Result:
     """Evaluate a module or a defense on one dataset and return the result, which is not stored.
 
-    `defense` is an `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K) over the
-    dataset's classes, S the input size of the suite's backbone (the dataset's own where the
-    protocol asks for it); or the spec of a defense, which is trained if its checkpoint is missing
-    from the folder `checkpoints`. A module stays where it is unless `device` is given; a defense is
-    on the CPU then. A module decides prompts, scale, normalization and precision itself, whatever
-    the protocol.
+    `defense` is a spec, or an `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits
+    (N, K) over the dataset's classes. S is the input size of the suite's backbone, or the dataset's
+    own size if the protocol is native. A defense is trained if `checkpoints` lacks its checkpoint.
+    Without `device`, a module stays on its device, and a defense runs on the CPU. A module sets
+    prompts, scale, normalization and precision itself; the protocol does not change them.
 
-    Raises ZSRobustError for unknown names, for data that cannot be had, and for a module or an
-    attack that breaks the rules.
+    Raises ZSRobustError for unknown names, for data that cannot be prepared, and for a module or
+    an attack that breaks the rules.
     """
     bench = _bench(suite, protocol, checkpoints, device)
     resolved, bare = resolve_attack(attack, bench.suite, eps)
@@ -83,10 +82,10 @@ def diagnose(
     checkpoints: str | Path = "checkpoints",
     device: str | None = None,
 ) -> Diagnosis:
-    """Return what the doctor finds out about a module or a defense on one dataset; see `evaluate`.
+    """Return the diagnosis of a module or a defense on one dataset; see `evaluate`.
 
-    `defense` is an `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K), or the
-    spec of a defense. Raises ZSRobustError for unknown names, data that cannot be had, and for a
+    `defense` is an `nn.Module` from pixels (N, 3, S, S) float32 in [0, 1] to logits (N, K), or a
+    spec. Raises ZSRobustError for unknown names, for data that cannot be prepared, and for a
     classifier that raises.
     """
     bench = _bench(suite, protocol, checkpoints, device)
@@ -103,9 +102,10 @@ def diagnose(
 
 
 def examine_cells(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> Iterator[Diagnosis]:
-    """Yield what the doctor finds about cells; the canary's have its name.
+    """Yield the diagnosis of each cell, in order.
 
-    Raises ZSRobustError for a dataset or a defense that cannot be had, or whose classifier raises.
+    Raises ZSRobustError for a dataset that cannot be prepared, for a defense that cannot be made,
+    and for a classifier that raises.
     """
     bench.workshop.progress, bench.workshop.preparing = reporter.training, reporter.preparing
     prepare(bench, cells, reporter)
@@ -142,7 +142,7 @@ def _diagnose(
         )
     except ZSRobustError:
         raise
-    except Exception as error:  # a user's module may raise anything
+    except Exception as error:  # a user's module may raise any exception
         line = f"{title} could not be examined: {type(error).__name__}: {error}"
         raise ZSRobustError(line) from error
     if title == CANARY:

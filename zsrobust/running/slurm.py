@@ -1,7 +1,7 @@
-"""Slurm: missing cells as an array job, one task per defense, on shared folders.
+"""Slurm: compute the missing cells in an array job, one task for each defense.
 
-Jobs are submitit's. One that runs out of time, or gives way to another, is queued again and goes on
-where it was.
+Each task is an ordinary run on the shared folders. submitit queues a job again if it runs out of
+time or is preempted. The job then continues from the stored cells.
 """
 
 import signal
@@ -23,12 +23,13 @@ from zsrobust.results import Result
 from zsrobust.results.store import Store
 from zsrobust.running import run as runs
 from zsrobust.running.bench import Bench
+from zsrobust.running.compute import last_line
 from zsrobust.running.entries import load_entries, load_suite
 from zsrobust.running.plan import Cell, Key
 from zsrobust.running.reporter import Reporter
 from zsrobust.settings import protocols
 
-#: What submitit calls by the same name on any cluster; everything else is an option of sbatch.
+#: Settings that submitit names alike on any cluster. All others are options of sbatch.
 SHARED = (
     "name",
     "timeout_min",
@@ -40,12 +41,12 @@ SHARED = (
     "stderr_to_stdout",
 )
 SHORT = {"time": "timeout_min", "gpus": "gpus_per_node", "mem": "mem_gb"}
-PAUSE = {"slurm": 10.0, "local": 0.5}  # seconds from one look at the jobs to the next
+PAUSE = {"slurm": 10.0, "local": 0.5}  # seconds between two polls of the jobs
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run that a job makes: what the command line said, and the cells."""
+    """The run of one job: the options of the command line, and the cells."""
 
     plugins: Sequence[Path]
     suite: str
@@ -55,11 +56,11 @@ class Task:
     checkpoints: Path
     device: str | None
     force: bool
-    live: Callable[[], AbstractContextManager[Reporter]]  #: what shows the job's progress
+    live: Callable[[], AbstractContextManager[Reporter]]  #: shows the job's progress
     keys: Sequence[Key] = ()  #: of the cells; their objects are created again in the job
 
     def __call__(self) -> list[str]:
-        """Run, and return what cannot be made; the cells are in the results folder."""
+        """Run, and return the errors of defenses; results are stored in the results folder."""
         for path in self.plugins:
             if path.suffix == ".toml":
                 load_entries(path)
@@ -74,14 +75,14 @@ class Task:
         return [str(error) for error in errors]
 
     def checkpoint(self) -> Any:
-        """Return the job that goes on when this one is stopped; submitit asks."""
+        """Return the job that submitit queues when this one is stopped."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _own_device() -> str:
-    """Return a device that the other processes of this task on this machine do not take."""
+    """Return the device of this process; each process of a task has its own GPU."""
     from submitit import JobEnvironment
 
     count = torch.cuda.device_count()
@@ -96,10 +97,10 @@ def run(
     cells: Sequence[Cell],
     reporter: Reporter,
 ) -> tuple[list[Result], list[ZSRobustError]]:
-    """Compute missing cells in jobs; return all results in order, and the errors.
+    """Return the results of the cells, in order, and the errors; jobs compute the missing cells.
 
-    `executor` is slurm, or local, which is this machine; `settings` are sbatch's options,
-    "partition=gpu" say.
+    `executor` is slurm, or local for this machine. `settings` are options of sbatch, for example
+    "partition=gpu". Raises ZSRobustError for a setting that is not valid.
     """
     folder = task.store.folder
     submit = _executor(executor, settings, folder)
@@ -124,7 +125,7 @@ def run(
         ids = " ".join(dict.fromkeys(str(job.job_id).partition("_")[0] for job in jobs))
         end = "scancel" if executor == "slurm" else "kill"
         reporter.note(
-            f"The jobs go on, and the same command collects what they store; {end} {ids} ends them."
+            f"The jobs continue. The same command collects their results. To end them: {end} {ids}"
         )
         raise
     errors += [
@@ -135,7 +136,10 @@ def run(
 
 
 def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
-    """Return submitit's executor; raises ZSRobustError without it, or for a bad setting."""
+    """Return submitit's executor.
+
+    Raises ZSRobustError if submitit or Slurm is missing, or if a setting is unknown.
+    """
     try:
         import submitit
     except ImportError:
@@ -148,8 +152,8 @@ def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ZSRobustError(
-                f"--slurm {setting!r}: write it as key=value, partition=gpu or time=120 (minutes) "
-                "say."
+                f"--slurm {setting!r} has no value. Write KEY=VALUE, for example partition=gpu "
+                "or time=120 (minutes)."
             )
         key = SHORT.get(key, key)
         values[key if key in SHARED else f"slurm_{key}"] = int(value) if value.isdigit() else value
@@ -164,7 +168,7 @@ def _executor(executor: str, settings: Sequence[str], folder: Path) -> Any:
 def _missing(
     bench: Bench, cells: Sequence[Cell], task: Task, reporter: Reporter
 ) -> tuple[dict[str, list[Cell]], list[ZSRobustError]]:
-    """Return the missing cells by defense, and the errors; nothing is trained here."""
+    """Return the cells to compute, by defense, and the errors of defenses; trains nothing."""
     groups: dict[str, list[Cell]] = {}
     errors: list[ZSRobustError] = []
     for spec, defense in {cell.key.defense: cell.defense for cell in cells}.items():
@@ -183,7 +187,7 @@ def _missing(
 
 @contextmanager
 def _out_of_reach() -> Iterator[None]:
-    """Within it, child processes ignore Ctrl-C: submitit's local jobs are our children."""
+    """Start processes that ignore Ctrl-C: submitit's local jobs are children of this process."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -199,7 +203,7 @@ def _follow(
     reporter: Reporter,
     pause: float,
 ) -> None:
-    """Wait for the jobs, and report every cell that they store."""
+    """Wait until the jobs end; report each cell they store, and remove it from `waiting`."""
     ended = False
     while not ended:
         ended = all(job.done() for job in jobs)
@@ -212,13 +216,11 @@ def _follow(
 
 
 def _errors(job: Any, spec: str) -> Iterator[ZSRobustError]:
-    """Yield what a job that has ended says went wrong."""
+    """Yield the errors of a job that has ended."""
     error = job.exception()
     if error is not None:
-        yield ZSRobustError(
-            f"{spec}: job {job.job_id} failed: {str(error).strip().splitlines()[-1]} (log "
-            f"{job.paths.stderr})"
-        )
+        line = last_line(str(error))
+        yield ZSRobustError(f"{spec}: job {job.job_id} failed: {line} (log {job.paths.stderr})")
     else:
-        for line in dict.fromkeys(line for lines in job.results() for line in lines):
-            yield ZSRobustError(line)
+        lines = dict.fromkeys(line for lines in job.results() for line in lines)
+        yield from map(ZSRobustError, lines)
