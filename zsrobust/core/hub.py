@@ -10,7 +10,7 @@ class Unreachable(ZSRobustError):  # noqa: N818 (it is read as a state of the ne
 def check_network(missing: str) -> None:
     """Raise Unreachable at once if no download is possible; `missing` begins its text.
 
-    For example, `missing` is "The weights … are not here".
+    For example, `missing` is "The weights … are not on this machine".
     """
     from huggingface_hub import constants, get_session
 
