@@ -74,6 +74,12 @@ def test_several_defenses_are_a_line_each_and_a_failed_cell_leaves_no_average(ru
     assert "failed: CheatError: [/red]" in printed
 
 
+@pytest.mark.parametrize("error", [None, "", " \n"])
+def test_a_failed_cell_without_a_stored_error_is_printed(run, error):
+    printed = run(make("tecoa", "mini_a", status="failed", error=error))
+    assert "failed: no error is stored (" in printed
+
+
 def test_names_are_never_markup(run, tmp_path):
     printed = run(make("weights:path=[/x]", "mini_a"), folder=tmp_path / "[red]" / "results")
     assert "weights:path=[/x] under" in printed

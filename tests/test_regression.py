@@ -286,6 +286,14 @@ def test_failed_cells(baseline, ours):
     ]
 
 
+@pytest.mark.parametrize("error", ["", " \n"])
+def test_a_failed_cell_without_a_stored_error_does_not_agree(baseline, ours, error):
+    path = trained(ours)
+    result = edited(results.read(path), status="failed", error=error, outcomes=None)
+    results.write(result, None, ours)
+    assert only(check(ours, baseline)).why == "failed: no error is stored"
+
+
 def test_a_filter_sees_what_a_cell_is(baseline, ours):
     shutil.copytree(baseline, ours)
     store(baseline, "clip", "mini_shapes", attack="autoattack", limit=32)

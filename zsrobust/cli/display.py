@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from zsrobust.core.errors import counted
+from zsrobust.core.errors import counted, last_line
 from zsrobust.evaluation.redflags.doctor import Diagnosis
 from zsrobust.reporting.columns import Column, Entry, filled, terminal
 from zsrobust.reporting.rows import Row, rows
@@ -115,8 +115,8 @@ def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
     console.print(_each_dataset(rows[0]) if len(rows) == 1 else _averages(rows))
     for result in found:
         if result.status == "failed":
-            error = (result.error or "").strip().splitlines()[-1]
-            console.print(f"failed: {error} ({places[result.path]})", markup=False, soft_wrap=True)
+            line = f"failed: {last_line(result.error)} ({places[result.path]})"
+            console.print(line, markup=False, soft_wrap=True)
     console.print(_summary(places.values(), shown, store), markup=False, soft_wrap=True)
     if line := _took(shown.fresh):
         console.print(line, soft_wrap=True, highlight=False)

@@ -30,3 +30,9 @@ def counted(number: int, noun: str) -> str:
 def one_line(text: str) -> str:
     """Return a text as one line, without unprintable characters."""
     return " ".join(UNPRINTABLE.sub(" ", text).split())
+
+
+def last_line(error: str | None) -> str:
+    """Return the last line of a failed cell's error, or that no error is stored."""
+    lines = (error or "").strip().splitlines()
+    return lines[-1] if lines else "no error is stored"

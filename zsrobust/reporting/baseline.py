@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.errors import ZSRobustError, counted, last_line
 from zsrobust.reporting.columns import percent
 from zsrobust.reporting.comparison import IMAGES, Looked, look, points
 from zsrobust.reporting.rows import Metric
@@ -226,7 +226,7 @@ class _Pair:
 def _pair(ours: Stored, theirs: Stored) -> _Pair | str:
     """Return two cells of one name as a pair, or why they do not agree whatever they counted."""
     if ours.result.status == "failed":
-        return f"failed: {(ours.result.error or 'no reason').strip().splitlines()[-1]}"
+        return f"failed: {last_line(ours.result.error)}"
     found = theirs.result.identity.differences(ours.result.identity)
     differing = {each.name for each in found}
     checkpoint, images = "defense.checkpoint" in differing, bool(differing & set(IMAGES))

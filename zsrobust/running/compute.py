@@ -129,8 +129,3 @@ def build_result(
         checks=examined.checks,
         messages=messages or None,
     )
-
-
-def last_line(error: str | None) -> str:
-    """Return the last line of a traceback."""
-    return (error or "").strip().splitlines()[-1]

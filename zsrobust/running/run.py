@@ -8,13 +8,13 @@ from pathlib import Path
 from zsrobust import results
 from zsrobust.core import claims
 from zsrobust.core.claims import BusyError
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import ZSRobustError, last_line
 from zsrobust.defenses import Tower
 from zsrobust.results import Result
 from zsrobust.results.identity import Identity
 from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench, identify_defense
-from zsrobust.running.compute import compute, last_line
+from zsrobust.running.compute import compute
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
 from zsrobust.training import ranks

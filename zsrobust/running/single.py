@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import ZSRobustError, last_line
 from zsrobust.datasets import datasets
 from zsrobust.defenses import defenses
 from zsrobust.defenses.workshop import Workshop
@@ -16,7 +16,7 @@ from zsrobust.evaluation.referee import run_case
 from zsrobust.results import Result
 from zsrobust.results.identity import DefenseIdentity
 from zsrobust.running.bench import Bench, Deployed, checked, identify_defense
-from zsrobust.running.compute import build_result, examine_cell, last_line
+from zsrobust.running.compute import build_result, examine_cell
 from zsrobust.running.entries import load_suite
 from zsrobust.running.plan import MODULE, Cell, Key, normalize, plan, resolve_attack, whole
 from zsrobust.running.reporter import Reporter

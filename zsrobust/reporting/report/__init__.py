@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import ZSRobustError, last_line
 from zsrobust.reporting.report.cells import Provenance, provenance
 from zsrobust.reporting.report.collection import Collection
 from zsrobust.reporting.report.datasets import Looks
@@ -154,9 +154,7 @@ def _failed(found: Collection) -> list[dict[str, str]]:
         {
             "row": _row(result.identity),
             "dataset": result.identity.dataset.title,
-            "error": (result.error or "").strip().splitlines()[-1]
-            if (result.error or "").strip()
-            else "no error is stored",
+            "error": last_line(result.error),
         }
         for result in found.results.values()
         if result.status == "failed"
