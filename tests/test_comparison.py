@@ -10,7 +10,9 @@ from test_results import make
 
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting.comparison import compare, difference_interval, look, render, text
+from zsrobust.reporting.comparison import compare, verified
+from zsrobust.reporting.comparison_formats import markdown, render
+from zsrobust.reporting.statistics import difference_interval
 from zsrobust.results.cell import Outcomes
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
@@ -126,8 +128,8 @@ def test_a_dataset_is_compared_on_the_same_images_under_the_same_attack_only(pai
     found = compared(pair)
     assert (found.apart, found.interval, found.difference) == ([("Flags", why)], None, None)
     assert [line.adjusted for line in found.lines] == [found.lines[0].p]
-    assert f"Not compared: Flags: {why}." in text(found)
-    assert "No mean" in text(found)
+    assert f"Not compared: Flags: {why}." in markdown(found)
+    assert "The mean difference is not printed" in markdown(found)
 
 
 def test_missing_failed_and_foreign_cells_are_not_compared(pair):
@@ -135,23 +137,23 @@ def test_missing_failed_and_foreign_cells_are_not_compared(pair):
     store(pair, "tecoa", "mini_shapes", [1])
     other = pair / "mini/sound/pgd10-eps=6-255/tecoa/mini_shapes.npz"
     path.with_suffix(".npz").write_bytes(other.read_bytes())
-    assert compared(pair).apart == [("Flags", "of tecoa, its outcomes are another run's")]
+    assert compared(pair).apart == [
+        ("Flags", "in the cell of tecoa, the outcomes are of another run")
+    ]
     path.with_suffix(".npz").unlink()
-    assert compared(pair).apart == [("Flags", "of tecoa, it has no outcomes beside it")]
+    assert compared(pair).apart == [("Flags", "in the cell of tecoa, the outcomes are missing")]
     results.write(make("tecoa", "mini_flags", status="failed", error="no"), None, pair)
     assert compared(pair).apart == [("Flags", "the cell of tecoa failed")]
     path.unlink()
-    assert compared(pair).apart == [("Flags", "no cell of tecoa")]
+    assert compared(pair).apart == [("Flags", "the cell of tecoa is missing")]
 
 
 def test_counts_must_be_those_of_the_outcomes(tmp_path):
     path = store(tmp_path, robust=range(3))
     result = results.read(path)
-    assert look(result, path).right.robust.tolist() == [True] * 3 + [False] * 7
-    assert (
-        look(dataclasses.replace(result, robust_correct=4), path)
-        == "its counts are not those of its outcomes"
-    )
+    assert verified(result, path).right.robust.tolist() == [True] * 3 + [False] * 7
+    edited_by_hand = dataclasses.replace(result, robust_correct=4)
+    assert verified(edited_by_hand, path) == "the counts do not follow from the outcomes"
 
 
 def test_no_mean_over_two_checkpoints(pair):
@@ -177,7 +179,7 @@ def test_what_cannot_be_compared_is_one_line_with_the_next_command(pair):
         path.unlink()
     with pytest.raises(
         ZSRobustError,
-        match="no outcomes beside it. Next: zsrobust run .* --defense clip --defense tecoa --attack pgd10$",
+        match="the outcomes are missing. Next: zsrobust run .* --defense clip --defense tecoa --attack pgd10$",
     ):
         compared(pair)
 
@@ -191,9 +193,10 @@ def test_the_page(pair):
         "| Shapes    |       10 |  80.00 |   40.00 |       -40.00 |            5 |             1 |   0.22 |      0.22 |\n"
         "| Flags     |       10 |   0.00 |   80.00 |   **+80.00** |            0 |             8 | 0.0078 |     0.016 |\n\n"
         "Significant at 5% after Holm's correction over 2 datasets: TECOA better on Flags.\n\n"
-        f"Mean difference over 2 datasets: +20.00 points (95%: {low} to {high}; a paired bootstrap over images in datasets).\n\n"
-        "Difference: TECOA minus CLIP, in points. Alone: images that only this one got right. p: McNemar's exact two-sided "
-        "test on the same images.\n"
+        f"Mean difference over 2 datasets: +20.00 points (95% interval: {low} to {high}, from a paired bootstrap over the images of "
+        "each dataset).\n\n"
+        "Difference: TECOA minus CLIP, in points. Alone: number of images that only this defense classifies correctly. "
+        "p: McNemar's exact two-sided test on the same images.\n"
     )
     shapes, flags, mean = csv.DictReader(io.StringIO(render(compared(pair), ".csv")))
     assert (shapes["Difference"], shapes["CLIP alone"], shapes["p"], shapes["significant"]) == (
@@ -209,7 +212,7 @@ def test_the_page(pair):
         low,
         high,
     )
-    with pytest.raises(ZSRobustError, match="No format '.pdf'"):
+    with pytest.raises(ZSRobustError, match="The suffix '.pdf' is not a format of comparisons"):
         render(compared(pair), ".pdf")
 
 
@@ -218,4 +221,4 @@ def test_defenses_of_one_title_go_by_their_specs(tmp_path):
         store(tmp_path, defense, robust=[1], defense__title="FT-TeCoA")
     found = compared(tmp_path, "tecoa", "tecoa:lr=1")
     assert (found.first, found.second) == ("tecoa", "tecoa:lr=1")
-    assert "over 1 dataset: none." in text(found)
+    assert "over 1 dataset: no difference." in markdown(found)

@@ -92,7 +92,7 @@ def test_figure_4_trains_and_tests_at_the_same_bound(stored):
 
 
 def test_figure_4_is_of_suites_with_bounds_alone():
-    with pytest.raises(ZSRobustError, match="names no bounds for Figure 4"):
+    with pytest.raises(ZSRobustError, match="has no bounds for Figure 4"):
         figures.needs("4", suites.Suite(**{**vars(SUITE), "sweep": ()}))
     with pytest.raises(ZSRobustError, match="Leave out --eps"):
         figures.data("4", load_results("nowhere"), Selection.of(SUITE, eps=3 / 255))
@@ -174,7 +174,7 @@ def test_a_series_with_missing_cells_is_left_out_and_named(stored):
 )
 def test_nothing_to_draw_names_the_next_command(stored, number, chosen, command):
     stored = stored if chosen else load_results("nowhere")
-    with pytest.raises(ZSRobustError, match=f"Nothing to draw in Figure {number}: .*{command}$"):
+    with pytest.raises(ZSRobustError, match=f"Figure {number} has no complete row .*{command}$"):
         figures.draw(number, stored, Selection.of(SUITE, **chosen))
 
 

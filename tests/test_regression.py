@@ -74,7 +74,9 @@ def test_outcomes_of_the_same_weights_may_change_within_the_tolerance(baseline, 
     assert ways(check(ours, baseline)) == ["moved"]
     trained(ours, robust=range(104))
     verdict = only(check(ours, baseline))
-    assert verdict.why == "4 of 300 images have another outcome, of the same weights; 3 may"
+    assert verdict.why == (
+        "4 of 300 images have another outcome with the same weights; at most 3 are allowed"
+    )
     assert (verdict.ours, verdict.baseline, verdict.difference) == (
         "66.67 / 34.67",
         "66.67 / 33.33",
@@ -102,7 +104,7 @@ def test_a_missing_cell_and_where_else_it_is(baseline, ours):
     )
     trained(ours, protocol="reference")
     report = check(ours, baseline)
-    assert only(report).why == "missing; there under protocol reference"
+    assert only(report).why == "missing; stored under protocol reference"
     assert report.summary == "0 cells agree; 1 does not; 2 more in the folder"
 
 
@@ -230,7 +232,7 @@ def test_limits_are_matched_where_the_baseline_has_several(baseline, ours):
         ("mini_shapes", None),
         ("mini_shapes.limit=30", "identical"),
     ]
-    assert only(report).why == "missing; there with limit 30"
+    assert only(report).why == "missing; stored with limit 30"
 
 
 def test_a_file_that_was_edited_by_hand_does_not_agree(baseline, ours):
@@ -258,15 +260,17 @@ def test_outcomes_must_be_those_that_were_counted(baseline, ours):
     path = trained(ours)
     other = trained(ours, "mini_flags", robust=range(50))
     path.with_suffix(".npz").write_bytes(other.with_suffix(".npz").read_bytes())
-    assert only(check(ours, baseline)).why == "its outcomes are another run's"
-    with pytest.raises(ZSRobustError, match="is no baseline: its outcomes are another run's"):
+    assert only(check(ours, baseline)).why == "the outcomes are of another run"
+    with pytest.raises(
+        ZSRobustError, match="is not a valid baseline: the outcomes are of another run"
+    ):
         check(baseline, ours, keep=lambda about: about["dataset"] == "mini_shapes")
     result = results.read(other)
     results.write(
         result, results.Outcomes.read(trained(ours)), ours
     )  # a wrong count, and a digest that fits
     trained(baseline, "mini_flags")
-    assert only(check(ours, baseline)).why == "its counts are not those of its outcomes"
+    assert only(check(ours, baseline)).why == "the counts do not follow from the outcomes"
 
 
 def test_failed_cells(baseline, ours):

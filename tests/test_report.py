@@ -152,7 +152,8 @@ def expected(folder: Path, metric: Any = "robust", **chosen: Any) -> dict[str, l
     printed = {}
     for spec in sorted(found, key=lambda spec: list(DEFENSES).index(spec)):
         shares = [found[spec].mean(metric), found[spec].mean(metric, zero_shot=True)]
-        shares += [found[spec].share(name, metric) for name in MINI.datasets]
+        counts = [found[spec].counts(name, metric) for name in MINI.datasets]
+        shares += [each and Fraction(*each) for each in counts]
         printed[DEFENSES[spec]] = [DASH if share is None else percent(share) for share in shares]
     return {title: printed[title] for title in [*ROWS.values(), HOSTILE] if title in printed}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from zsrobust import results
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
-from zsrobust.reporting import comparison, formats, report, tables
+from zsrobust.reporting import comparison, comparison_formats, formats, report, tables
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Samples
 from zsrobust.results.identity import Identity
@@ -149,7 +149,8 @@ def tell(folder: Path) -> None:
         page = tables.build(number, frame, Selection.of(MINI), intervals=True)
         for suffix in formats.FORMATS:
             formats.render(page, suffix)
-    comparison.render(comparison.compare(frame, "clip", "tecoa", Selection.of(MINI)), ".md")
+    compared = comparison.compare(frame, "clip", "tecoa", Selection.of(MINI))
+    comparison_formats.render(compared, ".md")
 
 
 def show(folder: Path) -> None:

@@ -55,10 +55,10 @@ def compare(
     """Compare two defenses image by image: difference on each dataset, and its significance."""
     from zsrobust.cli.cells import stored
     from zsrobust.core.specs import normalize
-    from zsrobust.reporting import comparison
+    from zsrobust.reporting import comparison, comparison_formats
 
     results, selection = stored(places.store, request)
     compared = comparison.compare(
         results, normalize(first), normalize(second), selection, metric=metric
     )
-    print_text(comparison.render(compared, out.suffix if out else ".md"), out)
+    print_text(comparison_formats.render(compared, out.suffix if out else ".md"), out)

@@ -6,7 +6,7 @@ function and add a `Column` to `DETAILS`.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -21,20 +21,14 @@ from zsrobust.results.flags import look_up
 from zsrobust.results.store import read
 
 DASH = "—"
-_TAKEN = (
-    "method",
-    "average",
-    "zero-shot",
-    "time",
-)  #: names of columns, which a dataset may have, too
+TAKEN = ("method", "average", "zero-shot", "time")  #: names that a dataset's column cannot have
 MIXED = (
     "This row has no mean: its cells are of different checkpoints, attacks or switches of the "
-    "protocol. "
-    "Run them again."
+    "protocol. Run them again."
 )
 
-#: What shows columns: tables of datasets, tables of averages, the report's leaderboard, and what a
-#: run prints of one defense (a line for each dataset) or of several (a line for each defense).
+#: Where columns are printed: in tables of datasets, tables of averages, the report's leaderboard,
+#: and by a run of one defense (a line for each dataset) or of several (a line for each defense).
 Place = Literal["datasets", "averages", "report", "defense", "defenses"]
 
 
@@ -43,11 +37,11 @@ class Entry:
     """One printed number, or a dash where the cell is missing or failed."""
 
     text: str = DASH
-    share: Fraction | None = None  #: what it was printed from, if it is an accuracy of ours
+    share: Fraction | None = None  #: the accuracy before rounding; None for other numbers
     interval: tuple[float, float] | None = None  #: 95%, in [0, 1]
     best: bool = False
-    notes: tuple[str, ...] = ()  #: its footnotes
-    about: str = ""  #: what it was counted from, or why it is missing
+    notes: tuple[str, ...] = ()  #: footnotes
+    about: str = ""  #: the images or datasets behind it, or why it is missing
     cell: str | None = None  #: path of its cell's JSON; None for a mean
 
 
@@ -58,17 +52,17 @@ class Column:
     name: str
     title: str
     entry: Callable[[Row], Entry]
-    ranked: bool = False  #: whether the best of its entries is marked
-    places: frozenset[Place] = frozenset()  #: of a column in `DETAILS`: what shows it
+    ranked: bool = False  #: whether its best entry is marked
+    places: frozenset[Place] = frozenset()  #: where a column of `DETAILS` is printed
 
 
 def by_dataset(datasets: Mapping[str, str], metric: Metric) -> list[Column]:
-    """Return the columns of a table of datasets, whose titles are given by name."""
+    """Return the columns of a table of datasets; `datasets` maps names to titles."""
     return [*_accuracies(datasets, metric), *_means(metric), *_details("datasets")]
 
 
 def averages(metrics: Sequence[Metric]) -> list[Column]:
-    """Return the columns of a table of averages, with the red flags of its cells."""
+    """Return the columns of a table of averages, with the red flags of all cells."""
     columns = []
     for metric in metrics:
         average, zero_shot = _means(metric)
@@ -82,13 +76,13 @@ def averages(metrics: Sequence[Metric]) -> list[Column]:
 
 
 def leaderboard(datasets: Mapping[str, str], metric: Metric, zero_shot: bool) -> list[Column]:
-    """Return the leaderboard's columns; `zero_shot`: a dataset was trained on."""
+    """Return the leaderboard's columns; `zero_shot` adds the mean over zero-shot datasets."""
     means = _means(metric) if zero_shot else _means(metric)[:1]
     return [*means, *_accuracies(datasets, metric), *_details("report")]
 
 
 def terminal(place: Literal["defense", "defenses"]) -> list[Column]:
-    """Return the columns that a run prints; a dataset of one defense is a row of its own."""
+    """Return the columns that a run prints of one defense or of several."""
     return [
         Column("images", "Images", _images),
         *(Column(metric, metric.capitalize(), _mean(metric)) for metric in reversed(METRICS)),
@@ -99,7 +93,7 @@ def terminal(place: Literal["defense", "defenses"]) -> list[Column]:
 def filled(columns: Sequence[Column], found: Sequence[Row]) -> list[list[Entry]]:
     """Return the entries of every row, with the best of each ranked column marked.
 
-    One number alone is never the best, and neither is a number of an oblivious attack.
+    A single number is not marked, and numbers of oblivious attacks do not count.
     """
     entries = [[column.entry(row) for column in columns] for row in found]
     rivals = [line for line, row in zip(entries, found, strict=True) if not row.oblivious]
@@ -120,26 +114,28 @@ def _best(shares: Sequence[Fraction | None]) -> Fraction | None:
 
 
 def percent(share: Fraction) -> str:
-    """Return a share as percent with two decimals, rounded half to even, once."""
-    return str(two_decimals(share * 100))
+    """Return a share in percent with two decimals, rounded half to even: "33.33"."""
+    return f"{_rounded(share)}"
 
 
-def two_decimals(number: Fraction) -> Decimal:
-    """Return a number rounded half to even, once."""
-    hundredths = round(number * 100)  # of a Fraction: exact, half to even
-    return Decimal(hundredths).scaleb(-2).quantize(Decimal("0.01"), rounding=ROUND_HALF_EVEN)
+def points(share: Fraction) -> str:
+    """Return a difference of shares in points with its sign, rounded half to even: "+3.33"."""
+    return f"{_rounded(share):+}"
+
+
+def _rounded(share: Fraction) -> Decimal:
+    return Decimal(round(share * 10_000)).scaleb(-2)  # exact: a Fraction rounds half to even
 
 
 def _accuracies(datasets: Mapping[str, str], metric: Metric) -> list[Column]:
     return [
-        Column(
-            f"dataset:{name}" if name in _TAKEN else name,
-            title,
-            _accuracy(name, metric),
-            ranked=True,
-        )
+        Column(_column_name(name), title, _accuracy(name, metric), ranked=True)
         for name, title in datasets.items()
     ]
+
+
+def _column_name(dataset: str) -> str:
+    return f"dataset:{dataset}" if dataset in TAKEN else dataset
 
 
 def _accuracy(dataset: str, metric: Metric) -> Callable[[Row], Entry]:
@@ -147,19 +143,14 @@ def _accuracy(dataset: str, metric: Metric) -> Callable[[Row], Entry]:
         cell = row.cells.get(dataset)
         if cell is None:
             return Entry(about="not measured")
-        path = str(cell["path"])
+        path, notes = str(cell["path"]), _footnotes(cell)
         counts = row.counts(dataset, metric)
         if counts is None:
-            return Entry(notes=_footnotes(cell), about="the cell failed", cell=path)
+            return Entry(notes=notes, about="the cell failed", cell=path)
         correct, images = counts
-        return Entry(
-            percent(share := Fraction(correct, images)),
-            share,
-            wilson(correct, images),
-            notes=_footnotes(cell),
-            about=f"{correct} of {images} images",
-            cell=path,
-        )
+        share, about = Fraction(correct, images), f"{correct} of {images} images"
+        interval = wilson(correct, images)
+        return Entry(percent(share), share, interval, notes=notes, about=about, cell=path)
 
     return entry
 
@@ -178,16 +169,15 @@ def _mean(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
             return Entry(notes=(MIXED,), about=MIXED)
         if mean is None:
             return Entry(about="not complete: a number is missing")
-        about = (
-            f"mean of {counted(len(row.averaged(zero_shot)), 'dataset')}, each weighing the same"
-        )
+        datasets = counted(len(row.averaged(zero_shot)), "dataset")
+        about = f"mean of {datasets}, each weighing the same"
         return Entry(percent(mean), mean, row.interval(metric, zero_shot), about=about)
 
     return entry
 
 
 def _flagged(mean: Callable[[Row], Entry]) -> Callable[[Row], Entry]:
-    """Return a mean's entries, with red flags of cells that have no column."""
+    """Return a mean's entries with the red flags of all cells, which have no columns."""
 
     def entry(row: Row) -> Entry:
         found = mean(row)
@@ -227,7 +217,7 @@ def _per_class(row: Row) -> Entry:
     return Entry(f"{clean:.2f}  {robust:.2f}")
 
 
-#: Columns beside the accuracies, and what shows each.
+#: Columns beside the accuracies, and where each is printed.
 DETAILS: tuple[Column, ...] = (
     Column("per_class", "Mean per class", _per_class, places=frozenset({"defense"})),
     Column("time", "Time (s)", _time, places=frozenset({"datasets", "report"})),

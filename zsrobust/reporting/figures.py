@@ -24,27 +24,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
 WIDTH = 3.25  #: inches: one column
-COLUMNS = [
-    "series",
-    "title",
-    "spec",
-    "x",
-    "dataset",
-    "dataset_title",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "text",
-]
+COLUMNS = ["series", "title", "spec", "x", "dataset", "dataset_title"]
+COLUMNS += ["metric", "value", "low", "high", "text"]
 
 
 class Series(NamedTuple):
-    """Rows of cells that one line or one kind of marker shows, with their places on the x axis."""
+    """A line or a kind of marker: the rows of cells that it shows."""
 
     name: str
     title: str
-    points: Sequence[tuple[float | None, Need]]
+    points: Sequence[tuple[float | None, Need]]  #: place on the x axis, and the row
 
 
 Record = dict[str, Any]
@@ -52,28 +41,26 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the paper's figures: the rows it shows, what it reads from each, how it draws that."""
+    """One of the paper's figures: its rows, the numbers that it shows of each, and its looks."""
 
     caption: str
     series: Callable[[Suite], list[Series]]
-    read: Callable[
-        [Row], list[Record] | None
-    ]  #: what is drawn of a row; None where that is not complete
+    read: Callable[[Row], list[Record] | None]  #: the numbers of a row; None if it is incomplete
     paint: Callable[["Drawn", pd.DataFrame, str], None]
     height: float  #: inches
-    where: Callable[[Mapping[Any, Any]], str]  #: what `describe` says after a number
-    swept: bool = False  #: whether it is over bounds of its own, so that eps is not to be chosen
+    where: Callable[[Mapping[Any, Any]], str]  #: the words that `describe` adds to a number
+    swept: bool = False  #: whether it shows the bounds of the suite's sweep, and not one eps
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What there is to draw of a figure."""
+    """The numbers and the words of a figure."""
 
     frame: pd.DataFrame
-    left_out: list[str]  #: titles of the series that are not complete
+    left_out: list[str]  #: titles of the incomplete series
     bounds: str  #: eps, as printed
     title: str
-    text: str  #: the description
+    text: str  #: description
 
 
 def find(number: str) -> Figure:
@@ -87,38 +74,35 @@ def find(number: str) -> Figure:
 
 
 def needs(number: str, suite: Suite) -> list[Need]:
-    """Return the rows of cells of a figure.
-
-    Raises ZSRobustError for Figure 4 of a suite without a sweep.
-    """
-    return list(
-        dict.fromkeys(need for series in find(number).series(suite) for _, need in series.points)
-    )
+    """Return the rows of cells of a figure; raises ZSRobustError if a suite lacks its sweep."""
+    every = [need for series in find(number).series(suite) for _, need in series.points]
+    return list(dict.fromkeys(every))
 
 
 def data(number: str, results: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    """Return exactly what a figure draws of the selected cells, a number a row.
+    """Return the numbers that a figure draws of the selected cells, one in each row.
 
-    `data` is the DataFrame of `load_results`.
+    `results` is the DataFrame of `load_results`. The figure's own attack replaces that of the
+    selection, and incomplete series are left out. `COLUMNS` names the columns:
+    * `series` is a name, and `spec` the defense.
+    * `x` is the epoch (Figure 2), the bound in pixels of [0, 1] (4) or the weight (5).
+    * `dataset` is a name or "average". `metric` is robust, clean or distance.
+    * `value` is in percent or a relative distance, with its 95% interval from `low` to `high`.
+      `text` is the value as printed.
 
-    Columns: series title spec x dataset dataset_title metric value low high text. `series` is a
-    name, `spec` the defense; `x` is the epoch (Figure 2), the bound in pixels of [0, 1] (4) or the
-    weight (5); `dataset` a name, or "average"; `metric` is robust, clean or distance; `value` in
-    percent, or a relative distance, `low` and `high` its 95% interval, `text` how it is printed. A
-    series with missing cells is left out. The attack is the figure's own. Raises ZSRobustError for
-    a figure that does not exist, and where no series is complete.
+    Raises ZSRobustError for an unknown figure, and if no series is complete.
     """
     return _found(number, results, selection).frame
 
 
 def describe(number: str, results: pd.DataFrame, selection: Selection) -> str:
-    """Return a figure in words and numbers, for those who do not see it; raises as `data` does."""
+    """Return a figure in words and numbers, for blind readers; raises like `data`."""
     found = _found(number, results, selection)
     return f"{found.title}\n{found.text}"
 
 
 def draw(number: str, results: pd.DataFrame, selection: Selection) -> "Drawn":
-    """Return one of the paper's figures, one column wide; raises as `data` does."""
+    """Return one of the paper's figures, one column wide; raises like `data`."""
     import matplotlib.figure
     import matplotlib.style
 
@@ -134,10 +118,7 @@ def draw(number: str, results: pd.DataFrame, selection: Selection) -> "Drawn":
 
 
 def render(drawn: "Drawn", suffix: str) -> bytes:
-    """Return a figure as the bytes of a file, the same every time.
-
-    Raises ZSRobustError for an unknown suffix.
-    """
+    """Return the bytes of a figure's file; raises ZSRobustError for an unknown suffix."""
     import matplotlib.style
 
     title, _, text = str(drawn.get_label()).partition("\n")
@@ -160,7 +141,7 @@ def _found(number: str, results: pd.DataFrame, selection: Selection) -> _Found:
     figure, suite = find(number), selection.suite
     if figure.swept and not selection.usual:
         raise ZSRobustError(
-            f"Figure {number} is over the bounds that the suite names in `sweep`. Leave out --eps."
+            f"Figure {number} shows all bounds of the suite's `sweep`. Leave out --eps."
         )
     records: list[Record] = []
     left_out = []
@@ -171,7 +152,7 @@ def _found(number: str, results: pd.DataFrame, selection: Selection) -> _Found:
         else:
             records += found
     if not records:
-        raise _nothing(number, selection, left_out)
+        raise _no_series(number, selection, left_out)
     frame = pd.DataFrame(records, columns=COLUMNS)
     bounds = ", ".join(map(format_eps, suite.sweep)) if figure.swept else selection.bound
     lines = [_under(frame, selection, bounds), *_in_words(figure, frame)]
@@ -183,7 +164,7 @@ def _found(number: str, results: pd.DataFrame, selection: Selection) -> _Found:
 def _records(
     figure: Figure, series: Series, results: pd.DataFrame, selection: Selection
 ) -> list[Record] | str:
-    """Return what is drawn of a series; or, where it is not complete, what to call it."""
+    """Return the numbers of a series, or its title if it is incomplete."""
     found = []
     for x, need in series.points:
         eps = selection.eps if need.eps is None else need.eps
@@ -199,7 +180,7 @@ def _records(
 
 
 def _under(frame: pd.DataFrame, selection: Selection, bounds: str) -> str:
-    """Return the first line of a figure's description: what its cells are of."""
+    """Return the first line of a description: the suite, the protocol and the bounds."""
     suite = selection.suite
     under = (
         f"Suite {suite.name} ({suite.title}); trained on {suite.train_on}; "
@@ -212,14 +193,13 @@ def _under(frame: pd.DataFrame, selection: Selection, bounds: str) -> str:
     return f"{under}."
 
 
-def _nothing(number: str, selection: Selection, left_out: list[str]) -> ZSRobustError:
+def _no_series(number: str, selection: Selection, left_out: list[str]) -> ZSRobustError:
     wanted = needs(number, selection.suite)
     of_figure = replace(selection, attack=wanted[0].attack)
     command = of_figure.command([need.defense for need in wanted], figure=number)
     return ZSRobustError(
-        f"Nothing to draw in Figure {number}: the suite {selection.suite.name} has no complete "
-        "row of "
-        f"{', '.join(left_out)}. Next: {command}"
+        f"Figure {number} has no complete row for the suite {selection.suite.name}. "
+        f"Incomplete: {', '.join(left_out)}. Next: {command}"
     )
 
 
@@ -230,13 +210,10 @@ def _not_drawn(left_out: list[str]) -> str:
 def _in_words(figure: Figure, frame: pd.DataFrame) -> list[str]:
     lines = []
     for title, series in frame.groupby("title", sort=False):
-        parts = [
-            f"{metric} "
-            + ", ".join(
-                f"{record['text']}{figure.where(record)}" for record in part.to_dict("records")
-            )
-            for metric, part in series.groupby("metric", sort=False)
-        ]
+        parts = []
+        for metric, part in series.groupby("metric", sort=False):
+            numbers = [f"{each['text']}{figure.where(each)}" for each in part.to_dict("records")]
+            parts.append(f"{metric} {', '.join(numbers)}")
         lines.append(f"{title}: {'; '.join(parts)}.")
     return lines
 
@@ -246,11 +223,11 @@ def _methods(*specs: str) -> list[Series]:
 
 
 def _sweep(suite: Suite) -> list[Series]:
-    """Return the series of Figure 4, which train and test at the same bound."""
+    """Return the series of Figure 4: defenses trained and tested at the same bound."""
     if not suite.sweep:
         raise ZSRobustError(
-            f'The suite {suite.name} names no bounds for Figure 4. Add some: sweep = ["1/255", '
-            '"2/255"]'
+            f"The suite {suite.name} has no bounds for Figure 4. Add bounds to its file: "
+            'sweep = ["1/255", "2/255"]'
         )
 
     def need(spec: str, eps: float) -> Need:
@@ -268,13 +245,10 @@ def _sweep(suite: Suite) -> list[Series]:
 
 def _trade_off(suite: Suite) -> list[Series]:
     """Return the series of Figure 5: methods, and the curve from CLIP (0) to FT-TeCoA (1)."""
-    between = [
-        (weight, Need(f"interpolation:of=tecoa,weight={weight}")) for weight in (0.2, 0.4, 0.6, 0.8)
-    ]
-    return [
-        *_methods(*ROWS),
-        Series(CURVE, CURVE, [(0.0, Need("clip")), *between, (1.0, Need("tecoa"))]),
-    ]
+    weights = (0.2, 0.4, 0.6, 0.8)
+    between = [(weight, Need(f"interpolation:of=tecoa,weight={weight}")) for weight in weights]
+    points = [(0.0, Need("clip")), *between, (1.0, Need("tecoa"))]
+    return [*_methods(*ROWS), Series(CURVE, CURVE, points)]
 
 
 def _averages(row: Row) -> list[Record] | None:
@@ -293,7 +267,7 @@ def _accuracies(row: Row) -> list[Record] | None:
         _record(name, row.cells[name]["dataset_title"], metric, Fraction(*counts), wilson(*counts))
         for metric in METRICS
         for name in row.suite.datasets
-        if (counts := row.counts(name, metric))  # always, where there is an average
+        if (counts := row.counts(name, metric))  # never None in a row with an average
     ]
     return cells + averages
 
@@ -307,16 +281,15 @@ def _record(
 
 
 def _distances(row: Row) -> list[Record] | None:
-    """Return the distance after each epoch; all cells of a row, of one checkpoint, know it."""
-    histories = [
-        cell["history"] for cell in row.cells.values() if isinstance(cell["history"], list)
-    ]
-    if row.mixed or not histories:
+    """Return the distance after each epoch; every cell of a checkpoint stores its history."""
+    histories = [cell["history"] for cell in row.cells.values()]
+    known = [history for history in histories if isinstance(history, list)]
+    if row.mixed or not known:
         return None
-    distances = enumerate([0.0, *(epoch["distance"] for epoch in histories[0])])
+    distances = [0.0, *(epoch["distance"] for epoch in known[0])]
     return [
         {"x": epoch, "metric": "distance", "value": value, "text": f"{value:.4f}"}
-        for epoch, value in distances
+        for epoch, value in enumerate(distances)
     ]
 
 
@@ -338,7 +311,7 @@ FIGURES = {
         where=_on_dataset,
     ),
     "2": Figure(
-        caption="Relative L2 distance of the weights to the original CLIP, along training",
+        caption="Relative L2 distance of the weights to the original CLIP during training",
         series=lambda suite: _methods("ft_standard", "tecoa", "pmg_aft"),
         read=_distances,
         paint=painting.paint_training,

@@ -27,18 +27,15 @@ class Page:
     @cached_property
     def notes(self) -> list[str]:
         """The footnotes, in the order of their numbers; the first has number 1."""
-        return list(
-            dict.fromkeys(
-                note for _, entries in self.rows for each in entries for note in each.notes
-            )
-        )
+        every = [note for _, entries in self.rows for entry in entries for note in entry.notes]
+        return list(dict.fromkeys(every))
 
     def numbers(self, entry: Entry) -> list[int]:
         """Return the numbers of an entry's footnotes."""
         return [self.notes.index(note) + 1 for note in entry.notes]
 
     def interval(self, entry: Entry) -> str:
-        """Return an entry's interval in percent, or nothing where the table prints none."""
+        """Return an entry's interval in percent, as "1.2–3.4"; "" if it is not printed."""
         if entry.interval is None or not self.intervals:
             return ""
         low, high = entry.interval
@@ -46,7 +43,7 @@ class Page:
 
 
 def render(page: Page, suffix: str) -> str:
-    """Return the table in the format of a file suffix; raises ZSRobustError for an unknown one."""
+    """Return the table in the format of a file suffix; raises ZSRobustError for others."""
     if suffix not in FORMATS:
         raise ZSRobustError(
             f"The suffix {suffix!r} is not a table format. "
@@ -56,7 +53,7 @@ def render(page: Page, suffix: str) -> str:
 
 
 def markdown(page: Page) -> str:
-    """Return the table as Markdown, the best number of a column in bold."""
+    """Return the table as Markdown, with the best number of each column in bold."""
 
     def show(entry: Entry) -> str:
         text = f"**{entry.text}**" if entry.best else entry.text
@@ -72,7 +69,7 @@ def markdown(page: Page) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text of which Markdown makes no columns and no HTML."""
+    """Return a text with the escapes that keep Markdown from adding columns or HTML."""
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -81,11 +78,8 @@ def _align(page: Page) -> list[str]:
 
 
 def latex(page: Page) -> str:
-    """Return the table as LaTeX, as wide as the page or as a column.
-
-    It needs the packages booktabs and graphicx.
-    """
-    wide = len(page.header) > 8
+    """Return the table as LaTeX for the packages booktabs and graphicx."""
+    wide = len(page.header) > 8  # as wide as the page; other tables are as wide as a column
 
     def show(entry: Entry) -> str:
         text = _tex(entry.text)
@@ -97,20 +91,18 @@ def latex(page: Page) -> str:
     body = [[_tex(title), *map(show, entries)] for title, entries in page.rows]
     first, *others = map(_tex, page.header)
     header = [first, *(rf"\rotatebox{{90}}{{{title}}}" if wide else title for title in others)]
-    table = tabulate(
-        body, header, tablefmt="latex_raw", colalign=_align(page), disable_numparse=True
-    )
+    align = _align(page)
+    table = tabulate(body, header, tablefmt="latex_raw", colalign=align, disable_numparse=True)
     for rule in ("toprule", "midrule", "bottomrule"):
         table = table.replace(r"\hline", rf"\{rule}", 1)
     lines = [_tex(line) for line in page.lines]
-    lines += [
-        rf"\textsuperscript{{{number}}} {_tex(note)}" for number, note in enumerate(page.notes, 1)
-    ]
+    for number, note in enumerate(page.notes, 1):
+        lines.append(rf"\textsuperscript{{{number}}} {_tex(note)}")
     small = "\n".join(rf"\par\raggedright\footnotesize {line}" for line in lines)
     kind, width = ("table*", "textwidth") if wide else ("table", "columnwidth")
-    number, _, caption = page.caption.partition(". ")  # LaTeX numbers it itself
+    title, _, caption = page.caption.partition(". ")  # LaTeX numbers tables by itself
     return (
-        f"% {number}; needs \\usepackage{{booktabs,graphicx}}\n"
+        f"% {title}; needs \\usepackage{{booktabs,graphicx}}\n"
         f"\\begin{{{kind}}}\n\\caption{{{_tex(caption)}}}\n"
         f"\\resizebox{{\\{width}}}{{!}}{{%\n{table}}}\n{small}\n\\end{{{kind}}}\n"
     )
@@ -145,13 +137,12 @@ def _tex(text: str) -> str:
 
 
 def comma_separated(page: Page) -> str:
-    """Return the table as CSV: numbers alone, empty where missing, intervals in own columns."""
+    """Return the table as CSV: numbers alone, "" if missing, each end of an interval a column."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = ("", " low", " high") if page.intervals else ("",)
-    writer.writerow(
-        [page.header[0], *(f"{title}{end}" for title in page.header[1:] for end in ends)]
-    )
+    first, *titles = page.header
+    writer.writerow([first, *(f"{title}{end}" for title in titles for end in ends)])
     for title, entries in page.rows:
         numbers = []
         for entry in entries:
@@ -163,7 +154,7 @@ def comma_separated(page: Page) -> str:
 
 
 def html(page: Page) -> str:
-    """Return the table as a page of HTML that needs nothing else."""
+    """Return the table as a self-contained page of HTML."""
     import jinja2
 
     template = resources.files(__name__.rpartition(".")[0]).joinpath("table.html")

@@ -1,4 +1,4 @@
-"""How figures are painted: looks of the series, panels, lines and texts."""
+"""Painting of figures: the looks of the series, panels, lines and texts."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 CURVE = "interpolation"  #: the series of Figure 5 that is a curve
 
-#: On top of matplotlib's defaults, whatever the user's matplotlibrc says: fonts embedded, and the
-#: same bytes every time.
+#: Changes to matplotlib's defaults, which replace the user's matplotlibrc. They embed the fonts,
+#: and make the same bytes every time.
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7,
@@ -51,29 +51,22 @@ STYLE: dict[str, Any] = {
 
 
 class Look(NamedTuple):
-    """How a series is drawn: Okabe and Ito's colors; marker and line for black and white."""
+    """The look of a series: a color of Okabe and Ito; marker and line for black and white."""
 
     color: str
     marker: str
     size: float  #: of the marker, in points
     line: str = "none"
-    filled: bool = True  #: where the tower's weights were trained
+    filled: bool = True  #: whether the tower's weights were trained
 
     def marks(self, scale: float = 1.0) -> dict[str, Any]:
         """Return the arguments of `Axes.plot` for the markers; filled ones have a white edge."""
-        edge = (
-            {"markeredgecolor": "white", "markeredgewidth": 0.4}
-            if self.filled
-            else {"markeredgewidth": 0.8}
-        )
-        face = self.color if self.filled else "white"
-        return {
-            "color": self.color,
-            "marker": self.marker,
-            "markersize": scale * self.size,
-            "markerfacecolor": face,
-            **edge,
-        }
+        look: dict[str, Any] = {"color": self.color, "marker": self.marker}
+        look["markersize"] = scale * self.size
+        if self.filled:
+            edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+            return {**look, "markerfacecolor": self.color, **edge}
+        return {**look, "markerfacecolor": "white", "markeredgewidth": 0.8}
 
 
 LOOKS = {
@@ -88,7 +81,7 @@ LOOKS = {
 
 
 def paint_datasets(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
-    """Dot plots side by side, robust and clean, a band a dataset, with 95% intervals."""
+    """Draw robust and clean accuracy side by side, one band for each dataset, with intervals."""
     cells = frame.drop_duplicates("dataset")
     places = {name: place for place, name in enumerate(cells["dataset"])}
     panels = drawn.subplots(1, 2, sharey=True)
@@ -101,42 +94,29 @@ def paint_datasets(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
             look = LOOKS[str(name)]
             y = part["dataset"].map(places) + 0.8 * ((index + 0.5) / len(groups) - 0.5)
             axes.hlines(y, part["low"], part["high"], color=look.color, linewidth=0.6, zorder=2)
-            axes.plot(
-                part["value"],
-                y,
-                linestyle="none",
-                label=part["title"].iloc[0],
-                clip_on=False,
-                **look.marks(0.85),
-            )
+            drawing = {"linestyle": "none", "clip_on": False, **look.marks(0.85)}
+            axes.plot(part["value"], y, label=part["title"].iloc[0], **drawing)
         axes.set(xlim=(-2, 102), xticks=range(0, 101, 25), xlabel=f"{metric} accuracy (%)")
-        axes.set(
-            yticks=range(len(places)),
-            yticklabels=cells["dataset_title"],
-            ylim=(len(places) - 0.5, -0.5),
-        )
+        axes.set(yticks=range(len(places)), yticklabels=cells["dataset_title"])
+        axes.set(ylim=(len(places) - 0.5, -0.5))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
     panels[0].set_xlabel(f"robust accuracy (%),\nPGD-10, eps {bounds}")
     panels[0].get_yticklabels()[-1].set_fontweight("bold")
-    drawn.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=1
-    )
+    shown = panels[0].get_legend_handles_labels()
+    drawn.legend(*shown, loc="outside upper center", ncols=4, handlelength=1)
 
 
 def paint_training(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
-    """One panel: a line for each method, a marker for each epoch."""
+    """Draw one panel: a line for each method, a marker for each epoch."""
     from matplotlib.ticker import MaxNLocator
 
     axes = drawn.subplots()
     for name, part in frame.groupby("series", sort=False):
         look = LOOKS[str(name)]
-        drawing: dict[str, Any] = {
-            "linestyle": look.line,
-            "markevery": slice(1, None),
-            "clip_on": False,
-        }
-        axes.plot(part["x"], part["value"], label=part["title"].iloc[0], **drawing, **look.marks())
+        drawing = {"markevery": slice(1, None), "clip_on": False, **look.marks()}
+        title = part["title"].iloc[0]
+        axes.plot(part["x"], part["value"], linestyle=look.line, label=title, **drawing)
     axes.set(xlabel="epoch", ylabel="distance from CLIP,\n‖θ − θ₀‖ / ‖θ₀‖")
     axes.set(xlim=(0, None), ylim=(0, 1.05 * frame["value"].max()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -145,24 +125,18 @@ def paint_training(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
 
 
 def paint_bounds(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
-    """Two panels, robust and clean: a line for each method over the bounds, with 95% intervals."""
+    """Draw two panels, robust and clean: a line for each method over the bounds."""
     panels = drawn.subplots(1, 2)
     for axes, metric, letter in zip(panels, METRICS, "ab", strict=True):
         shown = frame[frame["metric"] == metric]
         for name, part in shown.groupby("series", sort=False):
             look = LOOKS[str(name)]
             axes.vlines(part["x"], part["low"], part["high"], color=look.color, linewidth=0.6)
-            axes.plot(
-                part["x"],
-                part["value"],
-                linestyle=look.line,
-                label=part["title"].iloc[0],
-                **look.marks(),
-            )
+            title = part["title"].iloc[0]
+            axes.plot(part["x"], part["value"], linestyle=look.line, label=title, **look.marks())
         ticks = sorted(set(shown["x"]))
-        axes.set(
-            xlabel="eps of training and test", xticks=ticks, xticklabels=map(format_eps, ticks)
-        )
+        axes.set(xticks=ticks, xticklabels=map(format_eps, ticks))
+        axes.set_xlabel("eps of training and test")
         axes.set_title(f"({letter}) {metric} accuracy (%)", loc="left")
         axes.set_ylim(0, 1.05 * shown["high"].max())
         axes.margins(x=0.1)
@@ -171,50 +145,48 @@ def paint_bounds(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
 
 
 def paint_trade_off(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
-    """Draw points with 95% intervals as crosses, their titles, and the curve with its weights."""
-    from matplotlib.ticker import MaxNLocator
-
+    """Draw points with crosses as intervals, their titles, and the curve with its weights."""
     axes = drawn.subplots()
     robust, clean = (frame[frame["metric"] == metric].reset_index(drop=True) for metric in METRICS)
     points = clean.join(robust[["value", "low", "high"]].add_suffix("_robust"))
     for name, part in points.groupby("series", sort=False):
         look = LOOKS[str(name)]
-        line, order = (
-            (look.line, 1) if name == CURVE else ("none", 2)
-        )  # the curve is below the points it joins
+        order = 1 if name == CURVE else 2  # the curve is below the points that it joins
         cross: dict[str, Any] = {"color": look.color, "linewidth": 0.6, "zorder": order - 0.4}
         axes.hlines(part["value_robust"], part["low"], part["high"], **cross)
         axes.vlines(part["value"], part["low_robust"], part["high_robust"], **cross)
-        marks = look.marks() | {
-            "markeredgecolor": look.color
-        }  # no white edge: it would cut the crosses
+        marks = {**look.marks(), "markeredgecolor": look.color}  # a white edge would cut the cross
+        line = look.line if name == CURVE else "none"
         (drawing,) = axes.plot(
             part["value"], part["value_robust"], linestyle=line, zorder=order, **marks
         )
         if name == CURVE:
-            drawn.legend(
-                [drawing], [f"{CURVE}, by the weight of {ROWS['tecoa']}"], loc="outside upper right"
-            )
-    axes.set(
-        xlabel="average clean accuracy (%)",
-        ylabel=f"average robust accuracy (%),\nPGD-10, eps {bounds}",
-    )
+            title = f"{CURVE}, by the weight of {ROWS['tecoa']}"
+            drawn.legend([drawing], [title], loc="outside upper right")
+    axes.set_xlabel("average clean accuracy (%)")
+    axes.set_ylabel(f"average robust accuracy (%),\nPGD-10, eps {bounds}")
+    _finish_trade_off(drawn, axes, points)
+
+
+def _finish_trade_off(drawn: "Drawn", axes: "Axes", points: pd.DataFrame) -> None:
+    """Draw the grid, and write the titles and weights beside the points."""
+    from matplotlib.ticker import MaxNLocator
+
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.margins(0.08)
     axes.grid()
-    drawn.draw_without_rendering()  # from here on, the places on the page are known
+    drawn.draw_without_rendering()  # now the positions on the page are known
     lines = _lines(axes, points)
     taken: list[Bbox] = []
     for point in points.to_dict("records"):
-        if point["series"] != CURVE or 0 < point["x"] < 1:
-            text, size = (f"{point['x']:g}", 6) if point["series"] == CURVE else (point["title"], 7)
-            at = (point["value"], point["value_robust"])
-            taken.append(
-                _write_beside(
-                    axes, text, at, lines, taken, color=LOOKS[point["series"]].color, fontsize=size
-                )
-            )
+        text, size = point["title"], 7
+        if point["series"] == CURVE:
+            if not 0 < point["x"] < 1:
+                continue  # the ends of the curve are methods with titles
+            text, size = f"{point['x']:g}", 6
+        at, color = (point["value"], point["value_robust"]), LOOKS[point["series"]].color
+        taken.append(_write_beside(axes, text, at, lines, taken, color=color, fontsize=size))
 
 
 def _lines(axes: "Axes", points: pd.DataFrame) -> list["Path"]:
@@ -240,25 +212,20 @@ def _write_beside(
     taken: list["Bbox"],
     **look: Any,
 ) -> "Bbox":
-    """Write a text at the side of a point where it hides least; return its box, in dots."""
+    """Write a text on the side of a point where it hides least; return its box, in dots."""
     label = axes.annotate(text, xy=at, xytext=(0, 0), textcoords="offset points", **look)
 
     def put(right: int, up: int) -> "Bbox":
-        aligned = {
-            "ha": ("center", "left", "right")[np.sign(right)],
-            "va": ("center", "bottom", "top")[np.sign(up)],
-        }
-        label.set(position=(right, up), **aligned)
+        horizontal = ("center", "left", "right")[np.sign(right)]
+        vertical = ("center", "bottom", "top")[np.sign(up)]
+        label.set(position=(right, up), ha=horizontal, va=vertical)
         return label.get_window_extent().padded(axes.figure.dpi / 72)
 
     def hides(place: tuple[int, int]) -> tuple[bool, bool, int]:
         box = put(*place)
         outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
-        return (
-            outside,
-            any(map(box.overlaps, taken)),
-            sum(line.intersects_bbox(box, filled=False) for line in lines),
-        )
+        crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
+        return outside, any(map(box.overlaps, taken)), crossed
 
     sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
     return put(*min(((far * right, far * up) for right, up in sides for far in (5, 8)), key=hides))

@@ -16,11 +16,11 @@ METRICS: tuple[Metric, ...] = ("robust", "clean")
 
 
 class Need(NamedTuple):
-    """The cells of one row over a suite's datasets, as tables and figures need them."""
+    """The cells that a row of a table or a figure needs: one for each dataset of a suite."""
 
     defense: str  #: spec in its normal form
     attack: str = "pgd10"
-    eps: float | None = None  #: None is the suite's
+    eps: float | None = None  #: in pixels of [0, 1]; None for the suite's own
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,17 @@ class Row:
     cells: Mapping[str, Mapping[Hashable, Any]]
 
     def counts(self, dataset: str, metric: Metric) -> tuple[int, int] | None:
-        """Return the number correct and of images; None for a missing or failed cell."""
+        """Return the numbers of correct images and of images; None if the cell has no counts."""
         cell = self.cells.get(dataset)
         if cell is None or cell["status"] != "ok":
             return None
         return int(cell[f"{metric}_correct"]), int(cell["images"])
 
-    def share(self, dataset: str, metric: Metric) -> Fraction | None:
-        """Return the accuracy on a dataset, in [0, 1]; None where the cell is missing or failed."""
-        counts = self.counts(dataset, metric)
-        return None if counts is None else Fraction(*counts)
-
     @cached_property
     def mixed(self) -> bool:
-        """Whether the cells mix checkpoints, attacks or switches, and have no mean."""
-        return (
-            len({cell["made"] for name, cell in self.cells.items() if name in self.suite.datasets})
-            > 1
-        )
+        """Whether the cells mix checkpoints, attacks or switches, so that no mean is printed."""
+        made = {cell["made"] for name, cell in self.cells.items() if name in self.suite.datasets}
+        return len(made) > 1
 
     @property
     def oblivious(self) -> bool:
@@ -56,28 +49,26 @@ class Row:
         return any(cell["knowledge"] == "oblivious" for cell in self.cells.values())
 
     def mean(self, metric: Metric, zero_shot: bool = False) -> Fraction | None:
-        """Return the mean over the suite's or its zero-shot datasets; None if one is missing."""
+        """Return the mean accuracy, in [0, 1]; None if a cell is missing or the row is mixed."""
         counts = self._all_counts(metric, zero_shot)
-        return (
-            None
-            if counts is None
-            else sum((Fraction(*each) for each in counts), Fraction(0)) / len(counts)
-        )
+        if counts is None:
+            return None
+        return sum((Fraction(*each) for each in counts), Fraction(0)) / len(counts)
 
     def interval(self, metric: Metric, zero_shot: bool = False) -> tuple[float, float] | None:
-        """Return the mean's 95% interval: a bootstrap, or Wilson's for one dataset."""
+        """Return the mean's 95% interval, in [0, 1]: a bootstrap, or Wilson's for one dataset."""
         counts = self._all_counts(metric, zero_shot)
         if counts is None:
             return None
         return wilson(*counts[0]) if len(counts) == 1 else mean_interval(counts)
 
     def averaged(self, zero_shot: bool = False) -> list[str]:
-        """Return the names of the datasets that the mean is over."""
+        """Return the names of the datasets in the mean; `zero_shot` leaves out the target."""
         left_out = self.suite.train_on if zero_shot else None
         return [name for name in self.suite.datasets if name != left_out]
 
     def only(self, dataset: str) -> "Row":
-        """Return the row of one dataset alone, whose mean is the accuracy on it."""
+        """Return the row of one dataset, whose mean is the accuracy on this dataset."""
         suite = replace(self.suite, datasets=(dataset,))
         return Row(suite, {dataset: self.cells[dataset]})
 
@@ -88,7 +79,7 @@ class Row:
 
 
 def rows(cells: pd.DataFrame, suite: Suite) -> dict[str, Row]:
-    """Return the rows by defense, in the order of their specs, from the cells of a selection."""
+    """Return the rows of a selection's cells by defense, in the order of the specs."""
     found: dict[str, dict[str, Mapping[Hashable, Any]]] = {}
     for cell in cells.to_dict("records"):
         found.setdefault(str(cell["defense"]), {})[str(cell["dataset"])] = cell

@@ -1,4 +1,4 @@
-"""Statistics: intervals and p-values of counts. No torch here, nothing of zsrobust.
+"""Statistics: intervals and p-values of counts. It imports numpy and nothing of zsrobust.
 
 A pair (correct, images) is the count of one cell: two integers, 0 <= correct <= images.
 """
@@ -21,21 +21,19 @@ def wilson(correct: int, images: int, z: float = 1.959964) -> tuple[float, float
     spread = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
     scale = 1 + z * z / images
     # At the ends, rounding must not push the interval off the share.
-    return max(0.0, min(share, (center - spread) / scale)), min(
-        1.0, max(share, (center + spread) / scale)
-    )
+    low, high = min(share, (center - spread) / scale), max(share, (center + spread) / scale)
+    return max(0.0, low), min(1.0, high)
 
 
 def newcombe(
     first: tuple[int, int], second: tuple[int, int], z: float = 1.959964
 ) -> tuple[float, float]:
-    """Return the interval of the difference of two proportions (95%), in [-1, 1].
+    """Return the interval (95% by default) of the second proportion minus the first, in [-1, 1].
 
-    `first` and `second` are (correct, images) of independent samples: other images, or another draw
-    of them. On the same images the samples are paired: there see `mcnemar`. (-1, 1) where one has
-    no images. Newcombe (1998), Interval estimation for the difference between independent
-    proportions: comparison of eleven methods; method 10, which squares and adds the distances to
-    Wilson's limits.
+    `first` and `second` are (correct, images) of independent samples. For the same images, see
+    `mcnemar`. Without images on a side, the interval is (-1, 1). Newcombe (1998), Interval
+    estimation for the difference between independent proportions: comparison of eleven methods.
+    This is method 10: it adds the squared distances to Wilson's limits.
     """
     if first[1] == 0 or second[1] == 0:
         return -1.0, 1.0
@@ -50,20 +48,19 @@ def newcombe(
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the exact two-sided p-value of McNemar's test on paired images, in [0, 1].
 
-    `only_first` and `only_second` count the images that only the first, or only the second, gets
-    right; where both agree an image says nothing. 1 where nothing differs; 0 only where p rounds to
-    it, below 2.5e-324. McNemar (1947), Note on the sampling error of the difference between
-    correlated proportions or percentages; in its exact form, the binomial test of the discordant
-    pairs at 1/2. Counted in integers and rounded once.
+    `only_first` counts the images that only the first classifies correctly, and `only_second`
+    those of the second. McNemar (1947), Note on the sampling error of the difference between
+    correlated proportions or percentages. The exact form is the binomial test of these images at
+    1/2. It is counted in integers and rounded once, so p is 0 only below 2.5e-324.
     """
     pairs, fewer = only_first + only_second, min(only_first, only_second)
-    if 5 * fewer < 2 * pairs:  # either way is exact; here the tails are the faster one
+    if 5 * fewer < 2 * pairs:  # both formulas are exact; here the sum over the tails is faster
         return 2 * _ways(pairs, range(fewer + 1)) / (1 << pairs)
     return ((1 << pairs) - _ways(pairs, range(fewer + 1, pairs - fewer))) / (1 << pairs)
 
 
 def _ways(pairs: int, chosen: range) -> int:
-    """Return the sum of the binomial coefficients "pairs choose i" over i in `chosen`, exactly."""
+    """Return the exact sum of the binomial coefficients "pairs choose i" over i in `chosen`."""
     ways, total = math.comb(pairs, chosen.start), 0
     for i in chosen:
         total += ways
@@ -72,10 +69,10 @@ def _ways(pairs: int, chosen: range) -> int:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted for being asked together, each in [0, 1], in the order given.
+    """Return the p-values adjusted for multiple tests, each in [0, 1], in the order given.
 
-    What stays at or below a level is rejected there, with the chance of any false rejection at most
-    that level. Holm (1979), A simple sequentially rejective multiple test procedure.
+    Rejecting what is at or below a level gives at most that probability of any false rejection.
+    Holm (1979), A simple sequentially rejective multiple test procedure.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -89,18 +86,40 @@ def mean_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean accuracy, in [0, 1].
 
-    `counts` are (correct, images), one a dataset; every dataset weighs the same. Images are
-    resampled within each dataset; the datasets stay. To draw n images with replacement, k of n
-    being correct, and to count the correct ones is exactly one draw of Binomial(n, k/n): so counts
-    suffice. numpy freezes the stream of RandomState: a seed gives the same interval in every
-    version. (0, 1) where a dataset has no images, or where there is no dataset. Efron (1979),
-    Bootstrap methods: another look at the jackknife.
+    `counts` has one pair (correct, images) for each dataset, and all datasets weigh the same.
+    Images are resampled within each dataset. If k of n images are correct, the number of correct
+    ones in a resample is one draw of Binomial(n, k/n): counts suffice. numpy freezes the stream of
+    RandomState, so that a seed gives the same interval in every version. Without datasets, or
+    without images of one, the interval is (0, 1). Efron (1979), Bootstrap methods: another look at
+    the jackknife.
     """
     if not counts or any(images == 0 for _, images in counts):
         return 0.0, 1.0
     correct, images = np.array(counts).T[..., None]  # (datasets, 1) each
-    resampled = np.random.RandomState(seed).binomial(
-        images, correct / images, size=(len(counts), draws)
-    )
-    low, high = np.quantile((resampled / images).mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
+    size = (len(counts), draws)
+    resampled = np.random.RandomState(seed).binomial(images, correct / images, size=size)
+    return _quantiles((resampled / images).mean(axis=0), level)
+
+
+def difference_interval(
+    counts: Sequence[tuple[int, int, int]], draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean difference, in [-1, 1].
+
+    `counts` has (only the first correct, only the second correct, images) for each dataset. As in
+    `mean_interval`, images are resampled within each dataset, and all datasets weigh the same. The
+    outcomes of an image form a pair, whose difference is -1, 0 or 1: a resample is one multinomial
+    draw.
+    """
+    state = np.random.RandomState(seed)
+    means = np.zeros(draws)
+    for only_first, only_second, images in counts:
+        shares = np.array([only_first, only_second, images - only_first - only_second]) / images
+        drawn = state.multinomial(images, shares, size=draws)
+        means += (drawn[:, 1] - drawn[:, 0]) / images
+    return _quantiles(means / len(counts), level)
+
+
+def _quantiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pandas as pd
 
-from zsrobust.core.errors import ZSRobustError, suggest
+from zsrobust.core.errors import ZSRobustError, counted, suggest
 from zsrobust.reporting import columns, reported
-from zsrobust.reporting.columns import DASH, Column, Entry, filled, two_decimals
+from zsrobust.reporting.columns import DASH, Column, Entry, filled, points
 from zsrobust.reporting.formats import Page
 from zsrobust.reporting.reported import Claim
 from zsrobust.reporting.rows import Metric, Need, Row, rows
@@ -29,17 +29,15 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables, or one that goes with them: which cells it shows."""
+    """A table of the paper, or one of ours: the cells that it shows."""
 
     caption: str
     metrics: tuple[Metric, ...] = ("robust",)
-    attack: str = (
-        "pgd10"  #: the attack whose cells it reads; clean accuracy comes from the same cells
-    )
+    attack: str = "pgd10"  #: clean accuracy is read from the cells of this attack, too
     rows: Mapping[str, str] = field(default_factory=lambda: ROWS)  #: title by the defense's spec
-    by_dataset: bool = True  #: a column a dataset; else the averages alone
-    second: bool = False  #: over the suite's second, which has another target dataset
-    note: str = ""  #: what its rows mean
+    by_dataset: bool = True  #: whether each dataset has a column; averages have one anyway
+    second: bool = False  #: whether its suite is the one with the second target dataset
+    note: str = ""  #: the meaning of its rows
 
 
 TABLES = {
@@ -61,7 +59,7 @@ TABLES = {
         by_dataset=False,
     ),
     "5": Table(
-        "Where L_general is taken, and its distance: average accuracy (%), robust under PGD-10",
+        "The layer and the distance of L_general: average accuracy (%), robust under PGD-10",
         ("clean", "robust"),
         rows={
             "pmg_aft": "Output + KL",
@@ -84,9 +82,8 @@ TABLES = {
             "ttc:knowledge=oblivious,of=tecoa": "+ TTC, oblivious",
         },
         by_dataset=False,
-        note="adaptive: the attack sees the test-time defense. "
-        "oblivious: it sees FT-TeCoA alone, and the number says "
-        "nothing of an attacker who knows what is deployed.",
+        note="adaptive: the attack sees the test-time defense. oblivious: the attack sees FT-TeCoA "
+        "alone; the number does not apply to attackers who know the defense.",
     ),
 }
 
@@ -102,13 +99,13 @@ def find(number: str) -> Table:
 
 
 def needs(number: str) -> list[Need]:
-    """Return the rows of cells that a table is made of."""
+    """Return the rows of cells that a table shows; raises ZSRobustError like `find`."""
     table = find(number)
     return [Need(defense, table.attack) for defense in table.rows]
 
 
 def suite_name(number: str, suite: Suite) -> str:
-    """Return the suite of a table; raises ZSRobustError if there is no second suite."""
+    """Return the name of a table's suite; raises ZSRobustError if the second one is missing."""
     if not find(number).second or suite.name in suites.firsts():
         return suite.name
     if suite.second is None:
@@ -128,13 +125,13 @@ def build(
     compare: bool = False,
     more: Sequence[str] = (),
 ) -> Page:
-    """Return a table over the selected cells, from the DataFrame of `load_results`.
+    """Return a table of the selected cells, from the DataFrame of `load_results`.
 
-    The attack is the table's own, whatever the selection names; for its suite see `suite_name`. A
-    mean is printed only in complete rows. `intervals` adds 95% ones: Wilson's for accuracies, a
-    bootstrap's for means. `compare` adds what the paper printed, the difference, and what is
-    doubtful about it. `more` holds defenses beyond the paper's. Raises ZSRobustError for a table
-    that does not exist, and where there is nothing to show, or to compare with.
+    The table's own attack replaces that of the selection. `suite_name` has its suite. Means are
+    printed only for complete rows. `intervals` adds 95% intervals. `compare` adds the paper's
+    numbers, the differences, and doubts about the paper's numbers. `more` adds rows by their specs.
+    Raises ZSRobustError for an unknown table or row, for a table without cells, and for `compare`
+    where the paper has no numbers.
     """
     table = find(number)
     selection = replace(selection, attack=table.attack)
@@ -143,7 +140,7 @@ def build(
     chosen = {**table.rows, **_more(more, cells, table, selection)}
     cells = cells[cells["defense"].isin(list(chosen))]
     if cells.empty:
-        raise _nothing(number, table, selection)
+        raise _no_cells(number, table, selection)
     own = results[results["suite"] == suite.name]
     titles = dict(zip(own["dataset"], own["dataset_title"], strict=True))
     shown = _columns(table, suite, titles)
@@ -153,19 +150,16 @@ def build(
     for spec, entries in zip(chosen, ours, strict=True):
         lines.append((chosen[spec], entries))
         if compare and eps == "1/255" and number in suite.printed:
-            lines += _compared(number, spec, dict(zip(shown, entries, strict=True)))
+            lines += _beside(number, spec, dict(zip(shown, entries, strict=True)))
     if compare and len(lines) == len(ours):
         raise ZSRobustError(
-            f"The paper prints nothing to compare Table {number} of the suite {suite.name} at eps "
-            f"{eps} with. Its numbers "
-            "are of the suites paper and paper_cifar100, at 1/255."
+            f"The paper has no numbers for Table {number} of the suite {suite.name} at eps {eps}. "
+            "It has numbers for the suites paper and paper_cifar100 at eps 1/255. Try: "
+            "zsrobust table 1 --compare paper"
         )
     below = _underneath(cells, table, selection, titles, intervals)
     if compare:
-        below.append(
-            "paper: as printed in arXiv 2401.04350, claims to compare with; difference: ours "
-            "minus theirs."
-        )
+        below.append("paper: as printed in arXiv 2401.04350. difference: ours minus the paper's.")
     return Page(
         f"Table {number}. {table.caption}, {suite.name} suite, eps {eps}.",
         ["Method", *(column.title for column in shown)],
@@ -182,12 +176,11 @@ def _columns(table: Table, suite: Suite, titles: Mapping[str, str]) -> list[Colu
     return columns.by_dataset({name: titles.get(name, name) for name in suite.datasets}, metric)
 
 
-def _nothing(number: str, table: Table, selection: Selection) -> ZSRobustError:
+def _no_cells(number: str, table: Table, selection: Selection) -> ZSRobustError:
     subset = f", subsets of {selection.limit} images" if selection.limit else ""
     return ZSRobustError(
-        f"Table {number} cannot be built: no cell of its rows under {table.attack}, suite "
-        f"{selection.suite.name}, protocol "
-        f"{selection.protocol}, eps {selection.bound}, seed {selection.seed}{subset} is stored. "
+        f"Table {number} has no stored cells under {table.attack}: suite {selection.suite.name}, "
+        f"protocol {selection.protocol}, eps {selection.bound}, seed {selection.seed}{subset}. "
         f"Next: {selection.command(list(table.rows), table=number)}"
     )
 
@@ -195,16 +188,12 @@ def _nothing(number: str, table: Table, selection: Selection) -> ZSRobustError:
 def _more(
     specs: Sequence[str], cells: pd.DataFrame, table: Table, selection: Selection
 ) -> dict[str, str]:
-    """Return the titles of further rows, with the spec where another row has the title."""
+    """Return the titles of further rows, with their specs if another row has the same title."""
     known = dict(zip(cells["defense"], cells["defense_title"], strict=True))
     for spec in specs:
         if spec not in known:
-            raise suggest(
-                "defense among these results:",
-                spec,
-                list(known),
-                f"Next: {selection.command([spec])}",
-            )
+            see = f"Next: {selection.command([spec])}"
+            raise suggest("defense among these results:", spec, list(known), see)
     taken = [*table.rows.values(), *(known[spec] for spec in specs)]
     return {
         spec: f"{known[spec]} ({spec})" if taken.count(known[spec]) > 1 else known[spec]
@@ -212,23 +201,24 @@ def _more(
     }
 
 
-def _compared(
-    number: str, spec: str, ours: Mapping[Column, Entry]
-) -> list[tuple[str, list[Entry]]]:
-    """Return what the paper prints beside our row, and the difference."""
+def _beside(number: str, spec: str, ours: Mapping[Column, Entry]) -> list[tuple[str, list[Entry]]]:
+    """Return the lines of the paper's numbers and of the differences; none without numbers."""
     claims = [_claim(number, spec, column) for column in ours]
     if not any(claims):
         return []
-    theirs = [Entry() if claim is None else _printed(claim) for claim in claims]
-    difference = [
-        Entry() if claim is None or entry.share is None else _off(entry.share, claim)
-        for entry, claim in zip(ours.values(), claims, strict=True)
-    ]
+    theirs, differences = [], []
     seconds = reported.seconds(number, spec)
-    for place, column in enumerate(ours):
+    for (column, entry), claim in zip(ours.items(), claims, strict=True):
+        printed = difference = Entry()
         if column.name == "time" and seconds is not None:
-            theirs[place] = Entry(str(seconds))
-    return [("· paper", theirs), ("· difference", difference)]
+            printed = Entry(str(seconds))
+        if claim is not None:
+            printed = Entry(f"{claim.percent:.2f}", notes=tuple(reported.doubts(claim)))
+            if entry.share is not None:
+                difference = Entry(points(entry.share - Fraction(claim.percent) / 100))
+        theirs.append(printed)
+        differences.append(difference)
+    return [("· paper", theirs), ("· difference", differences)]
 
 
 def _claim(number: str, spec: str, column: Column) -> Claim | None:
@@ -239,14 +229,6 @@ def _claim(number: str, spec: str, column: Column) -> Claim | None:
     return reported.cell(number, spec, column.name)
 
 
-def _printed(claim: Claim) -> Entry:
-    return Entry(f"{claim.percent:.2f}", notes=tuple(reported.doubts(claim)))
-
-
-def _off(share: Fraction, claim: Claim) -> Entry:
-    return Entry(f"{two_decimals(share * 100 - Fraction(claim.percent)):+.2f}")
-
-
 def _underneath(
     cells: pd.DataFrame,
     table: Table,
@@ -254,34 +236,32 @@ def _underneath(
     titles: Mapping[str, str],
     intervals: bool,
 ) -> list[str]:
+    """Return the paragraphs below a table: what its numbers were measured on, and how."""
     suite = selection.suite
-    sizes = {
-        str(name): sorted(set(group["images"]))
-        for name, group in cells.groupby("dataset", sort=False)
-    }
-    counted = ", ".join(
-        f"{titles[name]} {'/'.join(map(str, sizes[name]))}"
-        for name in suite.datasets
-        if name in sizes
-    )
-    versions = sorted(
-        {f"{name} {number}" for each in cells["versions"] for name, number in each.items()}
-    )
     time = " Time: seconds of one training epoch." if table.by_dataset else ""
     lines = [
         f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; attack "
-        f"{table.attack}, eps {selection.bound}; "
-        f"{DASH}: not measured, or failed.{time}",
-        f"Means are over the {len(suite.datasets)} datasets; zero-shot ones without "
-        f"{titles.get(suite.train_on, suite.train_on)}, which was trained on.",
-        *filter(None, [table.note]),
-        f"Images: {counted or 'none'}.",
-        f"Versions: {', '.join(versions) or 'none'}.",
+        f"{table.attack}, eps {selection.bound}; {DASH}: not measured, or failed.{time}",
+        f"Means are over {counted(len(suite.datasets), 'dataset')}. Zero-shot means leave out "
+        f"{titles.get(suite.train_on, suite.train_on)}, the target dataset of training.",
     ]
     if intervals:
-        lines.insert(
-            2,
-            "In brackets: 95% intervals, Wilson's; for a mean, a bootstrap's over images within "
-            "datasets.",
+        lines.append(
+            "In brackets: 95% intervals, Wilson's for an accuracy, and for a mean from a bootstrap "
+            "over the images of each dataset."
         )
-    return lines
+    if table.note:
+        lines.append(table.note)
+    sizes = [
+        f"{titles[name]} {'/'.join(map(str, sorted(set(group['images']))))}"
+        for name in suite.datasets
+        if not (group := cells[cells["dataset"] == name]).empty
+    ]
+    versions = sorted(
+        {f"{name} {number}" for each in cells["versions"] for name, number in each.items()}
+    )
+    return [
+        *lines,
+        f"Images: {', '.join(sizes) or 'none'}.",
+        f"Versions: {', '.join(versions) or 'none'}.",
+    ]

@@ -1,4 +1,4 @@
-"""Verdicts: which cells agree with a baseline, and how that is printed. No torch here."""
+"""Verdicts: which cells agree with a baseline, and their words. No torch here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from zsrobust.core.errors import counted
 
-#: How cells may agree, in the order of the summary, as it says it.
+#: The ways in which cells agree, and their words in the summary, in its order.
 WAYS = {
     "identical": "identical",
     "moved": "of the same weights within tolerance {tolerance} points",
@@ -19,64 +19,58 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one cell."""
+    """Whether one cell, or the mean of a row, agrees with the baseline."""
 
     cell: str
-    way: str | None  #: how it agrees, a key of WAYS; None where it does not
+    way: str | None  #: a key of WAYS; None if the cell does not agree
     why: str = ""
-    ours: str = (
-        ""  #: in percent, clean and robust; or against the paper the one number, and its interval
-    )
+    ours: str = ""  #: clean and robust in percent; beside the paper, one number and its interval
     baseline: str = ""
     difference: str = ""  #: ours minus the baseline's, in points
-    row: bool = False  #: it is about the mean of a row, and not about a cell
+    row: bool = False  #: whether it is about the mean of a row, and not about a cell
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of all cells of a baseline."""
+    """The verdicts on all cells of a baseline."""
 
     verdicts: Sequence[Verdict]
     tolerance: float
     extra: int = 0  #: cells that only the checked folder has
-    notes: Sequence[str] = ()  #: what is no disagreement, and worth a line
-    against: str = "Baseline"
+    notes: Sequence[str] = ()  #: lines on cells that are left out, retrained or doubtful
+    against: str = "Baseline"  #: heading of the baseline's column
 
     @property
     def ok(self) -> bool:
-        """Whether every cell is there and agrees."""
+        """Whether every cell of the baseline is found and agrees."""
         return all(verdict.way for verdict in self.verdicts)
 
     @property
     def lines(self) -> list[str]:
-        """The lines of a table of the cells that do not agree; none if all do."""
-        wrong = [verdict for verdict in self.verdicts if not verdict.way]
+        """The lines of a table of the cells that do not agree; [] if all agree."""
         body = [
             [each.cell, each.ours, each.baseline, each.difference, f"{self.tolerance:g}", each.why]
-            for each in wrong
+            for each in self.verdicts
+            if not each.way
         ]
         header = ["Cell", "Ours", self.against, "Difference", "Tolerance", "Why"]
-        return (
-            tabulate(body, header, tablefmt="simple", disable_numparse=True).splitlines()
-            if wrong
-            else []
-        )
+        table = tabulate(body, header, tablefmt="simple", disable_numparse=True)
+        return table.splitlines() if body else []
 
     @property
     def summary(self) -> str:
-        """One line: how many cells agree, and how; how many do not."""
+        """One line: how many cells agree, and in which way; how many do not agree."""
         ways = [verdict.way for verdict in self.verdicts if not verdict.row]
         agree, wrong = len(ways) - ways.count(None), ways.count(None)
-        rows = sum(verdict.row for verdict in self.verdicts)
-        told = [
+        counts = [
             f"{ways.count(way)} {words.format(tolerance=f'{self.tolerance:g}')}"
             for way, words in WAYS.items()
             if way in ways
         ]
-        how = f" ({', '.join(told)})" if told else ""
+        how = f" ({', '.join(counts)})" if counts else ""
+        rows = sum(verdict.row for verdict in self.verdicts)
+        nor = f", nor {counted(rows, 'row')}" if rows else ""
         return (
-            f"{counted(agree, 'cell')} agree{'s' if agree == 1 else ''}{how}; {wrong} "
-            f"do{'es' if wrong == 1 else ''} not"
-            + (f", nor {rows} row{'s' if rows > 1 else ''}" if rows else "")
-            + f"; {self.extra} more in the folder"
+            f"{counted(agree, 'cell')} agree{'s' if agree == 1 else ''}{how}; "
+            f"{wrong} do{'es' if wrong == 1 else ''} not{nor}; {self.extra} more in the folder"
         )
