@@ -355,7 +355,7 @@ def test_damaged_outcomes_are_noted(tmp_path):
     second.write_bytes(
         Outcomes(np.arange(2), np.arange(2), np.arange(2), np.zeros(2, np.float32)).to_bytes()
     )
-    assert "is not what this cell was counted from" in build(Store(tmp_path))
+    assert "does not belong to the counts of this cell" in build(Store(tmp_path))
 
 
 def test_images_are_those_that_were_attacked(folder, page):
@@ -379,8 +379,8 @@ def test_images_are_those_that_were_attacked(folder, page):
 def test_images_beyond_the_budget_are_left_out_with_a_note(folder, page, monkeypatch):
     monkeypatch.setattr("zsrobust.reporting.report.datasets.BUDGET", 0)
     shown = build(Store(folder))
-    assert "no room for more images" in shown
-    assert "no room for more images" not in page
+    assert "the page would be too large" in shown
+    assert "the page would be too large" not in page
     assert len(of_class(parsed(shown), "card")) < len(of_class(parsed(page), "card"))
 
 

@@ -281,7 +281,7 @@ def test_what_a_table_says_under_a_claim():
     assert reported.doubts(cell("2", "tecoa", "pcam")) == [errata()["E1"].line]
     assert reported.doubts(average("1", "pmg_aft")) == [errata()["E4"].line]
     assert reported.doubts(cell("1", "clip", "dtd")) == [
-        "Impossible: no share of the full split's images is this number, rounded or truncated."
+        "Impossible: no number of correct images of the full split rounds or truncates to it."
     ]
     assert reported.doubts(average("s1", "tecoa")) == [
         "Derived: not printed, but follows from two printed numbers."

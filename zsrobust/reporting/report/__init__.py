@@ -1,8 +1,8 @@
-"""The report: everything in a results folder as one HTML page that needs nothing else.
+"""The report: all results of a folder on one self-contained HTML page.
 
-The page is a pure function of the folder. Jinja writes every view as static HTML; `page.js` sorts
-the tables and shows one view at a time. The content security policy allows this script and this
-style, and no other.
+The page is a pure function of the folder. Jinja writes every view as static HTML. `page.js` sorts
+the tables and shows one view at a time. The content security policy allows only this script and
+these styles.
 """
 
 import base64
@@ -23,14 +23,14 @@ from zsrobust.results.selection import Selection
 from zsrobust.results.store import Store
 from zsrobust.settings.suites import Suite
 
-#: Without scripts nobody can choose a view, so that all are shown.
+#: Without scripts, readers cannot choose a view, so the page shows all views.
 WITHOUT_SCRIPTS = ".view[hidden], .board[hidden] { display: block !important }"
 
 
 def build(store: Store, own: Sequence[Suite] = ()) -> str:
-    """Return the page of the stored results; `own` are suites of the user's files.
+    """Return the page of the stored results as HTML; `own` has the suites of the user's files.
 
-    Raises ZSRobustError if the folder has no results, or a file that is not a result.
+    Raises ZSRobustError if the folder has no results, or a file that is not a valid result.
     """
     import jinja2
     from markupsafe import Markup
@@ -38,8 +38,7 @@ def build(store: Store, own: Sequence[Suite] = ()) -> str:
     found = Collection.load(store, own)
     shown = views(found)
     looks = Looks(found)
-    # A bar in a cell is as long as its accuracy: the policy forbids styles on elements, so that
-    # lengths are classes.
+    # A bar is as long as its accuracy. Lengths are classes: the policy forbids styles on elements.
     lengths = "\n".join(f".s{percent} {{ --share: {percent / 100} }}" for percent in range(101))
     style, script = _file("page.css") + lengths, _file("page.js")
     environment = jinja2.Environment(
@@ -50,11 +49,12 @@ def build(store: Store, own: Sequence[Suite] = ()) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    results = found.results.values()
     return environment.get_template("page.html").render(
         folder=" and ".join(each.resolve().name for each in store.folders),
-        style=Markup(style),  # noqa: S704  # ours, and no data in it
-        script=Markup(script),  # noqa: S704  # ours, and no data in it
-        without_scripts=Markup(WITHOUT_SCRIPTS),  # noqa: S704  # ours, and no data in it
+        style=Markup(style),  # noqa: S704  # our own file, without data
+        script=Markup(script),  # noqa: S704  # our own file, without data
+        without_scripts=Markup(WITHOUT_SCRIPTS),  # noqa: S704  # our own text, without data
         hashes={
             "style": _hash(style),
             "script": _hash(script),
@@ -66,15 +66,10 @@ def build(store: Store, own: Sequence[Suite] = ()) -> str:
         ids={path: number for number, path in enumerate(found.results)},
         figures=_figures(found),
         flags=_flags(found),
-        messages=sorted({line for each in found.results.values() for line in each.messages or ()}),
+        messages=sorted({line for each in results for line in each.messages or ()}),
         failed=_failed(found),
-        counts={
-            "cells": len(found.results),
-            "images": sum(result.images for result in found.results.values()),
-        },
-        versions=sorted(
-            {pair for each in found.results.values() for pair in each.versions.items()}
-        ),
+        counts={"cells": len(results), "images": sum(each.images for each in results)},
+        versions=sorted({pair for each in results for pair in each.versions.items()}),
     )
 
 
@@ -83,7 +78,7 @@ def _file(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return what a content security policy knows an inline script or style by."""
+    """Return the hash by which a content security policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -93,7 +88,7 @@ def _filters(shown: Sequence[View]) -> dict[str, list[str]]:
 
 
 def _cells(found: Collection, shown: Sequence[View]) -> dict[str, Provenance]:
-    """Return where the numbers of each cell come from, by path."""
+    """Return the provenance of each cell by its path."""
     methods = {
         path: method.name
         for view in shown
@@ -107,15 +102,14 @@ def _cells(found: Collection, shown: Sequence[View]) -> dict[str, Provenance]:
 
 
 def _figures(found: Collection) -> list[dict[str, str]]:
-    """Return the figures that can be drawn of the suites that are known, as SVG in base64."""
+    """Return every complete figure of the known suites, as SVG in base64."""
     from zsrobust.reporting import figures
 
     drawn = []
-    for name, suite in found.suites.items():
-        protocols = (
-            set(found.frame[found.frame["suite"] == name]["protocol"]) if suite.attack else set()
-        )
-        for protocol in sorted(protocols, key=lambda protocol: (protocol != "sound", protocol)):
+    known = {name: suite for name, suite in found.suites.items() if suite.attack}
+    for name, suite in known.items():
+        stored = set(found.frame[found.frame["suite"] == name]["protocol"])
+        for protocol in sorted(stored, key=lambda protocol: (protocol != "sound", protocol)):
             selection = Selection.of(suite, protocol=protocol)
             for number, figure in figures.FIGURES.items():
                 try:
@@ -123,29 +117,23 @@ def _figures(found: Collection) -> list[dict[str, str]]:
                     text = figures.describe(number, found.frame, selection)
                     content = base64.b64encode(figures.render(picture, ".svg")).decode()
                 except ZSRobustError:
-                    continue  # nothing to draw
+                    continue  # the figure has no complete series
                 caption = f"Figure {number}. {figure.caption}. Suite {name}, protocol {protocol}."
                 drawn.append({"caption": caption, "text": text, "svg": content})
     return drawn
 
 
 def _flags(found: Collection) -> list[dict[str, Any]]:
-    """Return every distinct flag with its words and its cells, row by row."""
-    where: dict[str, dict[str, list[str]]] = {}
+    """Return each flag with its words and its cells, the most frequent flag first."""
+    rows: dict[str, dict[str, list[str]]] = {}
     for result in found.results.values():
         for flag in result.flags:
-            where.setdefault(flag, {}).setdefault(_row(result.identity), []).append(
-                result.identity.dataset.title
-            )
+            row = rows.setdefault(flag, {}).setdefault(_row(result.identity), [])
+            row.append(result.identity.dataset.title)
+    counts = {flag: sum(map(len, titles.values())) for flag, titles in rows.items()}
     return [
-        {
-            "words": look_up(flag),
-            "count": sum(map(len, lines.values())),
-            "rows": sorted(lines.items()),
-        }
-        for flag, lines in sorted(
-            where.items(), key=lambda each: (-sum(map(len, each[1].values())), each[0])
-        )
+        {"words": look_up(flag), "count": counts[flag], "rows": sorted(rows[flag].items())}
+        for flag in sorted(counts, key=lambda flag: (-counts[flag], flag))
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the report shows of one cell: where its numbers come from, and accuracy by class."""
+"""One cell in the report: where its numbers come from, and its accuracy by class."""
 
 import json
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ class Provenance:
 
     title: str
     subtitle: str
-    error: str  #: of a failed cell
-    facts: Sequence[tuple[str, str]]
+    error: str  #: traceback of a failed cell
+    facts: Sequence[tuple[str, str]]  #: names and texts
     identity: str  #: as JSON
 
 
 def provenance(result: Result, place: str, method: str) -> Provenance:
-    """Return a cell's provenance; `place` is its file, `method` the defense's title."""
+    """Return a cell's provenance; `place` is its file, and `method` the defense's title."""
     identity = result.identity
     about, training = identity.about, result.training.get("epoch_seconds")
     counts = {"Robust": result.robust_correct, "Clean": result.clean_correct}
@@ -57,15 +57,13 @@ def _accuracy(correct: int, result: Result) -> str:
     if result.status != "ok":
         return ""
     low, high = (100 * end for end in wilson(correct, result.images))
-    return (
-        f"{percent(Fraction(correct, result.images))}% ({correct:,} of "
-        f"{counted(result.images, 'image')}; "
-        f"95% interval {low:.1f}–{high:.1f})"
-    )
+    counts = f"{correct:,} of {counted(result.images, 'image')}"
+    share = percent(Fraction(correct, result.images))
+    return f"{share}% ({counts}; 95% interval {low:.1f}–{high:.1f})"
 
 
 def read_outcomes(result: Result, path: Path) -> Outcomes | str:
-    """Return the outcomes beside a result, or why there are none."""
+    """Return the outcomes of a result, or why they are missing or not valid."""
     if result.status != "ok":
         return "The cell failed."
     try:
@@ -74,37 +72,33 @@ def read_outcomes(result: Result, path: Path) -> Outcomes | str:
         return str(error)
     if not outcomes_match(result, path):
         name = path.with_suffix(".npz").name
-        return f"{name} is not what this cell was counted from. Run the cell again."
+        return f"{name} does not belong to the counts of this cell. Run the cell again."
     return outcomes
 
 
 def class_name(outcomes: Outcomes, label: int) -> str:
-    """Return a class's name, or its number where names are not stored."""
+    """Return a class's name, or its number if names are not stored."""
     if outcomes.classes is None or not 0 <= label < len(outcomes.classes):
         return f"class {label}"
     return str(outcomes.classes[label])
 
 
 class Class(NamedTuple):
-    """A class's images in a cell, and how many of them were right."""
+    """The images of a class in a cell."""
 
     images: int
-    clean: int
+    clean: int  #: images that are correct without an attack
     robust: int
 
 
 def by_class(result: Result, outcomes: Outcomes) -> dict[str, Class]:
     """Return the counts of every class that has images, by its name."""
-    right = outcomes.right(result.identity.attacks_everything)
-    labels = outcomes.labels
-    most = int(labels.max()) + 1
+    right, labels = outcomes.right(result.identity.attacks_everything), outcomes.labels
     images, clean, robust = (
-        np.bincount(labels[kept], minlength=most)
+        np.bincount(labels[kept], minlength=int(labels.max()) + 1).tolist()
         for kept in (np.ones(len(labels), bool), right.clean, right.robust)
     )
     return {
-        class_name(outcomes, label): Class(
-            int(images[label]), int(clean[label]), int(robust[label])
-        )
+        class_name(outcomes, label): Class(images[label], clean[label], robust[label])
         for label in np.flatnonzero(images).tolist()
     }

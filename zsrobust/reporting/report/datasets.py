@@ -1,4 +1,4 @@
-"""The datasets of a view: every method, class by class, and the gallery. No torch here."""
+"""The datasets of a view: all methods, the classes, and the gallery. No torch here."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +15,7 @@ from zsrobust.reporting.report.views import Method, View
 from zsrobust.reporting.rows import Metric
 from zsrobust.results.cell import Outcomes, Result, Samples
 
-#: Characters that all images together may take. Later ones are left out, with a note.
-BUDGET = 16_000_000
+BUDGET = 16_000_000  #: characters of all images together; later images are left out with a note
 
 
 @dataclass
@@ -27,31 +26,29 @@ class OnDataset:
     title: str
     about: str  #: its images, classes and prompts
     methods: Sequence[tuple[Method, Mapping[Metric, Entry]]]
-    named: list[Method] = field(default_factory=list)  #: the methods whose classes are known
+    named: list[Method] = field(default_factory=list)  #: the methods with outcomes by class
+    #: Name of a class, number of images, and clean and robust accuracy of each method in `named`.
     classes: list[tuple[str, int, list[str]]] = field(default_factory=list)
-    #: class, images, and clean and robust accuracy of each of these methods
     gallery: list[tuple[Method, list[Sample]]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  #: what is missing, and why
+    notes: list[str] = field(default_factory=list)  #: why classes or images are missing
 
 
 class Looks:
-    """What became of the images of a collection's cells, read once each, within the budget."""
+    """Reads the outcomes and samples of a collection's cells, within the budget of images."""
 
     def __init__(self, found: Collection) -> None:
-        """Start with nothing read."""
+        """Start with an unused budget; outcomes are read once for all views."""
         self._results, self._used = found.results, 0
         self.outcomes = cache(self._outcomes)
 
     def on_datasets(self, view: View) -> Iterator[OnDataset]:
-        """Return what there is to see of each dataset of a view."""
+        """Yield each dataset of a view that has cells."""
         for name, title in view.datasets.items():
-            cells = view.cells[name]
-            if cells:
-                yield self._on_dataset(view, name, title, cells)
+            if view.cells[name]:
+                yield self._on_dataset(view, name, title)
 
-    def _on_dataset(
-        self, view: View, name: str, title: str, cells: Sequence[tuple[Method, str]]
-    ) -> OnDataset:
+    def _on_dataset(self, view: View, name: str, title: str) -> OnDataset:
+        cells = view.cells[name]
         found = OnDataset(name, title, _about(self._results[cells[0][1]]), _entries(view, name))
         known: list[dict[str, Class]] = []
         for method, path in cells:
@@ -76,7 +73,7 @@ class Looks:
     def _samples(self, path: str, outcomes: Outcomes | str) -> list[Sample] | str:
         """Return the samples of a cell, or why they are not shown."""
         if self._used > BUDGET:
-            return "This page has no room for more images; those of other cells come first."
+            return "The images are left out, because the page would be too large."
         try:
             stored = Samples.read(Path(path))
         except ZSRobustError as error:
@@ -87,7 +84,7 @@ class Looks:
 
 
 def _about(result: Result) -> str:
-    """Return what the images of a cell are, as far as its identity has it."""
+    """Return the number of images, the number of classes and the prompts of a cell."""
     dataset = result.identity.dataset.details
     about = f"{counted(result.images, 'image')}."
     if "classes" in dataset:
@@ -100,7 +97,7 @@ def _about(result: Result) -> str:
 
 
 def _entries(view: View, dataset: str) -> list[tuple[Method, dict[Metric, Entry]]]:
-    """Return one dataset's entries in the boards of a view, by method."""
+    """Return the entries of a dataset in the boards of a view, by method."""
     paths = {path for _, path in view.cells[dataset]}
     found: dict[Method, dict[Metric, Entry]] = {}
     for board in view.boards:
@@ -112,7 +109,7 @@ def _entries(view: View, dataset: str) -> list[tuple[Method, dict[Metric, Entry]
 
 
 def _merged(known: Sequence[Mapping[str, Class]]) -> list[tuple[str, int, list[str]]]:
-    """Return every class, its images, and its clean and robust accuracy for each method."""
+    """Return each class, its images, and its clean and robust accuracy for each method."""
     images = {name: counts.images for each in known for name, counts in each.items()}
     return [
         (name, number, [text for each in known for text in _accuracies(each.get(name))])

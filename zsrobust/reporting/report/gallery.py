@@ -16,7 +16,7 @@ LARGEST = 112  #: pixels a side; larger images are shown reduced
 
 
 class Picture(NamedTuple):
-    """An image, and what it shows."""
+    """An image and its words."""
 
     caption: str
     alt: str
@@ -24,17 +24,17 @@ class Picture(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An attacked image: what became of it, how it looks, and what the model predicted."""
+    """An attacked image: its fate, its pictures, and the predictions of the model."""
 
     fate: str
     pictures: Sequence[Picture]
-    predicted: Sequence[tuple[str, str, bool]]  #: when, which class, and whether it is wrong
+    predicted: Sequence[tuple[str, str, bool]]  #: when, the class, and whether it is wrong
 
 
 def samples_of(samples: Samples, outcomes: Outcomes | str) -> list[Sample]:
-    """Return the samples of a cell, with what the model predicted before and after.
+    """Return the samples of a cell, with the predictions before and after the attack.
 
-    The perturbation is scaled so that its largest change reaches from mid-gray to black or white.
+    The perturbation is magnified: its largest change turns mid-gray into black or white.
     """
     return [
         _sample(position, pixels / 255, change / 127, samples.scale, outcomes)
@@ -51,7 +51,7 @@ def _sample(
     scale: float,
     outcomes: Outcomes | str,
 ) -> Sample:
-    """Return one sample; `change` is (3, S, S) in [-1, 1], where 1 is `scale`."""
+    """Return one sample; `change` is (3, S, S) in [-1, 1], and `scale` the pixels of a 1."""
     true, before, after = _predicted(outcomes, position)
     step = _step(clean.shape[-1])
     reduced = f", shown at 1/{step} of its size" if step > 1 else ""
@@ -59,11 +59,7 @@ def _sample(
     taken = f", taken for {after}" if after else ""
     pictures = [
         ("clean", f"Clean image {position}: {true or 'unknown'}{reduced}", clean),
-        (
-            f"change × {magnified}",
-            f"What the attack changed, magnified {magnified} times",
-            0.5 + change / 2,
-        ),
+        (f"change × {magnified}", f"Perturbation, magnified {magnified} times", 0.5 + change / 2),
         ("adversarial", f"Adversarial image: {true or 'unknown'}{taken}", clean + change * scale),
     ]
     fate = "Attacked"
@@ -78,7 +74,7 @@ def _sample(
 
 
 def _predicted(outcomes: Outcomes | str, position: int) -> tuple[str, str, str]:
-    """Return an image's true and predicted classes, empty where they are not stored."""
+    """Return an image's true class and both predicted classes, "" if they are not stored."""
     if isinstance(outcomes, str) or not 0 <= position < len(outcomes.labels):
         return "", "", ""
     true, before, after = (
@@ -93,7 +89,7 @@ def _step(side: int) -> int:
 
 
 def _png(image: NDArray[np.float64]) -> str:
-    """Return an image (3, S, S), its values cut to [0, 1], as a PNG in base64."""
+    """Return an image (3, S, S), with its values clipped to [0, 1], as a PNG in base64."""
     step = _step(image.shape[-1])
     side = image.shape[-1] // step * step
     blocks = image[:, :side, :side].reshape(3, side // step, step, side // step, step)

@@ -1,6 +1,6 @@
 
 "use strict";
-// Sorting and filtering. The page's text and tables are in the HTML; the address is the only state.
+// Sorting and filtering. The HTML has all text and tables. The address is the only state.
 (() => {
   const byId = (id) => document.getElementById(id);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -8,7 +8,7 @@
   const selects = all("#filters select");
   const names = selects.map((select) => select.name);
 
-  const nearest = (asked) => {  // the earlier filters weigh more than all later ones together
+  const nearest = (asked) => {  // an earlier filter outweighs all later ones
     const score = (view) => names.reduce((sum, name) => 2 * sum + (view.dataset[name] === asked.get(name)), 0);
     return views.reduce((best, view) => (score(view) > score(best) ? view : best));
   };
@@ -17,7 +17,7 @@
     const asked = new Map();
     for (const part of location.hash.slice(1).split("&")) {
       const at = part.indexOf("=");
-      try { if (at > 0) asked.set(part.slice(0, at), decodeURIComponent(part.slice(at + 1))); } catch { /* not an address of ours */ }
+      try { if (at > 0) asked.set(part.slice(0, at), decodeURIComponent(part.slice(at + 1))); } catch { /* not one of our addresses */ }
     }
     const sort = asked.get("sort") || "method";
     return {
@@ -58,7 +58,7 @@
     }
   };
 
-  // Filters: each offers what there is under those before it.
+  // Filters: each offers the values that exist under the filters before it.
 
   const filters = ({ view, metric }) => {
     selects.forEach((select, place) => {
@@ -83,7 +83,7 @@
     go({ view: nearest(new Map(selects.map((select) => [select.name, select.value]))) });
   });
 
-  // Sorting: what is missing stays last, and equals stay in the order of the page.
+  // Sorting: missing numbers stay last, and equal ones stay in the order of the page.
 
   const original = new WeakMap();
   const sortRows = (table, id, dir) => {
@@ -113,14 +113,14 @@
     else sortRows(head.closest("table"), id, dir);
   };
 
-  // Colors, and links to sections, which must not lose the address.
+  // Colors, and links to sections, which must keep the address.
 
   const themes = ["auto", "light", "dark"];
   const theme = (name) => {
     if (name === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = name;
     byId("theme").firstElementChild.textContent = name;
-    try { localStorage.setItem("zsrobust-theme", name); } catch { /* a page from a file may have no storage */ }
+    try { localStorage.setItem("zsrobust-theme", name); } catch { /* a page opened from a file may lack storage */ }
   };
   let kept = null;
   try { kept = localStorage.getItem("zsrobust-theme"); } catch { /* the same */ }

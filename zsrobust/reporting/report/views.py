@@ -1,4 +1,4 @@
-"""The views of the leaderboard, one for each selection of cells. No torch here."""
+"""The views of the leaderboard: one for each selection of cells. No torch here."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,19 +16,20 @@ from zsrobust.results.selection import Selection
 from zsrobust.settings import protocols
 from zsrobust.settings.suites import Suite
 
-_WHOLE = 10**12  # more images than any set has: a selection with this limit finds the whole sets
+#: More images than any dataset has. A selection with this limit chooses whole datasets.
+WHOLE = 10**12
 
 
 @dataclass(frozen=True)
 class Method:
-    """What to call a row: a title, and the spec where the title does not identify it."""
+    """The name of a row: a title, and the spec if the title does not identify the defense."""
 
     title: str
     spec: str
 
     @property
     def name(self) -> str:
-        """Both in one line."""
+        """The title and the spec in one line."""
         return f"{self.title} ({self.spec})" if self.spec else self.title
 
 
@@ -43,30 +44,25 @@ class Board:
 
 @dataclass(frozen=True)
 class View:
-    """A view of the leaderboard: what it is of, and its tables."""
+    """A view of the leaderboard: the values of its filters, and its tables."""
 
-    key: Mapping[
-        str, str
-    ]  #: suite, protocol, attack, eps, images, seed: what the filters choose by
-    label: str  #: of the images
+    key: Mapping[str, str]  #: suite, protocol, attack, eps, images and seed, as in the filters
+    label: str  #: the words for `images`
     boards: Sequence[Board]
     datasets: Mapping[str, str]  #: titles by name
-    cells: Mapping[str, Sequence[tuple[Method, str]]]  #: by dataset: path of each method's cell
-    notes: Sequence[str]  #: what is printed below
+    cells: Mapping[str, Sequence[tuple[Method, str]]]  #: methods and paths of cells, by dataset
+    notes: Sequence[str]  #: sentences below the tables
 
     @property
     def title(self) -> str:
-        """What the view is of, in one line."""
-        seed = "" if self.key["seed"] == "0" else f", seed {self.key['seed']}"
-        return (
-            f"suite {self.key['suite']}, protocol {self.key['protocol']}, attack "
-            f"{self.key['attack']}, "
-            f"eps {self.key['eps']}, images: {self.label}{seed}"
-        )
+        """The values of the filters in one line."""
+        named = [f"{name} {self.key[name]}" for name in ("suite", "protocol", "attack", "eps")]
+        seed = [] if self.key["seed"] == "0" else [f"seed {self.key['seed']}"]
+        return ", ".join([*named, f"images: {self.label}", *seed])
 
 
 def views(found: Collection) -> list[View]:
-    """Return every view of a collection; what the tables print comes first."""
+    """Return every view of a collection; the cells of the paper's tables come first."""
     return [
         _view(cells, selection, images, label, found.titles)
         for suite in found.suites.values()
@@ -77,7 +73,7 @@ def views(found: Collection) -> list[View]:
 
 
 def _selections(frame: pd.DataFrame, suite: Suite) -> list[tuple[Selection, pd.DataFrame]]:
-    """Return the protocols, attacks, bounds and seeds of a suite, and their cells."""
+    """Return a selection for each protocol, attack, eps and seed of a suite, and its cells."""
     found = []
     cells = frame[frame["suite"] == suite.name]
     for key, group in cells.groupby(["protocol", "attack", "eps", "seed"]):
@@ -103,10 +99,10 @@ def _selections(frame: pd.DataFrame, suite: Suite) -> list[tuple[Selection, pd.D
 
 
 def _choices(group: pd.DataFrame, selection: Selection) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Return name, label and cells of each choice of images, the suite's own first."""
+    """Yield the name, label and cells of each choice of images; the suite's own comes first."""
     usual = selection.suite.limits.get(split_spec(selection.attack)[0])
     yield "suite", f"{usual} a dataset" if usual else "all", selection.cells(group)
-    everything = replace(selection, limit=_WHOLE).cells(group)
+    everything = replace(selection, limit=WHOLE).cells(group)
     if usual and (everything["images"] > usual).any():
         yield "all", "all", everything
     for limit in sorted(set(group["limit"].dropna().astype(int)) - {usual}):
@@ -115,11 +111,7 @@ def _choices(group: pd.DataFrame, selection: Selection) -> Iterator[tuple[str, s
 
 
 def _view(
-    cells: pd.DataFrame,
-    selection: Selection,
-    images: str,
-    label: str,
-    titles: Mapping[str, str],
+    cells: pd.DataFrame, selection: Selection, images: str, label: str, titles: Mapping[str, str]
 ) -> View:
     suite = selection.suite
     more = sorted(set(map(str, cells["dataset"])) - set(suite.datasets))
@@ -137,7 +129,7 @@ def _view(
         notes.append(f"{suite.name}: {suite.title}.")
     if zero_shot:
         trained = datasets[suite.train_on]
-        notes.append(f"Zero-shot: the average without {trained}, which was trained on.")
+        notes.append(f"Zero-shot: the average without {trained}, the target dataset of training.")
     if more:
         notes.append(f"Not part of any mean: {', '.join(datasets[name] for name in more)}.")
     return View(
@@ -165,10 +157,9 @@ def _view(
 
 
 def _methods(found: Mapping[str, Row]) -> dict[str, Method]:
-    """Return the rows' titles: the paper's in its order, then the others."""
-    titles = {
-        spec: str(next(iter(row.cells.values()))["defense_title"]) for spec, row in found.items()
-    }
+    """Return the method of each row: the paper's rows in its order, then the others."""
+    cells = {spec: next(iter(row.cells.values())) for spec, row in found.items()}
+    titles = {spec: str(cell["defense_title"]) for spec, cell in cells.items()}
     others = sorted(found.keys() - ROWS.keys(), key=lambda spec: (titles[spec], spec))
     methods = {}
     for spec in [*(spec for spec in ROWS if spec in found), *others]:

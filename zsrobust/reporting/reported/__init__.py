@@ -1,7 +1,6 @@
-"""Numbers that PMG-AFT (CVPR 2024, arXiv 2401.04350) and later papers printed.
+"""Printed numbers of PMG-AFT (CVPR 2024, arXiv 2401.04350) and of later papers. No torch here.
 
-They are claims: shown, compared, never a gate. `README.md` says what each file holds. No torch
-here.
+They are claims: printed and compared, but never a condition. `README.md` describes each file.
 """
 
 import csv
@@ -14,15 +13,15 @@ from importlib import resources
 
 import pandas as pd
 
-#: What the words of a claim's quality mean; those of one claim stand in this order.
+#: The meaning of the words of a claim's quality; a claim has its words in this order.
 QUALITIES = {
-    "ok": "the printed numbers do not speak against it",
-    "impossible": "no share of the full split's images is this number, rounded or truncated",
+    "ok": "the printed numbers do not contradict it",
+    "impossible": "no number of correct images of the full split rounds or truncates to it",
     "duplicate": "equals its neighbor in the row, and may be a copy of it",
     "doubtful": "robust above clean accuracy, an outlier, AutoAttack on two classes, "
     "or contradicted by another table",
-    "average": "the row's stated average does not follow from the row's cells; "
-    "which of them are wrong is another question",
+    "average": "the row's stated average does not follow from its cells, and the wrong cells are "
+    "unknown",
     "derived": "not printed, but follows from two printed numbers",
 }
 
@@ -42,94 +41,88 @@ class Erratum:
 
     id: str
     table: str  #: "2", "4,5", or "text"
-    rows: tuple[str, ...]  #: our names of the defenses; none where it is about no row
-    columns: tuple[str, ...]  #: our names of the datasets; none where no cell can be named
+    rows: tuple[str, ...]  #: our names of the defenses; () for an error outside the rows
+    columns: tuple[str, ...]  #: our names of the datasets; () if the cells are unknown
     printed: str
-    why: str  #: sentences; the first says it all in short
+    why: str  #: sentences; the first is a summary
     implies: str
     confidence: str
     kind: str
 
     @property
     def line(self) -> str:
-        """Return what a footnote says, under 250 characters."""
+        """The text of a footnote, shorter than 250 characters."""
         first, stop, _ = self.why.partition(". ")
         return f"{self.id}: printed {self.printed}. {first}{stop.strip()}"
 
 
 def cell(table: str, defense: str, dataset: str) -> Claim | None:
-    """Return what Table 1, 2 or 3 prints for a defense on a dataset, or None."""
+    """Return the number in Table 1, 2 or 3 of a defense on a dataset; None if not printed."""
     return _cells().get((table, defense, dataset))
 
 
 def average(table: str, defense: str, metric: str | None = None) -> Claim | None:
-    """Return the stated average of a row; None where none is stated.
+    """Return the stated average of a row; None if the paper does not state it.
 
-    Tables 1 to 3 have one average a row, whatever `metric` says. Those of Tables 4 and 5 are
-    "clean" and "robust", and their rows have the names of specs, as `pmg_aft:beta=0`. Of Table s1,
-    fine-tuned on CIFAR100, the text states one robust average, from which another is derived; of
-    Table s2 it states nothing.
+    Tables 1 to 3 have one average for each row, and `metric` is optional. Tables 4 and 5 have a
+    "clean" and a "robust" one; their rows have specs as names, as `pmg_aft:beta=0`. For Table s1,
+    fine-tuned on CIFAR100, the text states one robust average, and another is derived. For Table s2
+    the text states nothing.
     """
     return _averages().get((table, defense, metric))
 
 
 def seconds(table: str, defense: str) -> Decimal | None:
-    """Return the seconds per epoch that Table 1, 2 or 3 prints for a defense, or None."""
-    times = {
-        (row["table"], row["defense"]): Decimal(row["seconds"]) for row in _rows("averages.csv")
-    }
-    return times.get((table, defense))
+    """Return the seconds per epoch in Table 1, 2 or 3 of a defense; None if not printed."""
+    for row in _rows("averages.csv"):
+        if (row["table"], row["defense"]) == (table, defense):
+            return Decimal(row["seconds"])
+    return None
 
 
 @cache
 def _errata() -> dict[str, Erratum]:
-    entries = json.loads(_read("errata.json"))
-    return {
-        entry["id"]: Erratum(
-            **entry | {"rows": tuple(entry["rows"]), "columns": tuple(entry["columns"])}
-        )
-        for entry in entries
-    }
+    found = {}
+    for entry in json.loads(_read("errata.json")):
+        lists = {name: tuple(entry[name]) for name in ("rows", "columns")}
+        found[entry["id"]] = Erratum(**{**entry, **lists})
+    return found
 
 
 def errata() -> dict[str, Erratum]:
-    """Return what does not add up in the paper, by id."""
+    """Return the errors in the paper's numbers by id."""
     return dict(_errata())
 
 
 def doubts(claim: Claim) -> list[str]:
     """Return the footnotes of a claim: its errata, and other doubts."""
-    plain = [
-        f"{word.capitalize()}: {QUALITIES[word]}."
-        for word in claim.quality
-        if word in ("impossible", "derived")
-    ]
-    return [errata()[name].line for name in claim.doubt] + plain
+    words = [word for word in claim.quality if word in ("impossible", "derived")]
+    plain = [f"{word.capitalize()}: {QUALITIES[word]}." for word in words]
+    return [_errata()[name].line for name in claim.doubt] + plain
 
 
 def cells() -> pd.DataFrame:
-    """Return the printed cells of Tables 1 to 3, one per row; `percent` is a number."""
+    """Return the printed cells of Tables 1 to 3, one in each row; `percent` is a number."""
     return _frame("cells.csv", "percent")
 
 
 def others() -> pd.DataFrame:
-    """Return what later papers printed, one per row, in percent or NaN."""
+    """Return the printed numbers of later papers, one in each row, in percent or NaN."""
     return _frame("other_papers.csv", "clean", "robust")
 
 
 def statements() -> pd.DataFrame:
-    """Return the numbers of the paper's text and what follows from them, as text."""
+    """Return the numbers of the paper's text, and numbers derived from them, as text."""
     return _frame("statements.csv")
 
 
 @cache
 def _cells() -> dict[tuple[str, str, str], Claim]:
-    return {
-        (row["table"], row["defense"], row["dataset"]): Claim(
-            Decimal(row["percent"]), _split(row["quality"]), _split(row["doubt"])
-        )
-        for row in _rows("cells.csv")
-    }
+    claims = {}
+    for row in _rows("cells.csv"):
+        claim = Claim(Decimal(row["percent"]), _split(row["quality"]), _split(row["doubt"]))
+        claims[row["table"], row["defense"], row["dataset"]] = claim
+    return claims
 
 
 @cache
@@ -137,23 +130,20 @@ def _averages() -> dict[tuple[str, str, str | None], Claim]:
     claims: dict[tuple[str, str, str | None], Claim] = {}
     for row in _rows("averages.csv"):
         quality = "ok" if row["follows"] == "yes" else "average"
+        claim = Claim(Decimal(row["stated"]), (quality,), _split(row["doubt"]))
         for metric in (None, "clean", "robust"):
-            claims[row["table"], row["defense"], metric] = Claim(
-                Decimal(row["stated"]), (quality,), _split(row["doubt"])
-            )
+            claims[row["table"], row["defense"], metric] = claim
     for row in _rows("ablations.csv"):
         quality = "doubtful" if row["doubt"] else "ok"
         for metric in ("clean", "robust"):
-            claims[row["table"], row["defense"], metric] = Claim(
-                Decimal(row[metric]), (quality,), _split(row["doubt"])
-            )
+            claim = Claim(Decimal(row[metric]), (quality,), _split(row["doubt"]))
+            claims[row["table"], row["defense"], metric] = claim
     for row in _rows("statements.csv"):
         if row["table"]:
             quality = "ok" if row["kind"] == "stated" else "derived"
+            claim = Claim(Decimal(row["value"]), (quality,), ())
             for metric in (None, row["metric"]):
-                claims[row["table"], row["defense"], metric] = Claim(
-                    Decimal(row["value"]), (quality,), ()
-                )
+                claims[row["table"], row["defense"], metric] = claim
     return claims
 
 
