@@ -1,13 +1,13 @@
 """(c) AutoAttack on the mini model: our engine against pyautoattack, verdicts image by image.
 
-python benchmarks/speed/autoattack.py [--images 64] [--defenses clip tecoa]
+Run: python benchmarks/speed/autoattack.py [--images 64] [--defenses clip tecoa]
 """
 
-import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measure import device, ratio, store
+from measure import device, options, ratio, store
 
 from zsrobust.attacks import attacks
 from zsrobust.defenses.workshop import Workshop
@@ -20,10 +20,8 @@ from zsrobust.settings import protocols
 
 
 def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print the rows and store them."""
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--dataset", default="mini_shapes")
     parser.add_argument("--defenses", nargs="+", default=["clip", "tecoa"])
@@ -41,19 +39,13 @@ def main() -> None:
         outcomes: dict[str, Any] = {}
 
         def run(
-            engine: str,
-            classifier: Any = classifier,
-            images: Any = images,
-            outcomes: Any = outcomes,
+            engine: str, classifier: Any = classifier, images: Any = images, found: Any = outcomes
         ) -> None:
             attack = attacks.create(f"autoattack:engine={engine}", suite.attack)
-            outcomes[engine] = judge(
-                Case(
-                    Meter(classifier), attack, "autoattack", images, seed=0, batch_size=len(images)
-                )
-            )
+            meter, size = Meter(classifier), len(images)
+            found[engine] = judge(Case(meter, attack, "autoattack", images, batch_size=size))
 
-        found = ratio(lambda run=run: run("ours"), lambda run=run: run("library"), chosen.repeat)
+        found = ratio(partial(run, "ours"), partial(run, "library"), chosen.repeat)
         right = {
             name: (each.clean == each.labels) & (each.adversarial == each.labels)
             for name, each in outcomes.items()
@@ -64,15 +56,8 @@ def main() -> None:
             "broken by ours alone": int((right["library"] & ~right["ours"]).sum()),
             "broken by the library alone": int((right["ours"] & ~right["library"]).sum()),
         }
-        rows.append(
-            {
-                "defense": defense,
-                "dataset": chosen.dataset,
-                "images": len(images),
-                **verdicts,
-                **found,
-            }
-        )
+        about = {"defense": defense, "dataset": chosen.dataset, "images": len(images)}
+        rows.append({**about, **verdicts, **found})
     store("autoattack", "Standard AutoAttack, mini model, against pyautoattack", rows)
 
 

@@ -1,16 +1,15 @@
 """(g) PGD on ViT-B/32 on a GPU, as a fraction of the rate of matrix products in the same run.
 
-An image-step, forward and gradient with respect to the image, is 17.6 GFLOP. The search runs in
-bf16; float32 verifies.
+An image-step is one forward pass and the gradient with respect to the image: 17.6 GFLOP. The search
+runs in bf16, and float32 verifies.
 
 Run: `python benchmarks/speed/device.py [--images 4096]`
 """
 
-import argparse
 import time
 
 import torch
-from measure import device, half_right, pictures, seconds_of, store, vit
+from measure import device, half_right, options, pictures, seconds_of, store, vit
 
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
@@ -21,7 +20,7 @@ FLOP = 17.6e9
 
 
 def product_rate(kind: torch.dtype, size: int, seconds: float = 2.0) -> float:
-    """Return the floating-point operations a second of square matrix products."""
+    """Return the floating-point operations per second of square matrix products."""
     one, two = (torch.randn(size, size, device=device(), dtype=kind) for _ in range(2))
     seconds_of(lambda: one @ two)
     started, rounds = time.perf_counter(), 0
@@ -32,10 +31,8 @@ def product_rate(kind: torch.dtype, size: int, seconds: float = 2.0) -> float:
 
 
 def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print the rows and store them."""
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=4096 if device() == "cuda" else 16)
     parser.add_argument("--batch", type=int, default=1024 if device() == "cuda" else 16)
     chosen = parser.parse_args()

@@ -1,5 +1,6 @@
-"""How these benchmarks measure: ours and a named peer in turn, in one process; medians."""
+"""Measurement: ours and a named peer, in turn and in one process, as medians of seconds."""
 
+import argparse
 import json
 import platform
 import re
@@ -22,39 +23,38 @@ from zsrobust.models.zeroshot import ZeroShotClassifier
 RESULTS = Path(__file__).parent / "results"
 
 
+def options(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser of options whose help is the docstring of a benchmark."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=text, formatter_class=raw)
+
+
 def ratio(ours: Callable[[], Any], peer: Callable[[], Any], repeat: int = 3) -> dict[str, Any]:
-    """Return the median seconds of both, run in turn, and how many times faster ours is."""
+    """Return the median seconds of both, all seconds, and how many times faster ours is."""
     return ratios({"ours": ours}, peer, repeat)["ours"]
 
 
 def ratios(
     ours: dict[str, Callable[[], Any]], peer: Callable[[], Any], repeat: int = 3
 ) -> dict[str, dict[str, Any]]:
-    """Return the median seconds of each of ours and of the peer, run in turn, and the ratio.
-
-    One turn more warms everything up, but where there is one only: for what takes minutes.
-    """
+    """Return the same for each of ours; one more turn warms up, unless `repeat` is 1."""
     seconds: dict[str, list[float]] = {name: [] for name in [*ours, "the peer"]}
     for turn in range(repeat + (repeat > 1)):
         for name, run in {**ours, "the peer": peer}.items():
             taken = seconds_of(run)
             if turn or repeat == 1:
                 seconds[name].append(taken)
-    theirs = statistics.median(seconds["the peer"])
     found = {}
     for name in ours:
-        taken = statistics.median(seconds[name])
         every = {"ours": seconds[name], "peer": seconds["the peer"]}
-        found[name] = {
-            "seconds": {"ours": taken, "peer": theirs},
-            "all": every,
-            "ratio": theirs / taken,
-        }
+        medians = {side: statistics.median(each) for side, each in every.items()}
+        ratio = medians["peer"] / medians["ours"]
+        found[name] = {"seconds": medians, "all": every, "ratio": ratio}
     return found
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes, with what it left running on the device."""
+    """Return the seconds of a call, including its work that the device finishes later."""
     started = time.perf_counter()
     run()
     if torch.cuda.is_available():
@@ -63,37 +63,33 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    names = ("torch", "open_clip_torch", "pyautoattack")
+    """Return the device, the threads, the versions and the date of a measurement."""
+    versions = {name: version(name) for name in ("torch", "open_clip_torch", "pyautoattack")}
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in names},
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "date": date.today().isoformat(),
     }
 
 
 def _processor() -> str:
-    """Return the name of the processor, where Linux tells it."""
+    """Return the name of the processor on Linux, or else the type of machine."""
     about = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", about.read_text()) if about.exists() else []
     return f"{len(names)} cores of {names[0]}" if names else platform.machine()
 
 
 def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
-    """Print the rows of a benchmark; write them beside other settings of the same machine."""
+    """Print the rows of a benchmark, and add them to those of the same machine in its file."""
     RESULTS.mkdir(exist_ok=True)
-    path, content = RESULTS / f"{name}.json", {"about": about, "machine": machine()}
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = {"about": about, "machine": machine()}
     stored = json.loads(path.read_bytes()) if path.exists() else {}
     kept = stored["rows"] if stored.get("machine") == content["machine"] else []
     kept = [row for row in kept if _setting(row) not in [_setting(each) for each in rows]]
-    path.write_text(
-        json.dumps({**content, "rows": [*kept, *rows]}, indent=1) + "\n", encoding="utf-8"
-    )
+    content["rows"] = [*kept, *rows]
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     table = Table(title=about)
     for key in dict.fromkeys(key for row in rows for key in row):
         if key != "all":
@@ -104,7 +100,7 @@ def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _setting(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what a row was measured with, without what was found."""
+    """Return the settings of a row, without its numbers."""
     return {
         key: value
         for key, value in row.items()
@@ -113,41 +109,35 @@ def _setting(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a table has it."""
+    """Return a value as text for a table."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {shown(each)}" for key, each in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def device() -> str:
-    """Return where to measure."""
+    """Return the device of the measurements: "cuda" if there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def vit(classes: int) -> tuple[Clip, ZeroShotClassifier, list[str]]:
-    """Return ViT-B/32 with random weights, a classifier of so many classes, and their prompts."""
+    """Return ViT-B/32 with random weights, a classifier of `classes` classes, and its prompts."""
     torch.manual_seed(0)
     clip = load_clip("ViT-B-32-quickgelu/openai", device(), weights=False)
     prompts = [f"This is a photo of a thing of kind {number}" for number in range(classes)]
-    return (
-        clip,
-        clip.classifier([[prompt] for prompt in prompts]).eval().requires_grad_(False),
-        prompts,
-    )
+    classifier = clip.classifier([[prompt] for prompt in prompts])
+    return clip, classifier.eval().requires_grad_(False), prompts
 
 
 def pictures(number: int, side: int = 224) -> torch.Tensor:
-    """Return random pictures, (N, 3, S, S) in [0, 1], with some structure in them."""
+    """Return random smooth pictures, (N, 3, S, S) in [0, 1]."""
     coarse = torch.from_numpy(np.random.RandomState(0).rand(number, 3, 7, 7)).float()
-    return (
-        torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
-        .clamp(0, 1)
-        .to(device())
-    )
+    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
+    return smooth.clamp(0, 1).to(device())
 
 
 def half_right(classifier: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return labels by which every second image is right: a clean accuracy of 50%."""
+    """Return labels, (N,), for which the clean accuracy is 50%."""
     with torch.no_grad():
         logits = classifier(images)
     ranked = logits.argsort(1, descending=True)

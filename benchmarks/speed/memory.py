@@ -1,7 +1,7 @@
 """Peak memory of an evaluation, by the size of the dataset: PGD-2 on a linear classifier.
 
-It counts the process's own memory (RssAnon, of Linux), not pages of the mapped file: the system
-may drop those.
+It counts the process's own memory (RssAnon of Linux). The system may drop pages of the mapped file,
+so they do not count.
 
 Run: `python benchmarks/speed/memory.py [--images 1000 10000 40000]`
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import store
+from measure import options, store
 
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
@@ -28,22 +28,21 @@ SIDE = 64
 
 
 def own_memory() -> int:
-    """Return the bytes that are this process's alone."""
+    """Return the bytes of memory that only this process uses."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 
 
 def grown(number: int, folder: str) -> int:
-    """Return the bytes by which the process grows at its peak, for so many images."""
+    """Return the bytes by which the process grows at its peak while it judges `number` images."""
     rng = np.random.RandomState(0)
     pixels = np.lib.format.open_memmap(
         Path(folder) / "pixels.npy", mode="w+", dtype=np.uint8, shape=(number, 3, SIDE, SIDE)
     )
     for start in range(0, number, 1000):
-        pixels[start : start + 1000] = rng.randint(
-            0, 256, (min(1000, number - start), 3, SIDE, SIDE)
-        )
+        part = pixels[start : start + 1000]
+        part[:] = rng.randint(0, 256, part.shape)
     pixels.flush()
     images = Images(
         pixels=np.load(Path(folder) / "pixels.npy", mmap_mode="r"),
@@ -61,44 +60,32 @@ def grown(number: int, folder: str) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    judge(
-        Case(
-            Meter(classifier),
-            attacks.create("pgd2"),
-            "pgd2",
-            images,
-            seed=0,
-            batch_size=128,
-            attacked="all",
-        )
-    )
+    meter, attack = Meter(classifier), attacks.create("pgd2")
+    judge(Case(meter, attack, "pgd2", images, batch_size=128, attacked="all"))
     ended.set()
     watcher.join()
     return peak - before
 
 
 def main() -> None:
-    """Measure, each size in a process of its own, print and store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure each size in its own process, print the rows and store them."""
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000, 40000])
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if chosen.one:
-            print(grown(chosen.one, folder))  # to the process that asked
+            print(grown(chosen.one, folder))  # the parent process reads it
             return
     rows = []
     for number in chosen.images:
         command = [sys.executable, __file__, "--one", str(number)]
-        done = subprocess.run(  # noqa: S603  # this very script
+        done = subprocess.run(  # noqa: S603  # this script
             command, check=True, capture_output=True, text=True
         )
         size = number * 3 * SIDE**2 / 1e6
-        rows.append(
-            {"images": number, "MB of pixels": size, "MB of memory": int(done.stdout) / 1e6}
-        )
+        memory = int(done.stdout) / 1e6
+        rows.append({"images": number, "MB of pixels": size, "MB of memory": memory})
     store("memory", "Peak memory of an evaluation, by the size of the dataset", rows)
 
 

@@ -1,9 +1,8 @@
 """(f) Overheads outside the attack: `--help`, a finished suite, a table over 5,000 cells.
 
-python benchmarks/speed/overheads.py
+Run: python benchmarks/speed/overheads.py
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from measure import ratio, store
+from measure import options, ratio, store
 
 from zsrobust import results
 
@@ -22,14 +21,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str) -> None:
-    """Run a command and hide what it says."""
-    subprocess.run(  # noqa: S603  # the commands of this file, nobody else's
+    """Run a command and hide its output."""
+    subprocess.run(  # noqa: S603  # only commands of this file
         command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 
 def many(folder: Path, number: int) -> None:
-    """Copy the stored cells under other defenses' names until there are so many."""
+    """Write `number` cells: the stored ones, copied under the names of other defenses."""
     paths = results.paths(ROOT / "results")
     for copy in range(number // len(paths) + 1):
         for path in paths[: number - copy * len(paths)]:
@@ -42,61 +41,39 @@ def many(folder: Path, number: int) -> None:
 
 
 def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print the rows and store them."""
+    parser = options(__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--cells", type=int, default=5000)
     chosen = parser.parse_args()
     rows = []
 
     def add(what: str, command: list[str], peer: str, other: Callable[[], object]) -> None:
-        rows.append(
-            {"what": what, "peer": peer, **ratio(lambda: run(*command), other, chosen.repeat)}
-        )
+        found = ratio(lambda: run(*command), other, chosen.repeat)
+        rows.append({"what": what, "peer": peer, **found})
 
     def python(code: str) -> Callable[[], object]:
         return lambda: run(sys.executable, "-c", code)
 
-    add(
-        "zsrobust --help", [*ZSROBUST, "--help"], "python -c 'import click'", python("import click")
-    )
+    click = "import click"
+    add("zsrobust --help", [*ZSROBUST, "--help"], f"python -c '{click}'", python(click))
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "results"
         shutil.copytree(ROOT / "results", stored)
-        again = [
-            *ZSROBUST,
-            "run",
-            "--suite",
-            "mini",
-            "--defense",
-            "clip",
-            "--attack",
-            "pgd10",
-            "--results",
-            str(stored),
-        ]
+        words = ["run", "--suite", "mini", "--defense", "clip", "--attack", "pgd10", "--results"]
+        again = [*ZSROBUST, *words, str(stored)]
         libraries = "import torch, open_clip"
         add("a run of 16 cells, all stored", again, f"python -c '{libraries}'", python(libraries))
-        many(Path(folder) / "many", chosen.cells)
-        paths = results.paths(Path(folder) / "many")
-        table = [
-            *ZSROBUST,
-            "table",
-            "1",
-            "--suite",
-            "mini",
-            "--results",
-            str(Path(folder) / "many"),
-        ]
-        plain = "json.loads of their files"
-        add(
-            f"a table over {len(paths)} cells",
-            table,
-            plain,
-            lambda: [json.loads(path.read_bytes()) for path in paths],
-        )
+        copies = Path(folder) / "many"
+        many(copies, chosen.cells)
+        paths = results.paths(copies)
+        table = [*ZSROBUST, "table", "1", "--suite", "mini", "--results", str(copies)]
+
+        def parse() -> None:
+            for path in paths:
+                json.loads(path.read_bytes())
+
+        add(f"a table over {len(paths)} cells", table, "json.loads of their files", parse)
     store("overheads", "Overheads outside the attack", rows)
 
 

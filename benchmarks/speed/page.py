@@ -1,4 +1,4 @@
-"""Writes the numbers of benchmarks/README.md, between its markers, from what the benchmarks stored.
+"""Write the stored numbers of the benchmarks between the markers of benchmarks/README.md.
 
 Run: `python benchmarks/speed/page.py`
 """
@@ -15,7 +15,7 @@ ORDER = ("pgd", "autoattack", "training", "preparation", "overheads", "memory", 
 
 
 def load() -> dict[str, dict[str, Any]]:
-    """Return what was stored, by benchmark."""
+    """Return the stored files by benchmark."""
     return {
         name: json.loads(path.read_bytes())
         for name in ORDER
@@ -24,7 +24,7 @@ def load() -> dict[str, dict[str, Any]]:
 
 
 def one(stored: dict[str, Any], name: str, key: str, **wanted: object) -> str:
-    """Return the number of the row that has the wanted values; a dash where it was not measured."""
+    """Return a number of the row with the wanted values, or "not measured"."""
     for row in stored.get(name, {}).get("rows", []):
         if all(row.get(field) == value for field, value in wanted.items()):
             return f"{row[key]:.1f}"
@@ -32,61 +32,40 @@ def one(stored: dict[str, Any], name: str, key: str, **wanted: object) -> str:
 
 
 def goals(stored: dict[str, Any]) -> str:
-    """Return the goals beside what was measured, as Markdown."""
-    loop, library = (
-        {"peer": "the released loop", "classes": 100},
-        {"peer": "torchattacks.PGD", "classes": 100},
-    )
-    falls, stays = {"ours": "broken images leave"}, {"ours": "none leaves"}
-    asked: list[tuple[str, str, str, str, dict[str, object]]] = [
+    """Return the goals beside the measured numbers, as Markdown."""
+
+    def pgd(peer: str, ours: str) -> str:
+        return one(stored, "pgd", "ratio", peer=peer, classes=100, ours=ours)
+
+    def autoattack(defense: str) -> str:
+        return one(stored, "autoattack", "ratio", defense=defense)
+
+    loop, library = "the released loop", "torchattacks.PGD"
+    falls, stays = "broken images leave", "none leaves"
+    at_last = "… if no image were broken before the last step"
+    step = "a training step of PMG-AFT against the released step"
+    minutes = one(stored, "suite", "minutes", part="both")
+    image_steps = one(stored, "device", "image-steps a second", search="bf16")
+    rows = [
         (
             "PGD-10, ViT-B/32, 100 classes, half right, against the released loop",
             "≥ 5×",
-            "pgd",
-            "ratio",
-            loop | falls,
+            pgd(loop, falls),
         ),
-        ("… if no image were broken before the last step", "", "pgd", "ratio", loop | stays),
-        (
-            "the same against `torchattacks.PGD` on our classifier",
-            "≥ 1.8×",
-            "pgd",
-            "ratio",
-            library | falls,
-        ),
-        ("… if no image were broken before the last step", "", "pgd", "ratio", library | stays),
-        (
-            "AutoAttack against `pyautoattack`, mini model, TeCoA",
-            "≥ 2×",
-            "autoattack",
-            "ratio",
-            {"defense": "tecoa"},
-        ),
-        ("… undefended", "≥ 3×", "autoattack", "ratio", {"defense": "clip"}),
-        ("a training step of PMG-AFT against the released step", "≥ 2.5×", "training", "ratio", {}),
-        (
-            "the mini suite's Tables 1–3 from nothing, minutes",
-            "≤ 15",
-            "suite",
-            "minutes",
-            {"part": "both"},
-        ),
-        (
-            "image-steps a second on an H200, bf16 search",
-            "≥ 20,000",
-            "device",
-            "image-steps a second",
-            {"search": "bf16"},
-        ),
-    ]
-    rows = [
-        (what, goal, one(stored, name, key, **wanted)) for what, goal, name, key, wanted in asked
+        (at_last, "", pgd(loop, stays)),
+        ("the same against `torchattacks.PGD` on our classifier", "≥ 1.8×", pgd(library, falls)),
+        (at_last, "", pgd(library, stays)),
+        ("AutoAttack against `pyautoattack`, mini model, TeCoA", "≥ 2×", autoattack("tecoa")),
+        ("… undefended", "≥ 3×", autoattack("clip")),
+        (step, "≥ 2.5×", one(stored, "training", "ratio")),
+        ("the mini suite's Tables 1–3 from nothing, minutes", "≤ 15", minutes),
+        ("image-steps a second on an H200, bf16 search", "≥ 20,000", image_steps),
     ]
     return tabulate(rows, ("", "goal", "measured"), tablefmt="pipe", disable_numparse=True)
 
 
 def section(name: str, content: dict[str, Any]) -> str:
-    """Return a benchmark's rows, and the machine they are from, as Markdown."""
+    """Return the rows of a benchmark, and its machine, as Markdown."""
     rows = [
         {key: shown(value) for key, value in row.items() if key != "all"} for row in content["rows"]
     ]
@@ -98,7 +77,7 @@ def section(name: str, content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Fill the page."""
+    """Write the goals and the results into the page."""
     stored = load()
     parts = {
         "goals": goals(stored),

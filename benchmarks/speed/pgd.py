@@ -1,9 +1,9 @@
 """(a, b) PGD-10 on ViT-B/32 with random weights, half the images misclassified clean.
 
-One peer is the loop of the code released beside the paper, written anew: it encodes all prompts at
-every step, takes gradients of all weights and attacks every image for all steps. The other is
-torchattacks.PGD on our classifier. Random weights break at the first step. So each runs once more
-where no image leaves before its last step, as if every one were robust.
+One peer is the loop of the paper's released code, written anew. It encodes all prompts at every
+step, takes gradients of all weights, and attacks every image for all steps. The other peer is
+torchattacks.PGD on our classifier. With random weights, the first step breaks the images. So each
+comparison runs again with all steps for every image, as if all images were robust.
 
 Run: `python benchmarks/speed/pgd.py [--batch 256] [--classes 10 100] [--peers loop torchattacks]`
 """
@@ -18,12 +18,12 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from measure import half_right, pictures, ratios, store, vit
+from measure import half_right, options, pictures, ratios, store, vit
 
 from zsrobust.attacks import attacks
 from zsrobust.datasets import Images
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import judge
+from zsrobust.evaluation.referee import Case, judge
 
 EPS = 1 / 255
 Runs = dict[str, Callable[[], object]]
@@ -32,7 +32,7 @@ Runs = dict[str, Callable[[], object]]
 def reference(
     model: Any, tokens: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
 ) -> Callable[..., torch.Tensor]:
-    """Return the released evaluation loop: raw cosines, all encoded at every step."""
+    """Return the released evaluation loop: raw cosines, and all prompts encoded at every step."""
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         features = F.normalize(model.encode_image((images - mean) / std), dim=1)
@@ -55,24 +55,19 @@ def reference(
 def compared(
     peer: str, classes: int, chosen: argparse.Namespace, runs: Runs, loop: Callable[[], object]
 ) -> list[Any]:
-    """Return a row for each of our runs beside the peer, all in turn."""
+    """Return a row for each of our runs beside the peer, measured in turn."""
     about = {"peer": peer, "classes": classes, "batch": chosen.batch}
-    return [
-        {**about, "ours": name, **found}
-        for name, found in ratios(runs, loop, chosen.repeat).items()
-    ]
+    found = ratios(runs, loop, chosen.repeat)
+    return [{**about, "ours": name, **each} for name, each in found.items()]
 
 
 def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print the rows and store them."""
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument(
-        "--peers", nargs="+", choices=["loop", "torchattacks"], default=["loop", "torchattacks"]
-    )
+    peers = ["loop", "torchattacks"]
+    parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
     parser.add_argument("--repeat", type=int, default=3)
     chosen = parser.parse_args()
     rows = []
@@ -80,38 +75,25 @@ def main() -> None:
         clip, classifier, prompts = vit(classes)
         images = pictures(chosen.batch)
         labels = half_right(classifier, images)
-        data = Images(
-            pixels=(images * 255).round().byte().cpu().numpy(), labels=labels.cpu().numpy()
-        )
-        runs = {
-            name: partial(
-                judge,
-                Meter(classifier),
-                attacks.create(spec),
-                "pgd",
-                data,
-                seed=0,
-                batch_size=chosen.batch,
-            )
-            for name, spec in (
-                ("broken images leave", "pgd10"),
-                ("none leaves", "pgd10:early_stop=false"),
-            )
-        }
+        pixels = (images * 255).round().byte().cpu().numpy()
+        data = Images(pixels=pixels, labels=labels.cpu().numpy())
+        specs = {"broken images leave": "pgd10", "none leaves": "pgd10:early_stop=false"}
+        runs: Runs = {}
+        for name, spec in specs.items():
+            meter, attack = Meter(classifier), attacks.create(spec)
+            runs[name] = partial(judge, Case(meter, attack, "pgd", data, batch_size=chosen.batch))
         if "loop" in chosen.peers:
             tokens = open_clip.get_tokenizer("ViT-B-32")(prompts).to(images.device)
             model = clip.model.train(False).requires_grad_(True)
-            loop = partial(
-                reference(model, tokens, classifier.mean, classifier.std), images, labels, 10
-            )
+            released = reference(model, tokens, classifier.mean, classifier.std)
+            loop = partial(released, images, labels, 10)
             rows += compared("the released loop", classes, chosen, runs, loop)
             model.requires_grad_(False)
         if "torchattacks" in chosen.peers and find_spec("torchattacks"):
             import torchattacks
 
-            peer = partial(
-                torchattacks.PGD(classifier, eps=EPS, alpha=EPS, steps=10), images, labels
-            )
+            attack = torchattacks.PGD(classifier, eps=EPS, alpha=EPS, steps=10)
+            peer = partial(attack, images, labels)
             rows += compared("torchattacks.PGD", classes, chosen, runs, peer)
     store("pgd", "PGD-10, ViT-B/32 with random weights, half the images misclassified clean", rows)
 

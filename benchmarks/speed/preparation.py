@@ -1,16 +1,15 @@
-"""(e) Preparing a folder of JPEGs: images a second on one core, against torchvision.
+"""(e) Preparing a folder of JPEGs: images per second on one core, against torchvision.
 
-python benchmarks/speed/preparation.py [--images 400]
+Run: python benchmarks/speed/preparation.py [--images 400]
 """
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import ratio, store
+from measure import options, ratio, store
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
@@ -20,10 +19,8 @@ from zsrobust.datasets.catalogue import register_dataset
 
 
 def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print the rows and store them."""
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--repeat", type=int, default=3)
     chosen = parser.parse_args()
@@ -33,10 +30,9 @@ def main() -> None:
         place = Path(folder) / "photos"
         for number in range(chosen.images):
             coarse = Image.fromarray(rng.randint(0, 256, (24, 32, 3)).astype(np.uint8))
+            photo = coarse.resize((500, 375), Image.Resampling.BICUBIC)
             (place / f"class{number % 4}").mkdir(parents=True, exist_ok=True)
-            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(
-                place / f"class{number % 4}" / f"{number:05}.jpg"
-            )
+            photo.save(place / f"class{number % 4}" / f"{number:05}.jpg")
         register_dataset("speed_photos", {"folder": "photos"}, Path(folder))
         dataset = datasets["speed_photos"]
         turn = 0
@@ -56,12 +52,8 @@ def main() -> None:
 
         found = ratio(ours, peer, chosen.repeat)
     rate = chosen.images / found["seconds"]["ours"]
-    row = {
-        "peer": "torchvision.ImageFolder, nothing stored",
-        "images": chosen.images,
-        "images a second": rate,
-        **found,
-    }
+    row = {"peer": "torchvision.ImageFolder, nothing stored", "images": chosen.images}
+    row = {**row, "images a second": rate, **found}
     store("preparation", "Preparing JPEGs of 500 by 375 pixels for 224, one core", [row])
 
 

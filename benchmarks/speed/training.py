@@ -1,18 +1,17 @@
 """(d) A training step of PMG-AFT, ViT-B/32, 200 classes, against the step of the released code.
 
-The reference step, written anew: the attack back-propagates into all weights and encodes all
-prompts at every step; the losses take three more passes of each model, prompts included.
+The reference step is written anew. Its attack back-propagates into all weights and encodes all
+prompts at every step. Its losses take three more passes of each model, prompts included.
 
 Run: `python benchmarks/speed/training.py [--batch 64]`
 """
 
-import argparse
 from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from measure import pictures, ratio, store, vit
+from measure import options, pictures, ratio, store, vit
 
 from zsrobust.attacks import attacks, frozen
 from zsrobust.attacks.draws import Draws
@@ -23,10 +22,8 @@ EPS = 1 / 255
 
 
 def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print the rows and store them."""
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--classes", type=int, default=200)
     parser.add_argument("--repeat", type=int, default=3)
@@ -68,23 +65,16 @@ def main() -> None:
             delta.data = (delta + EPS * delta.grad.sign()).clamp(-EPS, EPS)
             delta.grad.zero_()
         adversarial = (images + delta.detach()).clamp(0, 1)
-        found, clean, theirs = (
-            logits(model, adversarial),
-            logits(model, images),
-            logits(original, adversarial),
-        )
+        found, clean = logits(model, adversarial), logits(model, images)
+        theirs = logits(original, adversarial)
         loss = F.cross_entropy(found, labels)
         for target in (theirs, clean):
             loss = loss + F.kl_div(found.log_softmax(1), target.softmax(1), reduction="sum")
         loss.backward()
         reference_optimizer.step()
 
-    row = {
-        "peer": "the released step",
-        "batch": chosen.batch,
-        "classes": chosen.classes,
-        **ratio(ours, peer, chosen.repeat),
-    }
+    about = {"peer": "the released step", "batch": chosen.batch, "classes": chosen.classes}
+    row = {**about, **ratio(ours, peer, chosen.repeat)}
     store("training", "One step of PMG-AFT, ViT-B/32 with random weights", [row])
 
 
