@@ -197,7 +197,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"),
         (
             ("table", "s1", *MINI),
-            "seed 0 is stored. Next: zsrobust run --suite mini_second --table s1",
+            "has no stored cells under pgd10: suite mini_second, protocol sound, eps 6/255, seed 0. Next: zsrobust run --suite mini_second --table s1",
         ),
         (("figure", "3", *MINI), "There is no figure '3'. Figures: 1, 2, 4, 5."),
         (("figure",), "figure is missing. Next: zsrobust figure 1, or --out results/figure1.svg"),

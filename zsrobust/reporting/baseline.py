@@ -47,12 +47,12 @@ def check(
 
     * Same images (digest, labels, outcomes on both sides) and same weights: at most `tolerance`
       percent of the images, rounded down, have another clean or robust outcome.
-    * Same images, but retrained (another checkpoint of the same recipe and sources): the counts of
-      clean and of robust images each differ by at most `tolerance` percent of the images, or the
-      exact McNemar test is not significant at 1%. Holm's correction is over both tests of all
-      retrained cells. The mean of a row, over all such cells of a defense under an attack, differs
-      by at most `tolerance` points, or the test on all its images is not significant, corrected
-      over the rows.
+    * Same images, but retrained (another checkpoint of the same recipe and sources): the count of
+      clean images differs by at most `tolerance` percent of the images, or the exact McNemar test
+      is not significant at 1%. The same applies to the count of robust images. Holm's correction
+      is over both tests of all retrained cells.
+    * A row of such cells, of one defense under one attack: its mean differs by at most `tolerance`
+      points, or the same test on all its images is not significant, corrected over the rows.
     * Other images (digest, number or limit), or outcomes missing on a side: Newcombe's 95% interval
       of each difference, clean and robust, reaches into ±`tolerance` points.
 

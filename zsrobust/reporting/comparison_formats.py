@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Callable
 from fractions import Fraction
 
 from tabulate import tabulate
@@ -68,7 +67,7 @@ def _underneath(comparison: Comparison) -> list[str]:
     listed = "; ".join(f"{who} better on {', '.join(on)}" for who, on in better.items() if on)
     found = [
         f"Significant at {LEVEL:.0%} after Holm's correction over {datasets}: "
-        f"{listed or 'no difference'}.",
+        f"{listed or 'no difference'}."
     ]
     mean, interval = comparison.difference, comparison.interval
     if mean is not None and interval is not None:
@@ -110,4 +109,4 @@ def comma_separated(comparison: Comparison) -> str:
     return out.getvalue()
 
 
-FORMATS: dict[str, Callable[[Comparison], str]] = {".md": markdown, ".csv": comma_separated}
+FORMATS = {".md": markdown, ".csv": comma_separated}

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -162,9 +161,4 @@ def html(page: Page) -> str:
     return environment.from_string(template.read_text(encoding="utf-8")).render(page=page)
 
 
-FORMATS: dict[str, Callable[[Page], str]] = {
-    ".md": markdown,
-    ".tex": latex,
-    ".csv": comma_separated,
-    ".html": html,
-}
+FORMATS = {".md": markdown, ".tex": latex, ".csv": comma_separated, ".html": html}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from zsrobust import results
-from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.errors import ZSRobustError, counted, last_line
 from zsrobust.core.registry import load_plugin_file
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.referee import Search
@@ -23,7 +23,6 @@ from zsrobust.results import Result
 from zsrobust.results.store import Store
 from zsrobust.running import run as runs
 from zsrobust.running.bench import Bench
-from zsrobust.running.compute import last_line
 from zsrobust.running.entries import load_entries, load_suite
 from zsrobust.running.plan import Cell, Key
 from zsrobust.running.reporter import Reporter
