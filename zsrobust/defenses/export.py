@@ -43,7 +43,7 @@ def export(spec: str, workshop: Workshop, out: Path, results: Store) -> Path:
             f"{spec} cannot be exported: visual prompts are nothing that open_clip loads."
         )
     spec = normalize(spec)
-    results.load()  # a file there that is no result is told of before a training, not after
+    results.load()  # so that a damaged result is an error before the training, not after
     tower, clip = workshop.tower(spec), workshop.clip
     rows = _results(spec, workshop, tower, results)
     weights = _whole(spec, clip, tower)

@@ -50,7 +50,7 @@ class TTE(Wrapped):
         return (1 + self.flip) * (1 + self.crops)
 
     def wrapper(self, workshop: Workshop) -> Wrapper:
-        """Return the ensemble; nothing stands in for it."""
+        """Return the ensemble; it needs no surrogate."""
         return Wrapper(lambda classifier: Ensemble(classifier, self))
 
 
