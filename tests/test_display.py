@@ -5,8 +5,9 @@ from test_results import make, outcomes
 
 from zsrobust import results
 from zsrobust.cli import display
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting import columns
-from zsrobust.reporting.statistics import mean_interval, wilson
+from zsrobust.reporting.statistics import mean_interval
 from zsrobust.results.store import Store
 from zsrobust.running.reporter import Reporter
 

@@ -9,9 +9,9 @@ from test_results import make, outcomes
 
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting import figures
 from zsrobust.reporting.rows import Need, rows
-from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites

@@ -17,6 +17,7 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.evaluation.redflags import measurements
 from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import MANY, RULES, raised
+from zsrobust.results.chance import AT_CHANCE
 from zsrobust.results.flags import OLD, is_name, known, look_up, named
 from zsrobust.running import compute
 from zsrobust.testing import LinearClassifier, toy
@@ -286,7 +287,7 @@ def test_every_rule_and_every_note_has_words_of_its_own():
     given = {"attack_warned", "red_flags_not_computed"}
     noted = noted_in_the_package() | computed | {*autoattack.LOGGED.values()} | given
     assert "attack_zero_gradients" in noted
-    assert known().keys() == RULES.keys() | noted
+    assert known().keys() == RULES.keys() | noted | {AT_CHANCE}
     assert not RULES.keys() & noted
     for field in ("title", "sentence", "means"):
         assert len({getattr(flag, field) for flag in known().values()}) == len(known()), field
@@ -372,7 +373,7 @@ def test_cells_carry_their_measurements(zsrobust, tmp_path, monkeypatch):
     (path,) = tmp_path.rglob("*.json")
     stored, whole = results.read(path), json.loads(path.read_text())
     assert stored.checks["images"] == 8
-    assert stored.flags == raised(stored.checks)
+    assert {*stored.flags} - {AT_CHANCE} == {*raised(stored.checks)}
     assert stored.forward < 8 * 6  # those of the cell alone
     for names_of in (stored.checks, whole["checks"]):
         assert {"zero_gradients", "standing", "unstable"} <= names_of.keys()
@@ -384,7 +385,7 @@ def test_cells_carry_their_measurements(zsrobust, tmp_path, monkeypatch):
     zsrobust(*command, "--force", whole=True)
     again = results.read(path)
     assert (again.status, again.checks) == ("ok", None)
-    assert again.flags == ["red_flags_not_computed"]
+    assert {*again.flags} - {AT_CHANCE} == {"red_flags_not_computed"}
     assert again.messages == ["Red flags were not computed: RuntimeError: no memory at all"]
     assert stored.messages is None
     assert "messages" not in whole
@@ -399,7 +400,7 @@ def test_a_module_that_is_evaluated_is_examined_too(quick):
     result = package.evaluate(Gray(), **quick)
     assert result.checks["standing"] == 1
     assert {"zero_gradients", "attack_zero_gradients"} <= set(result.flags)
-    assert package.evaluate("clip", **quick).flags == []
+    assert package.evaluate("clip", **quick).flags == [AT_CHANCE]  # 16 images are few
 
 
 def test_the_sample_is_never_larger_than_the_cell_and_else_the_same(monkeypatch):

@@ -9,6 +9,7 @@ from test_results import make
 
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting import reported, statistics
 from zsrobust.reporting.baseline import check
 from zsrobust.reporting.paper import check as check_paper
@@ -379,7 +380,7 @@ def test_the_papers_numbers_are_held_against_our_intervals(tmp_path):
 def test_the_bound_of_agreement_with_the_paper(tmp_path):
     printed = float(reported.cell("1", "clip", "cifar10").percent)
     measured(tmp_path, (10_000, 10_000, 1000))
-    off = printed - 0.005 - 100 * statistics.wilson(1000, 10_000)[1]
+    off = printed - 0.005 - 100 * wilson(1000, 10_000)[1]
     keep = {"keep": lambda about: about["attack"] == "pgd10"}
     for tolerance, way in ((off + 0.001, "paper"), (off - 0.001, None)):
         found = check_paper(load_results(tmp_path), PAPER, tolerance=tolerance, **keep).verdicts

@@ -10,6 +10,7 @@ from test_results import make, outcomes
 
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting import columns, formats, reported, statistics, tables
 from zsrobust.reporting.formats import render
 from zsrobust.reporting.tables import build
@@ -209,7 +210,7 @@ def test_intervals_stand_beside_the_numbers_and_in_columns_of_the_csv(stored):
     page = build("1", stored, CHOSEN, intervals=True)
     assert "12.50 (2.2–47.1)" in render(page, ".md")
     rows = list(csv.DictReader(io.StringIO(render(page, ".csv"))))
-    low, high = statistics.wilson(1, 8)
+    low, high = wilson(1, 8)
     assert (rows[0]["A low"], rows[0]["A high"]) == (f"{100 * low:.2f}", f"{100 * high:.2f}")
     low, high = statistics.mean_interval([(3, 8), (2, 8)])
     assert (rows[2]["Average low"], rows[2]["Average high"]) == (

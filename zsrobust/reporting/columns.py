@@ -14,8 +14,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from zsrobust.core.errors import counted
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting.rows import METRICS, Metric, Row
-from zsrobust.reporting.statistics import wilson
 from zsrobust.results.cell import Outcomes
 from zsrobust.results.flags import look_up
 from zsrobust.results.store import read

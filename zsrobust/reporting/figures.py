@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.intervals import wilson
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import painting
 from zsrobust.reporting.columns import percent
 from zsrobust.reporting.painting import CURVE
 from zsrobust.reporting.rows import METRICS, Metric, Need, Row, rows
-from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting import reported, tables
 from zsrobust.reporting.columns import percent, points
-from zsrobust.reporting.statistics import wilson
 from zsrobust.reporting.verdicts import Report, Verdict
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites

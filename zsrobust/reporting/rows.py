@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from zsrobust.reporting.statistics import mean_interval, wilson
+from zsrobust.core.intervals import wilson
+from zsrobust.reporting.statistics import mean_interval
 from zsrobust.settings.suites import Suite
 
 Metric = Literal["robust", "clean"]

@@ -55,6 +55,18 @@ class Outcomes:
         clean, adversarial = self.clean == self.labels, self.adversarial == self.labels
         return Right(clean, adversarial if attacked_all else clean & adversarial)
 
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Images of the most frequent label, and images predicted as one class under attack.
+
+        The names are those of the fields of `Result`. The second count is that of the class that
+        is predicted most often on adversarial images.
+        """
+        return {
+            "largest_class": int(np.unique(self.labels, return_counts=True)[1].max()),
+            "most_predicted": int(np.unique(self.adversarial, return_counts=True)[1].max()),
+        }
+
     def mean_per_class(self, attacked_all: bool = False) -> tuple[float, float]:
         """Return clean and robust accuracy in [0, 1], each the mean over classes with images."""
         images = np.bincount(self.labels)
@@ -169,6 +181,8 @@ class Result:
     images: int = 0
     clean_correct: int = 0
     robust_correct: int = 0
+    largest_class: int | None = None  #: images of the most frequent label
+    most_predicted: int | None = None  #: adversarial images of the class predicted most often
     flags: list[str] = field(default_factory=list)  #: names of red flags and notes: `flags.toml`
     seconds: float = 0.0
     forward: int = 0  #: images that passed through the classifier

@@ -78,6 +78,12 @@ class DatasetIdentity:
     #: digests, classes, templates, split, cut
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def classes(self) -> int | None:
+        """The number of classes; None if the identity does not store a positive number."""
+        count = self.details.get("classes")
+        return count if isinstance(count, int) and count > 0 else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the dataset's part of a stored identity."""
         return {"name": self.name, "title": self.title, "limit": self.limit, **self.details}

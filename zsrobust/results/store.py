@@ -127,6 +127,9 @@ def _check(result: Result) -> None:
     most = result.images if result.identity.attacks_everything else result.clean_correct
     if not (0 <= result.clean_correct <= result.images and 0 <= result.robust_correct <= most):
         raise ValueError("impossible counts")
+    for count in (result.largest_class, result.most_predicted):
+        if count is not None and not 0 < count <= result.images:
+            raise ValueError("impossible counts of a class")
     json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -196,10 +199,13 @@ def load_results(
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
-    knowledge. `defense` and `attack` are spec strings. `history` is the history of the training, a
-    dictionary per epoch. `flags` lists names of red flags and notes, whose words
-    `zsrobust.results.flags.look_up` returns. `knowledge` is what the attack knows about a test-time
-    defense, "adaptive" or "oblivious", and "" for other defenses.
+    knowledge classes largest_class most_predicted. `defense` and `attack` are spec strings.
+    `history` is the history of the training, a dictionary per epoch. `flags` lists names of red
+    flags and notes, whose words `zsrobust.results.flags.look_up` returns. `knowledge` is what the
+    attack knows about a test-time defense, "adaptive" or "oblivious", and "" for other defenses.
+    `classes` is the number of the dataset's classes, `largest_class` that of the images of the most
+    frequent one, and `most_predicted` that of the adversarial images of the class predicted most
+    often. Each of the three is None where a result does not store it.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
@@ -212,10 +218,11 @@ def frame_of(cells: Iterable[tuple[Path, Result]]) -> pd.DataFrame:
 
 
 _COUNTS = ["images", "clean_correct", "robust_correct", "status"]
+_OF_CLASSES = ("largest_class", "most_predicted")
 COLUMNS = [
     *("suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title"),
     *("seed", "limit", *_COUNTS, "epoch_seconds", "history", "seconds", "flags", "versions"),
-    *("path", "made", "knowledge"),
+    *("path", "made", "knowledge", "classes", *_OF_CLASSES),
 ]
 
 
@@ -231,4 +238,6 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "path": str(path),
         "made": identity.row,
         "knowledge": identity.defense.knowledge,
+        "classes": identity.dataset.classes,
+        **{name: getattr(result, name) for name in _OF_CLASSES},
     }

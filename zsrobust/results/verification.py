@@ -12,6 +12,7 @@ from pathlib import Path
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Result, Samples
+from zsrobust.results.chance import contradictions
 from zsrobust.results.checkpoints import verify_checkpoints
 from zsrobust.results.findings import Verified, verify_unfinished
 from zsrobust.results.repair import Cells
@@ -90,6 +91,8 @@ def _verify_counts(path: Path, result: Result, wrong: Callable[..., None]) -> No
     for name, count in counts.items():
         if getattr(result, name) != count:
             wrong(f"{name} is {getattr(result, name)}, but its outcomes give {count}")
+    for contradiction in contradictions(result, outcomes):
+        wrong(contradiction)
 
 
 def _verify_other_files(folder: Path, cells: Cells, found: Verified) -> None:

@@ -16,6 +16,7 @@ from zsrobust.evaluation.redflags.rules import raised
 from zsrobust.evaluation.referee import Judged, run_case
 from zsrobust.results import Result
 from zsrobust.results.cell import versions
+from zsrobust.results.chance import completed
 from zsrobust.results.flags import NOT_COMPUTED
 from zsrobust.results.identity import Identity
 from zsrobust.running.bench import Bench, Deployed
@@ -107,9 +108,9 @@ def build_result(
     training: dict[str, Any] | None = None,
     bound: dict[str, float] | None = None,
 ) -> Result:
-    """Return the result of a cell."""
+    """Return the result of a cell, with the counts that chance needs and their flag."""
     messages = sorted({*(judged.messages or ()), *examined.messages})
-    return Result(
+    result = Result(
         identity=identity,
         status="failed" if judged.failed else "ok",
         images=judged.images,
@@ -129,3 +130,4 @@ def build_result(
         checks=examined.checks,
         messages=messages or None,
     )
+    return completed(result, judged.outcomes)

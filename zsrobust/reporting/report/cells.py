@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting.columns import percent
-from zsrobust.reporting.statistics import wilson
 from zsrobust.results.cell import Outcomes, Result
 from zsrobust.results.flags import look_up
 from zsrobust.results.store import outcomes_match
