@@ -192,7 +192,8 @@ def _is_dead(owner: Path) -> bool:
         return born != known["born"]
     try:
         with suppress(PermissionError):
-            owner.open().close()  # NFS shows a file as it is now only to those who open it
+            # NFS shows a file as it is now only to those who open it.
+            os.close(os.open(owner, os.O_RDONLY | os.O_NONBLOCK))
         touched = owner.stat().st_mtime_ns
     except FileNotFoundError:
         return True

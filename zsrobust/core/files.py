@@ -4,7 +4,9 @@ import glob
 import hashlib
 import os
 import re
+import stat
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +28,58 @@ def is_folder(path: str | Path) -> bool:
     with suppress(OSError, ValueError):
         return Path(path).is_dir()
     return False
+
+
+def kind_of(mode: int) -> str:
+    """Return what a file is by its mode, for example "a link"; "" for a regular file."""
+    if stat.S_ISREG(mode):
+        return ""
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device or a socket")
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file; nothing else is opened.
+
+    Raises OSError for a link, a named pipe or a device, and for a file that cannot be read.
+    """
+    if kind := kind_of(path.lstat().st_mode):
+        raise OSError(f"it is {kind}, not a regular file")
+
+    def opener(name: str, flags: int) -> int:  # the file may be replaced after lstat
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    with open(path, "rb", opener=opener) as file:
+        return file.read()
+
+
+def walk(folder: Path, depth: int = 100) -> Iterator[tuple[Path, str]]:
+    """Yield all files below a folder, sorted, each with what is wrong with it, or "".
+
+    Links below the folder are not followed, but `folder` itself may be a link. Wrong are links,
+    named pipes and devices, and folders that cannot be listed. Folders in more than `depth` others
+    are left out.
+    """
+    try:
+        with os.scandir(folder) as found:
+            paths = sorted(folder / entry.name for entry in found)
+    except FileNotFoundError:  # a run removed it meanwhile
+        return
+    except OSError as error:
+        yield folder, f"it cannot be listed: {error.strerror}"
+        return
+    for path in paths:
+        try:
+            kind = kind_of(path.lstat().st_mode)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield path, f"it cannot be read: {error.strerror}"
+            continue
+        if kind != "a folder":
+            yield path, f"it is {kind}, not a regular file" if kind else ""
+        elif depth:
+            yield from walk(path, depth - 1)
 
 
 def slug(text: str) -> str:

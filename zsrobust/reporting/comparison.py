@@ -40,7 +40,10 @@ def verified(result: Result, path: Path) -> Verified | str:
         return "the outcomes are missing"
     if not outcomes_match(result, path):
         return "the outcomes are of another run"
-    outcomes = Outcomes.read(path)
+    try:
+        outcomes = Outcomes.read(path)
+    except ZSRobustError:
+        return "the outcomes are not valid"
     right = outcomes.right(result.identity.attacks_everything)
     counts = (len(outcomes.labels), int(right.clean.sum()), int(right.robust.sum()))
     if counts != (result.images, result.clean_correct, result.robust_correct):

@@ -11,7 +11,7 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting.columns import percent
 from zsrobust.reporting.rows import Metric
 from zsrobust.results.cell import Result
-from zsrobust.results.store import check_folder, paths, read
+from zsrobust.results.store import check_folder, paths, place_of, read
 
 METRICS: tuple[Metric, ...] = ("clean", "robust")  #: in the order in which both are printed
 
@@ -79,7 +79,7 @@ def readable(folder: Path) -> tuple[list[Stored], dict[str, str]]:
         try:
             cells.append(Stored(path, read(path)))
         except ZSRobustError as error:
-            damaged["/".join(path.resolve().parts[-5:]).removesuffix(".json")] = str(error)
+            damaged["/".join(place_of(path))] = str(error)
     return cells, damaged
 
 

@@ -1,6 +1,7 @@
 """One cell: its counts, the outcome of each image, and a few sample images."""
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import read_regular
 from zsrobust.results.identity import Identity
 
 LARGEST = 2**28  #: bytes of the arrays in one file; real files are far smaller
@@ -104,6 +106,11 @@ class Outcomes:
                 known = len(found.classes)
             if not ((found.labels >= 0) & (found.labels < known)).all():
                 raise ValueError("some labels belong to no class")
+            for each in (found.clean, found.adversarial):
+                if not ((each >= 0) & (each < known)).all():
+                    raise ValueError("some predictions are of no class")
+            if not (np.isfinite(found.perturbation) & (found.perturbation >= 0)).all():
+                raise ValueError("some perturbations are not finite, or negative")
             return found
 
 
@@ -127,7 +134,7 @@ class Samples:
         Raises ZSRobustError if the file is damaged.
         """
         path = path.with_suffix(".samples.npz")
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         with _reading(path):
             arrays = _unpack(path)
@@ -151,13 +158,13 @@ def _pack(arrays: Mapping[str, Any]) -> bytes:
 
 
 def _unpack(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > LARGEST:
-                raise ValueError(f"it unpacks to more than {LARGEST >> 20} MB")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+    file = io.BytesIO(read_regular(path))
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST >> 20} MB")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 @contextmanager

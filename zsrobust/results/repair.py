@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import slug
+from zsrobust.core.files import read_regular, slug
 from zsrobust.core.specs import parse_eps
 from zsrobust.results import store
 from zsrobust.results.cell import Result
@@ -61,7 +61,7 @@ class Cells:
         """Return what an unreadable cell is: by its content if its place agrees, else by place."""
         place = store.place_of(path)
         try:
-            stored = Identity.from_json(json.loads(path.read_bytes())["identity"])
+            stored = Identity.from_json(json.loads(read_regular(path))["identity"])
             if stored.path.parts == place:
                 return stored.about
         except (*store.DAMAGED, ZSRobustError):

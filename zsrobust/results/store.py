@@ -7,6 +7,7 @@ sample images, if the dataset's images may be shown.
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ from typing import Any, get_type_hints
 import pandas as pd
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
-from zsrobust.core.files import leftovers, write_atomically
+from zsrobust.core.files import is_folder, leftovers, read_regular, walk, write_atomically
 from zsrobust.core.values import fits
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import is_name, named
+from zsrobust.results.plausible import impossible_value
 
 FORMAT = "zsrobust-result-2"
 MOST = 10**12  #: images of a cell; real datasets have far fewer
@@ -81,14 +83,20 @@ def outcomes_match(result: Result, path: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str | None:
-    """Return the sha256 of a file's content; None if the file is missing."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    """Return the sha256 of a file's content; None if it is missing or not a regular file."""
+    try:
+        return hashlib.sha256(read_regular(path)).hexdigest()
+    except OSError:
+        return None
 
 
 def read(path: Path) -> Result:
-    """Return a stored result; raises ZSRobustError for a file that is damaged or not a result."""
+    """Return a stored result; raises ZSRobustError for a file that is damaged or not a result.
+
+    Only a regular file is opened. A link, a named pipe or a device is not a result.
+    """
     try:
-        stored = json.loads(path.read_bytes())
+        stored = json.loads(read_regular(path))
         if stored.pop("format") != FORMAT:
             raise ValueError("another format")
         if stored.pop("digest") != _digest({"format": FORMAT, **stored}):
@@ -130,17 +138,20 @@ def _check(result: Result) -> None:
     for count in (result.largest_class, result.most_predicted):
         if count is not None and not 0 < count <= result.images:
             raise ValueError("impossible counts of a class")
+    if wrong := impossible_value(result):
+        raise ValueError(wrong)
     json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False).encode()
 
 
 def place_of(path: Path) -> tuple[str, ...]:
     """Return the place that the path of a JSON file gives: up to five parts, without suffix."""
-    return path.resolve().with_name(path.name.removesuffix(".json")).parts[-5:]
+    folder = os.path.realpath(path.parent)
+    return Path(folder, path.name.removesuffix(".json")).parts[-5:]
 
 
 def check_folder(folder: Path) -> None:
     """Raise ZSRobustError, with the next command, if a results folder is missing."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         command = shlex.join(["zsrobust", "run", "--results", str(folder)])
         raise ZSRobustError(f"The results folder {folder} is missing. Next: {command}")
 
@@ -153,7 +164,7 @@ class Store:
     baseline: Path | None = None  #: the folder of cells that are missing in `folder`
 
     def __post_init__(self) -> None:
-        if self.baseline and self.baseline.resolve() == self.folder.resolve():
+        if self.baseline and os.path.realpath(self.baseline) == os.path.realpath(self.folder):
             object.__setattr__(self, "baseline", None)  # the run writes this folder
 
     def __str__(self) -> str:
@@ -162,7 +173,7 @@ class Store:
     def find(self, place: Path) -> Path | None:
         """Return the file of a cell by its relative place; None if all folders lack it."""
         for folder in self.folders:
-            if (folder / place).exists():
+            if os.path.lexists(folder / place):  # `read` refuses a link
                 return folder / place
         return None
 
@@ -184,9 +195,18 @@ class Store:
 
 
 def paths(folder: str | Path) -> list[Path]:
-    """Return the JSON files of the cells under a results folder or a suite's folder, sorted."""
-    folder = Path(folder)
-    return sorted([*folder.glob("*/*/*/*/*.json"), *folder.glob("*/*/*/*.json")])
+    """Return the JSON files of the cells under a results folder or a suite's folder, sorted.
+
+    Links below the folder are not followed. A link in the place of a cell, or of a folder of cells,
+    is returned like a cell, and `read` refuses it: no cell is left out without an error.
+    """
+    folder, found = Path(folder), []
+    for path, wrong in walk(folder, depth=4):
+        depth = len(path.relative_to(folder).parts)
+        linked = wrong and depth < 5 and os.path.islink(path) and is_folder(path)
+        if linked or (path.suffix == ".json" and depth in (4, 5)):
+            found.append(path)
+    return sorted(found)
 
 
 def load_results(

@@ -6,15 +6,18 @@ checkpoint by recipe and weights. Verification computes no cell and changes no f
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.files import read_regular, walk
 from zsrobust.results import store
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.chance import contradictions
 from zsrobust.results.checkpoints import verify_checkpoints
 from zsrobust.results.findings import Verified, verify_unfinished
+from zsrobust.results.plausible import impossible_outcome
 from zsrobust.results.repair import Cells
 
 
@@ -28,34 +31,42 @@ def verify(folder: Path, checkpoints: Path | None = None) -> Verified:
     found.cells = len(cells.results) + len(cells.unreadable)
     for path, wrong in cells.unreadable.items():
         found.find(path, wrong, cells.command(path))
+    files = dict(walk(folder))
     undigested = sum(
-        _verify_cell(path, result, cells, found) for path, result in cells.results.items()
+        _verify_cell(path, result, cells, found, files) for path, result in cells.results.items()
     )
     if undigested:
         found.notes.append(
             f"{counted(undigested, 'cell')} stored before samples had a digest: "
             "only the checksums of zip verify these samples"
         )
-    _verify_other_files(folder, cells, found)
+    _verify_other_files(files, cells, found)
     if checkpoints is not None:
         verify_checkpoints(checkpoints, cells, found)
     return found
 
 
-def _verify_cell(path: Path, result: Result, cells: Cells, found: Verified) -> bool:
+def _verify_cell(
+    path: Path, result: Result, cells: Cells, found: Verified, files: Mapping[Path, str]
+) -> bool:
     """Verify a cell's files; return whether it has samples without a digest."""
 
     def wrong(what: str, file: Path = path) -> None:
         found.find(file, what, cells.command(path))
 
-    content = path.read_bytes()
+    content = read_regular(path)
     if store.laid_out(json.loads(content)) != content:
         wrong("its layout changed, though its content is the same")
     outcomes, samples = path.with_suffix(".npz"), path.with_suffix(".samples.npz")
+    odd = [file for file in (outcomes, samples) if files.get(file)]
+    for file in odd:
+        wrong(files[file], file)
+    if odd:
+        return False
     if result.status == "failed":
-        if outcomes.exists():
+        if outcomes in files:
             wrong("outcomes of a cell that failed", outcomes)
-    elif not outcomes.is_file():
+    elif outcomes not in files:
         wrong("the outcomes are missing", outcomes)
     elif not store.outcomes_match(result, path):
         wrong("these are not the outcomes that the result counts", outcomes)
@@ -79,9 +90,12 @@ def _verify_counts(path: Path, result: Result, wrong: Callable[..., None]) -> No
     """Compare a result's counts with its outcomes."""
     try:
         outcomes = Outcomes.read(path)
-    except ZSRobustError:
-        wrong("the outcomes cannot be read", path.with_suffix(".npz"))
+    except ZSRobustError as error:
+        reason = str(error).partition("damaged (")[2].rpartition("). Run")[0]
+        wrong(f"the outcomes are not valid ({reason})", path.with_suffix(".npz"))
         return
+    if impossible := impossible_outcome(result, outcomes):
+        wrong(impossible, path.with_suffix(".npz"))
     right = outcomes.right(result.identity.attacks_everything)
     counts = {
         "images": len(outcomes.labels),
@@ -95,19 +109,28 @@ def _verify_counts(path: Path, result: Result, wrong: Callable[..., None]) -> No
         wrong(contradiction)
 
 
-def _verify_other_files(folder: Path, cells: Cells, found: Verified) -> None:
-    """Find files that look like a part of a cell but belong to none, and cells stored twice."""
+def _is_result(path: Path) -> bool:
+    """Return whether a file begins like a result; False if it cannot be read."""
+    with suppress(OSError):
+        return store.FORMAT.encode() in read_regular(path)[:100]
+    return False
+
+
+def _verify_other_files(files: Mapping[Path, str], cells: Cells, found: Verified) -> None:
+    """Find links and pipes, files that look like a part of a cell, and cells stored twice."""
     known = {*cells.results, *cells.unreadable}
     sidecars = {path.with_suffix(suffix) for path in known for suffix in (".npz", ".samples.npz")}
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
+    for path, wrong in files.items():
+        if wrong:
+            if path not in known | sidecars:
+                found.find(path, wrong)
+            continue
         if path.suffix == ".npz" and path not in sidecars and not path.name.startswith("."):
             found.find(path, "its result is missing: a run was killed before it wrote the result")
-        stray = path.suffix == ".json" and path not in known
-        if stray and store.FORMAT.encode() in path.read_bytes()[:100]:
+        if path.suffix == ".json" and path not in known and _is_result(path):
             found.find(path, "a result in a place that is never read")
     first: dict[Path, Path] = {}
     for path, result in cells.results.items():
         if first.setdefault(result.path, path) != path:
             found.find(path, f"the same cell as {first[result.path]}")
-    verify_unfinished(files, found)
+    verify_unfinished([path for path, wrong in files.items() if not wrong], found)

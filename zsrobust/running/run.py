@@ -179,8 +179,8 @@ def _look(bench: Bench, cell: Cell, store: Store, tower: Tower, force: bool) -> 
 def stamp_of(path: Path) -> Stamp | None:
     """Return the stamp of a file; None if the file is missing."""
     try:
-        about = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+        about = path.lstat()
+    except OSError:
         return None
     return about.st_ino, about.st_mtime_ns, about.st_size
 
