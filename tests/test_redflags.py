@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import re
+import warnings
 from pathlib import Path
 
 import masked
@@ -14,12 +16,13 @@ from zsrobust import results
 from zsrobust.attacks import Attack, apgd, attacks, autoattack
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
-from zsrobust.evaluation.redflags import measurements
+from zsrobust.evaluation.redflags import measurements, searches
 from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import MANY, RULES, raised
 from zsrobust.results.chance import AT_CHANCE
+from zsrobust.evaluation.redflags.sample import SAMPLE, Sample
 from zsrobust.results.flags import OLD, is_name, known, look_up, named
-from zsrobust.running import compute
+from zsrobust.running import compute, plan, single
 from zsrobust.testing import LinearClassifier, toy
 
 EPS = 8 / 255
@@ -191,9 +194,9 @@ def test_enough_images_are_attacked_at_length_to_raise_a_flag(images, name, monk
     classifier, pixels, labels = sample(images=images)
     wrong = classifier.weight[(labels + 1) % 4].reshape(pixels.shape).sign() * 0.5 + 0.5
     if name == "more_steps":
-        monkeypatch.setattr(measurements, "_longer", lambda hard, points: wrong[: len(points)])
+        monkeypatch.setattr(searches, "_longer", lambda hard, points: wrong[: len(points)])
     else:
-        monkeypatch.setattr(measurements.Sample, "square", lambda hard, queries: wrong[: len(hard)])
+        monkeypatch.setattr(Sample, "square", lambda hard, queries: wrong[: len(hard)])
     checks = look(classifier, pixels, labels, PGD(eps=1e-5, step_size=1e-6))
     assert name in names(checks), checks
 
@@ -258,6 +261,9 @@ QUIET = {
         ({"more_steps": 2 / 8, "correct": 8}, None),
         ({"more_steps": 4 / 16}, "more_steps"),
         ({"more_steps": 4 / 16, "attack_steps": 100}, None),  # it has taken them
+        ({"weak": 0.9, "weak_images": 2}, None),
+        ({"weak": 0.5, "weak_images": 8}, None),
+        ({"weak": 0.6, "weak_images": 3}, "weak_attack"),
         ({"broken": 3, "eight_bits": 0}, None),
         ({"eight_bits": 0.4}, "eight_bits"),
         ({"overstated": 2 / 16}, None),
@@ -400,7 +406,9 @@ def test_a_module_that_is_evaluated_is_examined_too(quick):
     result = package.evaluate(Gray(), **quick)
     assert result.checks["standing"] == 1
     assert {"zero_gradients", "attack_zero_gradients"} <= set(result.flags)
-    assert package.evaluate("clip", **quick).flags == [AT_CHANCE]  # 16 images are few
+    # Two steps leave 60% of what ten steps break; of 16 images, at most chance is left.
+    assert package.evaluate("clip", **quick).flags == [AT_CHANCE, "weak_attack"]
+    assert package.evaluate("clip", **{**quick, "attack": "pgd10"}).flags == [AT_CHANCE]
 
 
 def test_the_sample_is_never_larger_than_the_cell_and_else_the_same(monkeypatch):
@@ -409,7 +417,7 @@ def test_the_sample_is_never_larger_than_the_cell_and_else_the_same(monkeypatch)
     for limit in (4, 40, None):
         package.evaluate("clip", dataset="mini_cells", limit=limit, attack="pgd2")
     few, many, every = seen
-    assert (len(few), len(many)) == (4, measurements.SAMPLE)
+    assert (len(few), len(many)) == (4, SAMPLE)
     assert torch.equal(many, every)
 
 
@@ -431,3 +439,92 @@ def test_steps_are_those_of_the_attack():
     for spec, steps in (("pgd2", 2), ("pgd100", 100), ("pgd:eot=10", 10), ("pgd:restarts=10", 10)):
         assert look(classifier, pixels, labels, attacks.create(spec))["attack_steps"] == steps
     assert attacks["pgd100"].passes(4)[1] >= MANY
+
+
+class Noise(Attack):
+    """Random signs of size eps."""
+
+    def __call__(self, classifier, images, labels, draws, start=None):
+        signs = draws.uniform(images.shape[1:], "noise").sub(0.5).sign()
+        return (images + self.eps * signs).clamp(0, 1)
+
+
+class Tiny(Attack):
+    """A perturbation that changes nothing."""
+
+    def __call__(self, classifier, images, labels, draws, start=None):
+        return (images - 1e-6).clamp(0, 1)
+
+
+class Idle(Attack):
+    """It returns clean images, which it declares, after looking at them."""
+
+    returns_clean = True
+
+    def __call__(self, classifier, images, labels, draws, start=None):
+        for _ in range(3):
+            classifier(images)
+        return images
+
+
+class Blind(Noise):
+    """Random signs of an attack that declares that it takes no gradients."""
+
+    def passes(self, classes):
+        return 0, 0
+
+
+@pytest.mark.parametrize("kind", [Noise, Tiny, Idle, Blind])
+def test_a_weak_attack_on_an_honest_classifier_raises_its_flag(kind, monkeypatch):
+    made = kind(eps=12 / 255)
+    monkeypatch.setattr(single, "resolve_attack", lambda *_: (made, "pgd10"))
+    cell_of = plan.Cell.of
+    monkeypatch.setattr(
+        plan.Cell, "of", lambda *given: dataclasses.replace(cell_of(*given), attack=made)
+    )
+    result = package.evaluate("clip", dataset="mini_shapes", limit=24)
+    assert raised(result.checks) == ["weak_attack"], result.checks
+
+
+HONEST = ["pgd2", "pgd10", "pgd100", "autoattack", "square", "square:queries=300", "mim"]
+
+
+@pytest.mark.parametrize("spec", HONEST)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_an_honest_attack_on_an_honest_classifier_raises_nothing(spec, classes):
+    classifier, pixels, labels = sample(classes)
+    attack = attacks.create(spec, {"eps": EPS, "step_size": EPS / 4})
+    draws = Draws.of(0, "toy", np.arange(len(labels)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = attack(classifier, pixels.clone(), labels, draws)
+    with torch.no_grad():
+        survived = classifier(found).argmax(1) == labels
+    checks = look(classifier, pixels, labels, attack, survived=survived)
+    assert "weak_images" in checks
+    assert not names(checks), checks
+
+
+def test_the_outcomes_of_the_sample_are_those_of_its_own_images(monkeypatch):
+    seen = []
+
+    def spy(*arguments, survived, **_):
+        seen.append((arguments[2], survived))
+        return {}
+
+    monkeypatch.setattr(compute, "examine", spy)
+    judged = []
+    run_case = single.run_case
+
+    def judge(case):
+        judged.append((case, run_case(case)))
+        return judged[-1][1]
+
+    monkeypatch.setattr(single, "run_case", judge)
+    package.evaluate("clip", dataset="mini_cells", limit=40, attack="pgd2")
+    ((pixels, survived),), ((case, found),) = seen, judged
+    robust = found.outcomes.right(attacked_all=False).robust
+    by_image = dict(zip((each.tobytes() for each in case.images.pixels), robust, strict=True))
+    levels = (pixels * 255).round().byte().numpy()
+    assert [by_image[each.tobytes()] for each in levels] == survived.tolist()
+    assert 0 < survived.sum() < len(survived)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zsrobust.attacks import frozen
@@ -104,6 +105,11 @@ class Bench:
             torch.from_numpy(images.labels).to(device),
             Draws.of(cell.key.seed, cell.key.dataset, images.positions, device),
         )
+
+    def places(self, cell: Cell, size: int) -> NDArray[np.int64]:
+        """Return where the images of `sample` are among the cell's images, (N,)."""
+        chosen = _select(cell.key.dataset, self.cut, self.protocol.select, size)
+        return np.flatnonzero(np.isin(self.images(cell).positions, chosen.positions))
 
     def deploy(self, cell: Cell, tower: Tower) -> Deployed:
         """Return a defense on a cell's classes, frozen, in eval mode."""

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from zsrobust import results
 from zsrobust.core.errors import one_line
 from zsrobust.defenses import Tower
 from zsrobust.evaluation.meter import Sampler, device_of
-from zsrobust.evaluation.redflags.measurements import SAMPLE, examine
+from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import raised
+from zsrobust.evaluation.redflags.sample import SAMPLE
 from zsrobust.evaluation.referee import Judged, run_case
 from zsrobust.results import Result
 from zsrobust.results.cell import versions
@@ -40,16 +42,15 @@ def compute(
 ) -> Result:
     """Return the result of a cell, computed and stored now; each process judges its share."""
     shares = min(ranks.size(), len(bench.images(cell)))
-    judged, examined = None, Examined()
+    judged = deployed = None
     if ranks.rank() < shares:
         deployed = bench.deploy(cell, tower)
         judged = _judge_share(bench, cell, deployed, reporter, shares)
-        if ranks.leads():
-            examined = examine_cell(bench, cell, deployed, judged)
     parts = ranks.gathered(judged)
 
     def store() -> Result:
         whole = joined([part for part in parts if part is not None])
+        examined = examine_cell(bench, cell, deployed, whole, reporter) if deployed else Examined()
         bound = predicted(bench, cell, shares)
         result = build_result(identity, whole, examined, tower.training, bound)
         outcomes = None
@@ -81,11 +82,21 @@ def _judge_share(
     return judged
 
 
-def examine_cell(bench: Bench, cell: Cell, deployed: Deployed, judged: Judged) -> Examined:
-    """Return the red flags of a small sample; an error there does not fail the cell."""
+def examine_cell(
+    bench: Bench, cell: Cell, deployed: Deployed, judged: Judged, reporter: Reporter | None = None
+) -> Examined:
+    """Return the red flags of a small sample; an error there does not fail the cell.
+
+    Of `judged` it reads whether the cell failed, the outcomes of all images, and the batch size.
+    """
     if judged.failed:
         return Examined()
-    sample = bench.sample(cell, SAMPLE, device_of(deployed.classifier))
+    device = device_of(deployed.classifier)
+    sample = bench.sample(cell, SAMPLE, device)
+    survived = None
+    if judged.outcomes is not None:
+        robust = judged.outcomes.right(bench.protocol.attacked == "all").robust
+        survived = torch.from_numpy(robust[bench.places(cell, len(sample.labels))]).to(device)
     try:
         checks = examine(
             deployed.classifier,
@@ -94,6 +105,7 @@ def examine_cell(bench: Bench, cell: Cell, deployed: Deployed, judged: Judged) -
             target=deployed.target,
             knowledge=deployed.knowledge,
             batch_size=judged.batch_size,
+            survived=survived,
         )
     except Exception as error:
         reason = one_line(f"Red flags were not computed: {type(error).__name__}: {error}")

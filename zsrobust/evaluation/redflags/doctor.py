@@ -15,8 +15,9 @@ from zsrobust.attacks.apgd import apgd, apgd_targeted
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.search import rivals
 from zsrobust.evaluation.memory import fitting
-from zsrobust.evaluation.redflags.measurements import Sample, examine, logits_of
+from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import raised
+from zsrobust.evaluation.redflags.sample import Sample, logits_of
 from zsrobust.results.flags import look_up
 
 TARGETS = 3  # classes that APGD-T aims at: the likeliest wrong ones

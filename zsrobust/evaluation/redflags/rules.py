@@ -40,6 +40,12 @@ OVERSTATED, OVERSTATED_IMAGES = 0.15, 3
 #: The doctor's share of images on which the undefended model survives the stronger attack. CLIP
 #: keeps nearly 0% at 1/255. The mini suite's CLIP keeps 7% on average, and 38% on plain colors.
 CANARY = 0.25
+#: Share that the cell's attack left of the images that it or a short probe breaks, and their least
+#: number. Honest attacks differ on single images, by their starts and losses. An attack that misses
+#: more than half of what ten plain steps break says nothing about the classifier. It is not a share
+#: of all correct images: where few images can be broken, a weak attack leaves few of them, too.
+#: PGD-2 raises it on some mini datasets, with cause: it leaves 20 of 32 images, and PGD-10 one.
+WEAK, WEAK_IMAGES = 0.5, 3
 #: Share of the broken images that stay broken in 8 bits, and the least number of broken images.
 EIGHT_BITS, EIGHT_BITS_IMAGES = 0.5, 4
 
@@ -67,6 +73,10 @@ def _coupled(checks: Checks) -> bool:
     return checks.get("coupled", 0.0) > COUPLED and not checks.get("unstable", 0.0) > UNSTABLE
 
 
+def _weak_attack(checks: Checks) -> bool:
+    return checks.get("weak", 0.0) > WEAK and checks.get("weak_images", 0.0) >= WEAK_IMAGES
+
+
 #: The rule of every red flag, by the flag's name. Their words are in `zsrobust/results/flags.toml`.
 RULES: dict[str, Callable[[Checks], bool]] = {
     "zero_gradients": _above("zero_gradients", ZERO_GRADIENTS),
@@ -80,6 +90,7 @@ RULES: dict[str, Callable[[Checks], bool]] = {
     "standing": _above("standing", STANDING, STANDING_IMAGES),
     "no_growth": _above("no_growth", NO_GROWTH, NO_GROWTH_IMAGES),
     "more_steps": _short_of_steps,
+    "weak_attack": _weak_attack,
     "eight_bits": _lost_in_eight_bits,
     "overstated": _above("overstated", OVERSTATED, OVERSTATED_IMAGES),
     "canary": _above("canary", CANARY),
