@@ -54,7 +54,7 @@ def test_two_processes_find_what_one_finds(zsrobust, tmp_path):
     done = torchrun(tmp_path, "-m", "zsrobust", *RUN, "--results", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("33 images attacked") == 1
-    zsrobust(*RUN)
+    zsrobust(*RUN, whole=True)
     place = Path("mini/sound/pgd2-eps=6-255/clip/mini_cells.limit=33.json")
     single, double = (
         json.loads((tmp_path / folder / place).read_text()) for folder in ("results", "two")
@@ -66,6 +66,7 @@ def test_two_processes_find_what_one_finds(zsrobust, tmp_path):
         "clean_correct",
         "robust_correct",
         "flags",
+        "checks",
         "forward",
         "backward",
         "status",

@@ -19,8 +19,8 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.evaluation.redflags import measurements, searches
 from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import MANY, RULES, raised
-from zsrobust.results.chance import AT_CHANCE
 from zsrobust.evaluation.redflags.sample import SAMPLE, Sample
+from zsrobust.results.chance import AT_CHANCE
 from zsrobust.results.flags import OLD, is_name, known, look_up, named
 from zsrobust.running import compute, plan, single
 from zsrobust.testing import LinearClassifier, toy
@@ -406,9 +406,9 @@ def test_a_module_that_is_evaluated_is_examined_too(quick):
     result = package.evaluate(Gray(), **quick)
     assert result.checks["standing"] == 1
     assert {"zero_gradients", "attack_zero_gradients"} <= set(result.flags)
-    # Two steps leave 60% of what ten steps break; of 16 images, at most chance is left.
+    # Two steps leave 60% of what ten steps break, and at 16 images as many as chance.
     assert package.evaluate("clip", **quick).flags == [AT_CHANCE, "weak_attack"]
-    assert package.evaluate("clip", **{**quick, "attack": "pgd10"}).flags == [AT_CHANCE]
+    assert package.evaluate("clip", **{**quick, "attack": "pgd10"}).flags == []
 
 
 def test_the_sample_is_never_larger_than_the_cell_and_else_the_same(monkeypatch):
