@@ -1,5 +1,6 @@
 """Chance: what a constant classifier scores, which cells are no better, and means above chance."""
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -11,16 +12,23 @@ from test_results import make
 from torch import nn
 
 import zsrobust as package
-from zsrobust import results
+from zsrobust import load_results, results
 from zsrobust.datasets import Dataset, Images, datasets
 from zsrobust.evaluation.referee import Judged
+from zsrobust.reporting import tables
+from zsrobust.reporting.columns import UNCOUNTED
+from zsrobust.reporting.rows import rows
+from zsrobust.reporting.statistics import mean_interval
 from zsrobust.results.cell import Outcomes
 from zsrobust.results.chance import AT_CHANCE, chance, completed, corrected, is_at_chance
+from zsrobust.results.selection import Selection
 from zsrobust.results.verification import verify
 from zsrobust.running.compute import Examined, build_result
 from zsrobust.running.shares import joined
+from zsrobust.settings import suites
 
 SHARES = st.fractions(0, 1)
+SUITE = dataclasses.replace(suites.load("mini"), datasets=("mini_cells", "mini_train"))
 
 
 class Constant(nn.Module):
@@ -207,3 +215,69 @@ def test_older_results_without_the_counts_still_verify_and_can_be_completed(tmp_
     results.write(whole, Outcomes.read(path), tmp_path)
     assert results.read(path) == whole
     assert not verify(tmp_path).findings
+
+
+def stored(folder, counts=None):
+    """Store CLIP on two classes, three quarters robust, and on four classes, a quarter robust."""
+    for dataset, classes, correct in (("mini_cells", 2, 60), ("mini_train", 4, 20)):
+        found = judged(
+            np.arange(80) % classes, (np.arange(80) + (np.arange(80) >= correct)) % classes
+        )
+        whole = edited(cell(found, dataset=dataset), {"dataset.classes": classes}, **(counts or {}))
+        results.write(whole, found, folder)
+    return load_results(folder)
+
+
+def entries(frame, number="1"):
+    page = tables.build(number, frame, Selection.of(SUITE))
+    return dict(zip(page.header[1:], page.rows[0][1], strict=True))
+
+
+def test_tables_have_means_above_chance_beside_the_plain_ones(tmp_path):
+    shown = entries(stored(tmp_path))
+    assert [each for each in shown if "verage" in each or "hot" in each or "hance" in each] == [
+        "Average",
+        "Zero-shot",
+        "Above chance",
+        "Zero-shot, above chance",
+    ]
+    assert [shown[each].text for each in ("Average", "Zero-shot")] == ["50.00", "75.00"]
+    assert shown["Above chance"].text == "25.00"  # the mean of 1/2 and 0
+    assert shown["Zero-shot, above chance"].text == "50.00"
+    low, high = shown["Zero-shot, above chance"].interval
+    assert 0.25 < low < 0.5 < high < 0.7
+    assert "At chance: " in shown["Train"].notes[0]
+    assert not shown["Cells"].notes
+    clean = entries(load_results(tmp_path), "2")
+    assert clean["Above chance"].text == "100.00"
+
+
+def test_older_cells_have_one_class_of_k_as_chance_and_say_so(tmp_path):
+    nothing = {"largest_class": None, "most_predicted": None, "flags": []}
+    shown = entries(stored(tmp_path, nothing))
+    assert (shown["Average"].notes, shown["Above chance"].notes) == ((), (UNCOUNTED,))
+    assert shown["Above chance"].text == "25.00"
+    (row,) = rows(load_results(tmp_path), SUITE).values()
+    assert row.uncounted() == ["mini_cells", "mini_train"]
+    assert row.chance("mini_cells") == Fraction(1, 2)
+
+
+def test_images_of_one_class_have_a_mean_of_zero_and_no_interval(tmp_path):
+    found = judged([0] * 8, [0] * 8)
+    for name in SUITE.datasets:
+        results.write(cell(found, dataset=name), found, tmp_path)
+    shown = entries(load_results(tmp_path))
+    assert (shown["Average"].text, shown["Above chance"].text) == ("100.00", "0.00")
+    assert shown["Above chance"].interval is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 39)), min_size=1, max_size=4))
+def test_the_interval_above_chance_contains_that_of_certain_images(pairs):
+    counts = [(correct, 40) for correct, _ in pairs]
+    floors = [at / 40 for _, at in pairs]
+    low, high = mean_interval(counts, chances=floors)
+    assert 0 <= low <= high <= 1
+    certain = [(40, 40)] * len(pairs)
+    assert mean_interval(certain, chances=floors) == pytest.approx((1, 1))
+    nothing = [0.0] * len(pairs)
+    assert mean_interval(counts, chances=nothing) == mean_interval(counts)

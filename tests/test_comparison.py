@@ -186,19 +186,24 @@ def test_what_cannot_be_compared_is_one_line_with_the_next_command(pair):
 
 def test_the_page(pair):
     low, high = (f"{100 * end:+.2f}" for end in compared(pair).interval)
-    assert render(compared(pair), ".md") == (
-        "**Robust accuracy (%) under pgd10, eps 6/255: mini suite, protocol sound.**\n\n"
-        "| Dataset   |   Images |   CLIP |   TECOA |   Difference |   CLIP alone |   TECOA alone |      p |   p, Holm |\n"
-        "|:----------|---------:|-------:|--------:|-------------:|-------------:|--------------:|-------:|----------:|\n"
-        "| Shapes    |       10 |  80.00 |   40.00 |       -40.00 |            5 |             1 |   0.22 |      0.22 |\n"
-        "| Flags     |       10 |   0.00 |   80.00 |   **+80.00** |            0 |             8 | 0.0078 |     0.016 |\n\n"
-        "Significant at 5% after Holm's correction over 2 datasets: TECOA better on Flags.\n\n"
-        f"Mean difference over 2 datasets: +20.00 points (95% interval: {low} to {high}, from a paired bootstrap over the images of "
-        "each dataset).\n\n"
-        "Difference: TECOA minus CLIP, in points. Alone: number of images that only this defense classifies correctly. "
-        "p: McNemar's exact two-sided test on the same images.\n"
+    assert (
+        render(compared(pair), ".md")
+        == (
+            "**Robust accuracy (%) under pgd10, eps 6/255: mini suite, protocol sound.**\n\n"
+            "| Dataset   |   Images |   CLIP |   TECOA |   Difference |   CLIP alone |   TECOA alone |      p |   p, Holm |\n"
+            "|:----------|---------:|-------:|--------:|-------------:|-------------:|--------------:|-------:|----------:|\n"
+            "| Shapes    |       10 |  80.00 |   40.00 |       -40.00 |            5 |             1 |   0.22 |      0.22 |\n"
+            "| Flags     |       10 |   0.00 |   80.00 |   **+80.00** |            0 |             8 | 0.0078 |     0.016 |\n\n"
+            "Significant at 5% after Holm's correction over 2 datasets: TECOA better on Flags.\n\n"
+            f"Mean difference over 2 datasets: +20.00 points (95% interval: {low} to {high}, from a paired bootstrap over the images of "
+            "each dataset).\n\n"
+            "Above chance: CLIP 0.00, TECOA 0.00, difference +0.00 points. These are means of (accuracy - chance) / (1 - chance), at "
+            "least 0, and chance is the share of the most frequent class.\n\n"  # all labels are one class
+            "Difference: TECOA minus CLIP, in points. Alone: number of images that only this defense classifies correctly. "
+            "p: McNemar's exact two-sided test on the same images.\n"
+        )
     )
-    shapes, flags, mean = csv.DictReader(io.StringIO(render(compared(pair), ".csv")))
+    shapes, flags, mean, above = csv.DictReader(io.StringIO(render(compared(pair), ".csv")))
     assert (shapes["Difference"], shapes["CLIP alone"], shapes["p"], shapes["significant"]) == (
         "-40.00",
         "5",
@@ -211,6 +216,11 @@ def test_the_page(pair):
         "+20.00",
         low,
         high,
+    )
+    assert (above["Dataset"], above["CLIP"], above["Difference"]) == (
+        "Mean above chance",
+        "0.00",
+        "+0.00",
     )
     with pytest.raises(ZSRobustError, match="The suffix '.pdf' is not a format of comparisons"):
         render(compared(pair), ".pdf")

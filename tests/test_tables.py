@@ -43,8 +43,12 @@ def stored(tmp_path):
         tmp_path,
     )
     timed = {"training": {"epoch_seconds": 1.25}}
-    results.write(make("tecoa", "mini_a", robust_correct=3, **timed), outcomes(), tmp_path)
-    results.write(make("tecoa", "mini_b", robust_correct=2, **timed), outcomes(), tmp_path)
+    results.write(
+        make("tecoa", "mini_a", robust_correct=3, largest_class=2, **timed), outcomes(), tmp_path
+    )
+    results.write(
+        make("tecoa", "mini_b", robust_correct=2, largest_class=2, **timed), outcomes(), tmp_path
+    )
     results.write(make("pmg_aft", "mini_a", robust_correct=3, **timed), outcomes(), tmp_path)
     results.write(make("pmg_aft", "mini_b", status="failed", **timed), None, tmp_path)
     results.write(
@@ -65,18 +69,18 @@ def stored(tmp_path):
 MARKDOWN = """\
 **Table 1. Zero-shot robust accuracy (%) under PGD-10, mini suite, eps 6/255.**
 
-| Method      |         A |         B |   Average |   Zero-shot |   Time (s) |
-|:------------|----------:|----------:|----------:|------------:|-----------:|
-| CLIP        |     12.50 |  0.00 [1] |      6.25 |        0.00 |        0.0 |
-| FT-Standard |         — |         — |         — |           — |          — |
-| FT-TeCoA    | **37.50** | **25.00** | **31.25** |   **25.00** |        1.2 |
-| PMG-AFT     | **37.50** |         — |         — |           — |        1.2 |
-| VPT-TeCoA   |         — |         — |         — |           — |          — |
-| VPT-PMG-AFT |         — |         — |         — |           — |          — |
+| Method      |         A |         B |   Average |   Zero-shot |   Above chance |   Zero-shot, above chance |   Time (s) |
+|:------------|----------:|----------:|----------:|------------:|---------------:|--------------------------:|-----------:|
+| CLIP        |     12.50 |  0.00 [1] |      6.25 |        0.00 |              — |                         — |        0.0 |
+| FT-Standard |         — |         — |         — |           — |              — |                         — |          — |
+| FT-TeCoA    | **37.50** | **25.00** | **31.25** |   **25.00** |           8.33 |                      0.00 |        1.2 |
+| PMG-AFT     | **37.50** |         — |         — |           — |              — |                         — |        1.2 |
+| VPT-TeCoA   |         — |         — |         — |           — |              — |                         — |          — |
+| VPT-PMG-AFT |         — |         — |         — |           — |              — |                         — |          — |
 
 Suite mini (two sets); protocol sound; attack pgd10, eps 6/255; —: not measured, or failed. Time: seconds of one training epoch.
 
-Means are over 2 datasets. Zero-shot means leave out A, the target dataset of training.
+Means are over 2 datasets. Zero-shot means leave out A, the target dataset of training. Above chance: the mean of (accuracy - chance) / (1 - chance), at least 0 for each dataset. Chance is the share of the most frequent class, which a constant answer scores.
 
 Images: A 8, B 8.
 
@@ -89,30 +93,30 @@ LATEX = r"""% Table 3; needs \usepackage{booktabs,graphicx}
 \begin{table}
 \caption{Zero-shot robust accuracy (\%) under AutoAttack, mini suite, eps 6/255.}
 \resizebox{\columnwidth}{!}{%
-\begin{tabular}{lrrrrr}
+\begin{tabular}{lrrrrrrr}
 \toprule
- Method   &    A &   B &   Average &   Zero-shot &   Time (s) \\
+ Method   &    A &   B &   Average &   Zero-shot &   Above chance &   Zero-shot, above chance &   Time (s) \\
 \midrule
- CLIP     & 0.00 & --- &       --- &         --- &        0.0 \\
- FT-TeCoA &  --- & --- &       --- &         --- &        --- \\
- PMG-AFT  &  --- & --- &       --- &         --- &        --- \\
+ CLIP     & 0.00 & --- &       --- &         --- &            --- &                       --- &        0.0 \\
+ FT-TeCoA &  --- & --- &       --- &         --- &            --- &                       --- &        --- \\
+ PMG-AFT  &  --- & --- &       --- &         --- &            --- &                       --- &        --- \\
 \bottomrule
 \end{tabular}}
 \par\raggedright\footnotesize Suite mini (two sets); protocol sound; attack autoattack, eps 6/255; ---: not measured, or failed. Time: seconds of one training epoch.
-\par\raggedright\footnotesize Means are over 2 datasets. Zero-shot means leave out A, the target dataset of training.
+\par\raggedright\footnotesize Means are over 2 datasets. Zero-shot means leave out A, the target dataset of training. Above chance: the mean of (accuracy - chance) / (1 - chance), at least 0 for each dataset. Chance is the share of the most frequent class, which a constant answer scores.
 \par\raggedright\footnotesize Images: A 4.
 \par\raggedright\footnotesize Versions: zsrobust 0.1.0.
 \end{table}
 """
 
 CSV = """\
-Method,A,B,Average,Zero-shot,Time (s)
-CLIP,12.50,0.00,6.25,0.00,0.0
-FT-Standard,,,,,
-FT-TeCoA,37.50,25.00,31.25,25.00,1.2
-PMG-AFT,37.50,,,,1.2
-VPT-TeCoA,,,,,
-VPT-PMG-AFT,,,,,
+Method,A,B,Average,Zero-shot,Above chance,"Zero-shot, above chance",Time (s)
+CLIP,12.50,0.00,6.25,0.00,,,0.0
+FT-Standard,,,,,,,
+FT-TeCoA,37.50,25.00,31.25,25.00,8.33,0.00,1.2
+PMG-AFT,37.50,,,,,,1.2
+VPT-TeCoA,,,,,,,
+VPT-PMG-AFT,,,,,,,
 """
 
 
@@ -132,7 +136,9 @@ def test_the_latex_has_rules_escapes_and_balanced_braces(stored):
         1,
         0,
     ]
-    assert r"CLIP & 12.50 & 0.00\textsuperscript{1} & 6.25 & 0.00 & 0.0" in re.sub(" +", " ", text)
+    assert r"CLIP & 12.50 & 0.00\textsuperscript{1} & 6.25 & 0.00 & --- & --- & 0.0" in re.sub(
+        " +", " ", text
+    )
     assert r"\textbf{37.50}" in text
     assert r"odd \& 5\%" in text
     assert r"Flag odd\_flag: this version" in text
@@ -142,8 +148,11 @@ def test_the_latex_has_rules_escapes_and_balanced_braces(stored):
 
 def test_clean_accuracy_is_read_from_the_same_cells(stored):
     page = build("2", stored, CHOSEN)
-    assert [entry.text for entry in page.rows[0][1]] == ["100.00", "87.50", "93.75", "87.50", "0.0"]
-    assert [entry.best for entry in page.rows[0][1]] == [True, True, True, True, False]
+    assert [entry.text for entry in page.rows[0][1]] == [
+        *["100.00", "87.50", "93.75", "87.50", "—", "—"],
+        "0.0",
+    ]
+    assert [entry.best for entry in page.rows[0][1]] == [True] * 4 + [False] * 3
 
 
 def test_a_table_is_on_the_suites_subset_or_on_the_one_asked_for(stored):
@@ -230,9 +239,11 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
     results.write(flagged, outcomes(), tmp_path)
     page = build("4", load_results(tmp_path), CHOSEN)
     words = [look_up("odd").sentence, look_up("inside").sentence]
-    assert page.header == ["Method", "Clean", "Clean, zero-shot", "Robust", "Robust, zero-shot"]
+    plain = ["Clean", "Clean, zero-shot", "Robust", "Robust, zero-shot"]
+    above = [f"{each}, {also}above chance" for each in plain[::2] for also in ("", "zero-shot, ")]
+    assert page.header == ["Method", *plain, *above]
     assert ([entry.notes for entry in page.rows[0][1]], page.notes) == (
-        [(), (), tuple(words), ()],
+        [(), (), tuple(words), *[()] * 5],
         words,
     )
     assert [[entry.text for entry in entries][1:3] for _, entries in page.rows] == [
@@ -299,7 +310,7 @@ def paper(tmp_path, suite, attack="pgd10"):
 def test_beside_the_papers_numbers_stand_the_difference_and_what_is_doubtful(tmp_path):
     suite = suites.load("paper")
     page = build("2", paper(tmp_path, suite), Selection.of(suite), compare=True)
-    shown = [(title, entries[-4]) for title, entries in page.rows]  # PCAM, the last dataset
+    shown = [(title, entries[-6]) for title, entries in page.rows]  # PCAM, the last dataset
     assert [(title, entry.text) for title, entry in shown[:3]] == [
         ("CLIP", "50.00"),
         ("· paper", "53.40"),
@@ -324,7 +335,7 @@ def test_where_the_paper_prints_nothing_there_is_nothing_to_compare(stored, tmp_
         build("1", stored, CHOSEN, compare=True)
     second = suites.load("paper_cifar100")
     page = build("s1", paper(tmp_path / "second", second), Selection.of(second), compare=True)
-    assert [entries[-3].text for title, entries in page.rows if title == "· paper"] == [
+    assert [entries[-5].text for title, entries in page.rows if title == "· paper"] == [
         "21.35",
         "26.06",
     ]

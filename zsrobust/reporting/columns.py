@@ -21,10 +21,15 @@ from zsrobust.results.flags import look_up
 from zsrobust.results.store import read
 
 DASH = "—"
-TAKEN = ("method", "average", "zero-shot", "time")  #: names that a dataset's column cannot have
+#: Names that a dataset's column cannot have.
+TAKEN = ("method", "average", "zero-shot", "above-chance", "zero-shot-above-chance", "time")
 MIXED = (
     "This row has no mean: its cells are of different checkpoints, attacks or switches of the "
     "protocol. Run them again."
+)
+UNCOUNTED = (
+    "Older cells of this row do not store their most frequent class. Chance is 1/K there, with K "
+    "classes."
 )
 
 #: Where columns are printed: in tables of datasets, tables of averages, the report's leaderboard,
@@ -63,21 +68,23 @@ def by_dataset(datasets: Mapping[str, str], metric: Metric) -> list[Column]:
 
 def averages(metrics: Sequence[Metric]) -> list[Column]:
     """Return the columns of a table of averages, with the red flags of all cells."""
-    columns = []
+    plain: list[Column] = []
+    above: list[Column] = []
     for metric in metrics:
-        average, zero_shot = _means(metric)
-        entry = _flagged(average.entry) if metric == "robust" else average.entry
         title = metric.capitalize()
-        columns += [
-            Column(metric, title, entry),
-            Column(f"{metric}-zero-shot", f"{title}, zero-shot", zero_shot.entry),
-        ]
-    return [*columns, *_details("averages")]
+        average, *others = _means(metric)
+        entry = _flagged(average.entry) if metric == "robust" else average.entry
+        plain.append(Column(metric, title, entry))
+        for column in others:
+            group = above if column.name.endswith("above-chance") else plain
+            words = f"{title}, {column.title[0].lower()}{column.title[1:]}"
+            group.append(Column(f"{metric}-{column.name}", words, column.entry))
+    return [*plain, *above, *_details("averages")]
 
 
 def leaderboard(datasets: Mapping[str, str], metric: Metric, zero_shot: bool) -> list[Column]:
     """Return the leaderboard's columns; `zero_shot` adds the mean over zero-shot datasets."""
-    means = _means(metric) if zero_shot else _means(metric)[:1]
+    means = [column for column in _means(metric) if zero_shot or "zero-shot" not in column.name]
     return [*means, *_accuracies(datasets, metric), *_details("report")]
 
 
@@ -159,6 +166,13 @@ def _means(metric: Metric) -> list[Column]:
     return [
         Column("average", "Average", _mean(metric), ranked=True),
         Column("zero-shot", "Zero-shot", _mean(metric, zero_shot=True), ranked=True),
+        Column("above-chance", "Above chance", _above_chance(metric), ranked=True),
+        Column(
+            "zero-shot-above-chance",
+            "Zero-shot, above chance",
+            _above_chance(metric, zero_shot=True),
+            ranked=True,
+        ),
     ]
 
 
@@ -172,6 +186,24 @@ def _mean(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
         datasets = counted(len(row.averaged(zero_shot)), "dataset")
         about = f"mean of {datasets}, each weighing the same"
         return Entry(percent(mean), mean, row.interval(metric, zero_shot), about=about)
+
+    return entry
+
+
+def _above_chance(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
+    plain = _mean(metric, zero_shot)
+
+    def entry(row: Row) -> Entry:
+        if row.mean(metric, zero_shot) is None:
+            return plain(row)  # its dash and its reason
+        mean = row.mean_above_chance(metric, zero_shot)
+        if mean is None:
+            return Entry(about="the number of classes of a dataset is not stored")
+        notes = (UNCOUNTED,) if row.uncounted(zero_shot) else ()
+        datasets = counted(len(row.averaged(zero_shot)), "dataset")
+        about = f"mean of {datasets}: (accuracy - chance) / (1 - chance), at least 0"
+        interval = row.interval_above_chance(metric, zero_shot)
+        return Entry(percent(mean), mean, interval, notes=notes, about=about)
 
     return entry
 

@@ -14,6 +14,7 @@ from zsrobust.core.errors import ZSRobustError, suggest
 from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import difference_interval, holm, mcnemar
 from zsrobust.results.cell import Outcomes, Result, Right
+from zsrobust.results.chance import corrected
 from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
 from zsrobust.results.store import outcomes_match, read
@@ -23,8 +24,8 @@ LEVEL = 0.05  #: a difference is significant if its adjusted p-value is at most 
 #: The fields of an identity that specify the images.
 IMAGES = ("dataset.digest", "dataset.images", "dataset.limit")
 
-#: The first five numbers of a `Line`, from `images` on.
-Counts = tuple[int, int, int, int, int]
+#: The first six numbers of a `Line`, from `images` on.
+Counts = tuple[int, int, int, int, int, int]
 
 
 class Verified(NamedTuple):
@@ -62,6 +63,7 @@ class Line:
     second: int
     only_first: int  #: images that the first classifies correctly, and the second does not
     only_second: int
+    largest_class: int  #: images of the most frequent label
     p: float  #: of the exact McNemar test
     adjusted: float  #: p after Holm's correction over all lines
 
@@ -69,6 +71,13 @@ class Line:
     def difference(self) -> Fraction:
         """The second's share minus the first's, in [-1, 1]."""
         return Fraction(self.second - self.first, self.images)
+
+    @property
+    def above_chance(self) -> tuple[Fraction, Fraction]:
+        """Accuracy above chance of both, in [0, 1]: (accuracy - chance) / (1 - chance), or 0."""
+        at = Fraction(self.largest_class, self.images)
+        first, second = (Fraction(each, self.images) for each in (self.first, self.second))
+        return corrected(first, at), corrected(second, at)
 
     @property
     def significant(self) -> bool:
@@ -94,6 +103,15 @@ class Comparison:
         if self.interval is None:
             return None
         return sum((line.difference for line in self.lines), Fraction(0)) / len(self.lines)
+
+    @property
+    def above_chance(self) -> tuple[Fraction, Fraction] | None:
+        """The mean accuracy above chance of both; None unless all datasets are compared."""
+        if self.interval is None:
+            return None
+        sides = zip(*(line.above_chance for line in self.lines), strict=True)
+        first, second = (sum(side, Fraction(0)) / len(self.lines) for side in sides)
+        return first, second
 
 
 def compare(
@@ -194,12 +212,13 @@ def _counted(cells: Mapping[str, Mapping[Hashable, Any] | None], metric: Metric)
         return "other images"
     one, two = (getattr(each.right, metric) for each in found)
     only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
-    return len(one), int(one.sum()), int(two.sum()), only_first, only_second
+    largest = int(np.unique(found[0].labels, return_counts=True)[1].max())
+    return len(one), int(one.sum()), int(two.sum()), only_first, only_second, largest
 
 
 def _lines(counted: Mapping[str, Counts], titles: Mapping[str, str]) -> list[Line]:
     p_values = [
-        mcnemar(only_first, only_second) for *_, only_first, only_second in counted.values()
+        mcnemar(only_first, only_second) for *_, only_first, only_second, _ in counted.values()
     ]
     tested = zip(counted.items(), p_values, holm(p_values), strict=True)
     return [

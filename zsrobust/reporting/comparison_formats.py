@@ -76,6 +76,7 @@ def _underneath(comparison: Comparison) -> list[str]:
             f"Mean difference over {datasets}: {points(mean)} points (95% interval: {low} to "
             f"{high}, from a paired bootstrap over the images of each dataset)."
         )
+        found.append(_above_chance(comparison))
     else:
         found.append(
             "The mean difference is not printed: it needs all cells of the suite for both "
@@ -91,8 +92,21 @@ def _underneath(comparison: Comparison) -> list[str]:
     return found
 
 
+def _above_chance(comparison: Comparison) -> str:
+    """Return the sentence on the means above chance; "" unless all datasets are compared."""
+    if comparison.above_chance is None:
+        return ""
+    first, second = comparison.above_chance
+    return (
+        f"Above chance: {comparison.first} {percent(first)}, {comparison.second} "
+        f"{percent(second)}, difference {points(second - first)} points. These are means of "
+        "(accuracy - chance) / (1 - chance), at least 0, and chance is the share of the most "
+        "frequent class."
+    )
+
+
 def comma_separated(comparison: Comparison) -> str:
-    """Return the comparison as CSV: a line for each dataset, and one for the mean."""
+    """Return the comparison as CSV: a line for each dataset, and two for the means."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     first, second = comparison.first, comparison.second
@@ -106,6 +120,10 @@ def comma_separated(comparison: Comparison) -> str:
     if comparison.difference is not None and comparison.interval is not None:
         ends = [f"{100 * end:+.2f}" for end in comparison.interval]
         writer.writerow(["Mean", "", "", "", points(comparison.difference), *ends, *[""] * 5])
+    if comparison.above_chance is not None:
+        one, two = comparison.above_chance
+        means = [percent(one), percent(two), points(two - one)]
+        writer.writerow(["Mean above chance", "", *means, *[""] * 7])
     return out.getvalue()
 
 

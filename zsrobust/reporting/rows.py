@@ -10,6 +10,7 @@ import pandas as pd
 
 from zsrobust.core.intervals import wilson
 from zsrobust.reporting.statistics import mean_interval
+from zsrobust.results.chance import chance, corrected
 from zsrobust.settings.suites import Suite
 
 Metric = Literal["robust", "clean"]
@@ -38,6 +39,22 @@ class Row:
             return None
         return int(cell[f"{metric}_correct"]), int(cell["images"])
 
+    def chance(self, dataset: str) -> Fraction | None:
+        """Return chance on a dataset, in (0, 1]; None if the cell is missing or knows none.
+
+        A result that does not store the images of the most frequent class has chance 1/K.
+        """
+        cell = self.cells.get(dataset)
+        if cell is None:
+            return None
+        largest, classes = (_whole(cell[name]) for name in ("largest_class", "classes"))
+        return chance(int(cell["images"]), largest, classes)
+
+    def uncounted(self, zero_shot: bool = False) -> list[str]:
+        """Return the datasets of the mean whose results do not store their most frequent class."""
+        cells = {name: self.cells.get(name) for name in self.averaged(zero_shot)}
+        return [name for name, cell in cells.items() if cell and not _whole(cell["largest_class"])]
+
     @cached_property
     def mixed(self) -> bool:
         """Whether the cells mix checkpoints, attacks or switches, so that no mean is printed."""
@@ -56,6 +73,30 @@ class Row:
             return None
         return sum((Fraction(*each) for each in counts), Fraction(0)) / len(counts)
 
+    def mean_above_chance(self, metric: Metric, zero_shot: bool = False) -> Fraction | None:
+        """Return the mean of accuracy above chance, in [0, 1]; None like `mean`.
+
+        Each dataset gives (accuracy - chance) / (1 - chance), at least 0. It is also None if chance
+        of a dataset is unknown.
+        """
+        counts, chances = self._all_counts(metric, zero_shot), self._chances(zero_shot)
+        if counts is None or chances is None:
+            return None
+        shares = [corrected(Fraction(*each), at) for each, at in zip(counts, chances, strict=True)]
+        return sum(shares, Fraction(0)) / len(shares)
+
+    def interval_above_chance(
+        self, metric: Metric, zero_shot: bool = False
+    ) -> tuple[float, float] | None:
+        """Return the 95% interval of the mean above chance, in [0, 1]: a bootstrap.
+
+        None without the mean, and if all images of a dataset have one class.
+        """
+        counts, chances = self._all_counts(metric, zero_shot), self._chances(zero_shot)
+        if counts is None or chances is None or 1 in chances:
+            return None
+        return mean_interval(counts, chances=[float(each) for each in chances])
+
     def interval(self, metric: Metric, zero_shot: bool = False) -> tuple[float, float] | None:
         """Return the mean's 95% interval, in [0, 1]: a bootstrap, or Wilson's for one dataset."""
         counts = self._all_counts(metric, zero_shot)
@@ -73,10 +114,20 @@ class Row:
         suite = replace(self.suite, datasets=(dataset,))
         return Row(suite, {dataset: self.cells[dataset]})
 
+    def _chances(self, zero_shot: bool) -> list[Fraction] | None:
+        chances = [self.chance(name) for name in self.averaged(zero_shot)]
+        known = [each for each in chances if each is not None]
+        return known if len(known) == len(chances) else None
+
     def _all_counts(self, metric: Metric, zero_shot: bool) -> list[tuple[int, int]] | None:
         counts = [self.counts(name, metric) for name in self.averaged(zero_shot)]
         complete = [each for each in counts if each is not None]
         return None if self.mixed or len(complete) < len(counts) or not counts else complete
+
+
+def _whole(count: Any) -> int | None:
+    """Return a count of the DataFrame, which has NaN where a result has None."""
+    return None if pd.isna(count) else int(count)
 
 
 def rows(cells: pd.DataFrame, suite: Suite) -> dict[str, Row]:

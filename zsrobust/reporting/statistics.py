@@ -68,7 +68,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_interval(
-    counts: Sequence[tuple[int, int]], draws: int = 2000, seed: int = 0, level: float = 0.95
+    counts: Sequence[tuple[int, int]],
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    chances: Sequence[float] | None = None,
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean accuracy, in [0, 1].
 
@@ -78,13 +82,20 @@ def mean_interval(
     RandomState, so that a seed gives the same interval in every version. Without datasets, or
     without images of one, the interval is (0, 1). Efron (1979), Bootstrap methods: another look at
     the jackknife.
+
+    `chances`, one in [0, 1) for each dataset, asks for the mean above chance: each resampled
+    accuracy becomes (accuracy - chance) / (1 - chance), at least 0.
     """
     if not counts or any(images == 0 for _, images in counts):
         return 0.0, 1.0
     correct, images = np.array(counts).T[..., None]  # (datasets, 1) each
     size = (len(counts), draws)
     resampled = np.random.RandomState(seed).binomial(images, correct / images, size=size)
-    return _quantiles((resampled / images).mean(axis=0), level)
+    shares = resampled / images
+    if chances is not None:
+        floors = np.array(chances)[:, None]
+        shares = np.maximum(0, (shares - floors) / (1 - floors))
+    return _quantiles(shares.mean(axis=0), level)
 
 
 def difference_interval(

@@ -243,7 +243,9 @@ def _underneath(
         f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; attack "
         f"{table.attack}, eps {selection.bound}; {DASH}: not measured, or failed.{time}",
         f"Means are over {counted(len(suite.datasets), 'dataset')}. Zero-shot means leave out "
-        f"{titles.get(suite.train_on, suite.train_on)}, the target dataset of training.",
+        f"{titles.get(suite.train_on, suite.train_on)}, the target dataset of training. Above "
+        "chance: the mean of (accuracy - chance) / (1 - chance), at least 0 for each dataset. "
+        "Chance is the share of the most frequent class, which a constant answer scores.",
     ]
     if intervals:
         lines.append(

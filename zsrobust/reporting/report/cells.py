@@ -13,6 +13,7 @@ from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.core.intervals import wilson
 from zsrobust.reporting.columns import percent
 from zsrobust.results.cell import Outcomes, Result
+from zsrobust.results.chance import chance
 from zsrobust.results.flags import look_up
 from zsrobust.results.store import outcomes_match
 
@@ -35,6 +36,7 @@ def provenance(result: Result, place: str, method: str) -> Provenance:
     counts = {"Robust": result.robust_correct, "Clean": result.clean_correct}
     facts = {
         **{name: _accuracy(count, result) for name, count in counts.items()},
+        "Chance": _chance(result),
         "Red flags": " ".join(look_up(flag).sentence for flag in result.flags),
         "Messages": " ".join(result.messages or ()),
         "Time": f"{result.seconds:,.3f} s on {result.device or 'an unknown device'}",
@@ -60,6 +62,19 @@ def _accuracy(correct: int, result: Result) -> str:
     counts = f"{correct:,} of {counted(result.images, 'image')}"
     share = percent(Fraction(correct, result.images))
     return f"{share}% ({counts}; 95% interval {low:.1f}–{high:.1f})"
+
+
+def _chance(result: Result) -> str:
+    at = chance(result.images, result.largest_class, result.identity.dataset.classes)
+    if at is None or result.status != "ok":
+        return ""
+    if result.most_predicted is None:
+        return f"{percent(at)}% (one of {counted(at.denominator, 'class')})"
+    share = percent(Fraction(result.most_predicted, result.images))
+    return (
+        f"{percent(at)}% (the share of the most frequent class); under attack, {share}% of the "
+        "answers are one class"
+    )
 
 
 def read_outcomes(result: Result, path: Path) -> Outcomes | str:

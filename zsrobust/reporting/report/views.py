@@ -130,6 +130,10 @@ def _view(
     if zero_shot:
         trained = datasets[suite.train_on]
         notes.append(f"Zero-shot: the average without {trained}, the target dataset of training.")
+    notes.append(
+        "Above chance: the mean of (accuracy - chance) / (1 - chance), at least 0 for a dataset. "
+        "Chance is the share of the most frequent class, which a constant answer scores."
+    )
     if more:
         notes.append(f"Not part of any mean: {', '.join(datasets[name] for name in more)}.")
     return View(
