@@ -94,3 +94,18 @@ def test_a_column_added_in_one_place_is_printed(run, monkeypatch):
     monkeypatch.setattr(columns, "DETAILS", (*columns.DETAILS, added))
     assert entries(run(make("clip", "mini_a")), "A")[-1] == "7"
     assert entries(run(make("clip", "mini_a"), make("tecoa", "mini_a")), "clip")[-1] == "7"
+
+
+def test_a_flag_on_many_datasets_is_one_line_and_unknown_flags_are_printed(run):
+    cells = [make("tecoa", f"mini_d{n}", flags=["zero_gradients", "odd_flag"]) for n in range(16)]
+    printed = run(*cells)
+    named = ", ".join(f"D{n}" for n in range(16))
+    assert printed.count(f"tecoa under pgd10 6/255: {named} (16 datasets)") == 2
+    assert "!1 Red flag: some images have a gradient of exactly zero." in printed
+    assert "!2 Flag odd_flag: this version of zsrobust has no words for it." in printed
+    assert entries(printed, "D3")[-1] == "1,2"
+    assert printed.count("Next: zsrobust doctor ") == 1
+
+
+def test_a_run_without_flags_has_no_column_of_flags(run):
+    assert "!" not in run(make("tecoa", "mini_a"))

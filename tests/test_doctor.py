@@ -200,3 +200,24 @@ def test_a_target_is_what_is_attacked():
     )
     assert aware["strongest"] == plain["strongest"]
     assert aware["zero_gradients"] == 0
+
+
+def test_a_run_prints_the_red_flags_their_words_and_the_next_command(zsrobust, tmp_path):
+    (tmp_path / "pure.py").write_text(PLUGIN)
+    attack = ("--suite", "mini", "--limit", "8", "--attack", "pgd2")
+    names = ("mini_positions", "mini_cells")
+    datasets = [word for name in names for word in ("--dataset", name)]
+    run = ("--plugin", "pure.py", "run", *attack, *datasets, "--defense", "pure")
+    printed = zsrobust(*run, whole=True).stdout
+    assert "Red flag: the loss grows far more than its gradient predicts." in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("Next: ")]
+    assert line == (
+        "Next: zsrobust --plugin pure.py doctor --suite mini --defense pure "
+        "--dataset mini_positions --dataset mini_cells"
+    )
+    assert "vanishing gradients" in zsrobust(*line.split()[2:], "--limit", "4", ok=1).stdout
+    both = zsrobust(*run, "--defense", "clip", whole=True).stdout  # stored cells are marked, too
+    (pure,) = [line for line in both.splitlines() if line.startswith("│ pure ")]
+    (clip,) = [line for line in both.splitlines() if line.startswith("│ clip ")]
+    assert pure.rstrip("│ ").split("│")[-1].strip().startswith("1")
+    assert clip.split("│")[-2].strip() in ("", "2")  # 8 images may be at chance

@@ -138,6 +138,67 @@ def test_titles_seconds_and_versions_do_not_matter(baseline, ours):
     assert ways(check(ours, baseline, tolerance=0)) == ["identical"]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("metric", ["clean", "robust"])
+def test_a_row_of_the_same_weights_may_not_move_in_one_direction(tmp_path, sign, metric):
+    """Every cell moves by one point, within its tolerance; ties would move images both ways."""
+    size = {"robust": 100, "clean": 200}[metric]
+    for name in DATASETS:
+        trained(tmp_path / "baseline", name)
+        trained(tmp_path / "ours", name, **{metric: range(size + 3 * sign)})
+    verdict = only(check(tmp_path / "ours", tmp_path / "baseline"))
+    assert (verdict.cell, verdict.row) == ("mini/sound/pgd10-eps=6-255/tecoa", True)
+    gained, lost = (45, 0) if sign > 0 else (0, 45)
+    p = 2 * statistics.mcnemar(0, 45)  # both tests of one row
+    assert f"{metric} {gained} gained, {lost} lost, p {p:.1g} after Holm" in verdict.why
+    assert f"{sign * 1.0:+.2f}" in verdict.difference
+
+
+def test_a_row_of_the_same_weights_may_move_in_both_directions(tmp_path):
+    for number, name in enumerate(DATASETS):
+        trained(tmp_path / "baseline", name)
+        moved = range(103) if number % 2 else range(97)
+        trained(tmp_path / "ours", name, moved)
+    report = check(tmp_path / "ours", tmp_path / "baseline")
+    assert report.ok
+    assert report.summary.startswith(f"{len(DATASETS)} cells agree")
+
+
+@pytest.mark.parametrize(("moved", "agrees"), [(8, True), (9, False)])
+def test_the_level_is_one_percent_over_both_tests_of_the_row(tmp_path, moved, agrees):
+    """One direction: p is 2 / 2**8 for 8 images, and twice that after Holm's correction."""
+    for name in DATASETS[:3]:
+        trained(tmp_path / "baseline", name)
+        trained(
+            tmp_path / "ours", name, range(100 + moved // 3 + (name == DATASETS[0]) * (moved % 3))
+        )
+    assert check(tmp_path / "ours", tmp_path / "baseline", tolerance=2).ok is agrees
+    assert 2 * statistics.mcnemar(0, 9) < 0.01 < 2 * statistics.mcnemar(0, 8)
+
+
+def test_other_versions_checkpoints_and_datasets_are_reported_where_counts_agree(tmp_path):
+    for name in DATASETS[:3]:
+        trained(tmp_path / "baseline", name)
+        path = trained(tmp_path / "ours", name, checkpoint="c2", dataset__digest="other")
+        result = edited(results.read(path), versions={"zsrobust": "0.1.0", "torch": "9"})
+        results.write(result, results.Outcomes.read(path), tmp_path / "ours")
+    report = check(tmp_path / "ours", tmp_path / "baseline")
+    assert report.ok
+    first = "mini/sound/pgd10-eps=6-255/tecoa"
+    assert (
+        f"Another checkpoint of tecoa (3 cells, first {first}/{min(DATASETS[:3])})." in report.notes
+    )
+    assert any(
+        note.startswith("Another version of torch: 9, in the baseline not stored (3 cells, first ")
+        for note in report.notes
+    )
+    images = [note for note in report.notes if note.startswith("Another dataset")]
+    assert images == [
+        f"Another dataset {name}: digest (1 cell, first {first}/{name})."
+        for name in sorted(DATASETS[:3])
+    ]
+
+
 DATASETS = [name for name in suites.load("mini").datasets if name != "mini_train"]
 
 
@@ -162,8 +223,9 @@ def test_a_training_repeated_may_flip_images_at_random(tmp_path):
     assert report.summary == (
         "15 cells agree (15 retrained within tolerance 1 points or the paired test at 1%); 0 do not; 0 more in the folder"
     )
-    (note,) = report.notes
+    note, origin = report.notes
     assert note.startswith("mini/sound/pgd10-eps=6-255/tecoa was retrained: +0.00 / ")
+    assert origin.startswith("Another checkpoint of tecoa (15 cells, first mini/sound/")
 
 
 def test_a_training_repeated_may_not_lose_a_tenth(tmp_path):

@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from zsrobust.cli.flagged import Flagged
 from zsrobust.core.errors import counted, last_line
 from zsrobust.evaluation.redflags.doctor import Diagnosis
 from zsrobust.reporting.columns import Column, Entry, filled, terminal
@@ -112,7 +113,10 @@ def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
     console = Console()
     places = {result.path: _place(result, store) for result in found}
     rows = _rows(frame_of((places[result.path], result) for result in found))
-    console.print(_each_dataset(rows[0]) if len(rows) == 1 else _averages(rows))
+    flagged = Flagged(found)
+    console.print(_each_dataset(rows[0], flagged) if len(rows) == 1 else _averages(rows, flagged))
+    for line in flagged.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for result in found:
         if result.status == "failed":
             line = f"failed: {last_line(result.error)} ({places[result.path]})"
@@ -148,39 +152,52 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
     return found
 
 
-def _each_dataset(row: Row) -> Table:
+def _each_dataset(row: Row, flagged: Flagged) -> Table:
     """Return a table of one defense under one attack: each dataset, and the average."""
     cell = next(iter(row.cells.values()))
     under = f"{cell['defense']} under {cell['attack']} {cell['eps']}"
     shown = terminal("defense")
-    table = _table(f"{under}: accuracy (%) with 95% intervals", ["Dataset"], shown)
+    table = _table(f"{under}: accuracy (%) with 95% intervals", ["Dataset"], shown, flagged)
     lines = [row.only(name) for name in row.cells]
     for line, entries in zip(lines, filled(shown, lines), strict=True):
         (cell,) = line.cells.values()
-        table.add_row(Text(cell["dataset_title"]), *map(_with_interval, entries))
+        marks = _marks(line, flagged)
+        table.add_row(Text(cell["dataset_title"]), *map(_with_interval, entries), *marks)
     table.add_section()
     (entries,) = filled(shown, [row])
-    table.add_row(f"average of {len(lines)}", *map(_with_interval, entries))
+    marks = _marks(row, flagged)
+    table.add_row(f"average of {len(lines)}", *map(_with_interval, entries), *marks)
     return table
 
 
-def _averages(found: Sequence[Row]) -> Table:
+def _averages(found: Sequence[Row], flagged: Flagged) -> Table:
     """Return a table of several defenses or attacks: the average of each over its datasets."""
     shown = terminal("defenses")
-    table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown)
+    table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown, flagged)
     for row, entries in zip(found, filled(shown, found), strict=True):
         cell = next(iter(row.cells.values()))
         under = f"{cell['attack']} {cell['eps']}"
-        table.add_row(Text(str(cell["defense"])), Text(under), *(entry.text for entry in entries))
+        texts = [*(entry.text for entry in entries), *_marks(row, flagged)]
+        table.add_row(Text(str(cell["defense"])), Text(under), *texts)
     return table
 
 
-def _table(title: str, headings: Sequence[str], columns: Sequence[Column]) -> Table:
+def _marks(row: Row, flagged: Flagged) -> list[str]:
+    """Return the entry of the flags of a row; [] if the table has no such column."""
+    flags = [flag for cell in row.cells.values() for flag in cell["flags"]]
+    return [flagged.mark(flags)] if flagged else []
+
+
+def _table(
+    title: str, headings: Sequence[str], columns: Sequence[Column], flagged: Flagged
+) -> Table:
     table = Table(title=Text(title))
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True)
+    if flagged:
+        table.add_column("!", overflow="fold")
     return table
 
 

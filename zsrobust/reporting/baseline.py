@@ -5,7 +5,7 @@ compares results with the paper.
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,12 +17,15 @@ from zsrobust.core.errors import ZSRobustError, counted, last_line
 from zsrobust.reporting.columns import percent, points
 from zsrobust.reporting.comparison import IMAGES, Verified, verified
 from zsrobust.reporting.matching import METRICS, Match, Stored, at_limit, readable, stored
+from zsrobust.reporting.origins import origins
 from zsrobust.reporting.rows import Metric
 from zsrobust.reporting.statistics import holm, mcnemar, newcombe
 from zsrobust.reporting.verdicts import Report, Verdict
 from zsrobust.results.cell import Right
 
-LEVEL = 0.01  #: two trainings of one recipe differ if the adjusted p-value is at most this
+#: Two trainings of one recipe differ, and the images of a row of the same weights moved in one
+#: direction, if the p-value after Holm's correction is at most this.
+LEVEL = 0.01
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -47,6 +50,10 @@ def check(
 
     * Same images (digest, labels, outcomes on both sides) and same weights: at most `tolerance`
       percent of the images, rounded down, have another clean or robust outcome.
+    * A row of such cells, of one defense under one attack: the exact McNemar test on all its images
+      is not significant at 1%, clean and robust. Holm's correction is over both tests of all rows.
+      Floating-point ties move images in both directions; a shift of the row in one direction does
+      not come from ties, however small it is.
     * Same images, but retrained (another checkpoint of the same recipe and sources): the count of
       clean images differs by at most `tolerance` percent of the images, or the exact McNemar test
       is not significant at 1%. The same applies to the count of robust images. Holm's correction
@@ -58,7 +65,8 @@ def check(
 
     In the folder, damaged files, outcomes of another run, counts that do not follow from the
     outcomes, and failed cells do not agree. In the baseline, they raise ZSRobustError, except for
-    failed cells. So do a missing folder, and a baseline without a cell to compare.
+    failed cells. So do a missing folder, and a baseline without a cell to compare. Notes report
+    cells of other checkpoints, datasets and versions, also where counts agree.
     """
     whole = stored(baseline)
     theirs = [cell for cell in whole if keep(cell.result.identity.about)]
@@ -74,8 +82,11 @@ def check(
     verdicts: list[Verdict] = []
     pairs: list[_Pair] = []
     notes: list[str] = []
+    matched: list[tuple[Stored, Stored]] = []
     for cell in theirs:
         found = match.find(cell)
+        if found is not None and cell.result.status != "failed":
+            matched.append((found, cell))
         if cell.result.status == "failed":
             notes.append(f"{cell.name} failed in the baseline, and is left out.")
         elif cell.name in damaged:
@@ -93,10 +104,14 @@ def check(
     # A damaged file counts only if the baseline lacks its cell. Other such cells were not chosen.
     known = {cell.name for cell in whole}
     extra_damaged = [(name, why) for name, why in damaged.items() if name not in known]
-    verdicts += [*moved, *(Verdict(name, None, why) for name, why in extra_damaged)]
+    verdicts += [
+        *moved,
+        *_judge_directions(pairs),
+        *(Verdict(name, None, why) for name, why in extra_damaged),
+    ]
     extra = sum(keep(cell.result.identity.about) and cell.name not in match.used for cell in ours)
     verdicts.sort(key=lambda verdict: verdict.cell)
-    return Report(verdicts, tolerance, extra, [*notes, *retrained])
+    return Report(verdicts, tolerance, extra, [*notes, *retrained, *origins(matched)])
 
 
 @dataclass(frozen=True)
@@ -225,15 +240,51 @@ def _verdict(ours: Stored, theirs: Stored, way: str | None, why: str) -> Verdict
     return Verdict(theirs.name, way, why, ours.accuracies, theirs.accuracies, changes)
 
 
+def _judge_directions(pairs: Sequence[_Pair]) -> list[Verdict]:
+    """Return a verdict on each row of the same weights whose images moved in one direction.
+
+    Each cell may be within its tolerance. Under the null hypothesis, that only ties moved images,
+    an image that moved was lost or gained with probability 1/2.
+    """
+    rows = _rows(pair for pair in pairs if pair.images and not pair.retrained)
+    p_values = _p_values(rows)
+    verdicts = []
+    for name, row in rows.items():
+        found = []
+        for metric in METRICS:
+            counts = [pair.discordant(metric) for pair in row]
+            lost, gained = (sum(each) for each in zip(*counts, strict=True))
+            if (p := p_values[name, metric]) <= LEVEL:
+                found.append(f"{metric} {gained} gained, {lost} lost, p {p:.1g}")
+        if found:
+            why = f"same weights, but moved in one direction: {'; '.join(found)} after Holm"
+            verdicts.append(_row_verdict(name, row, why))
+    return verdicts
+
+
+def _rows(pairs: Iterable[_Pair]) -> dict[str, list[_Pair]]:
+    """Return the pairs by their row: one defense under one attack."""
+    rows: dict[str, list[_Pair]] = {}
+    for pair in pairs:
+        rows.setdefault(pair.theirs.result.path.parent.as_posix(), []).append(pair)
+    return rows
+
+
+def _row_verdict(name: str, row: Sequence[_Pair], why: str) -> Verdict:
+    """Return the verdict that a row does not agree, with its means."""
+    ours = [_mean([pair.ours for pair in row], metric) for metric in METRICS]
+    theirs = [_mean([pair.theirs for pair in row], metric) for metric in METRICS]
+    moved = " / ".join(points(one - two) for one, two in zip(ours, theirs, strict=True))
+    one, two = (" / ".join(map(percent, each)) for each in (ours, theirs))
+    return Verdict(name, None, why, one, two, moved, row=True)
+
+
 def _judge_rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], list[Verdict]]:
     """Return a note on each retrained row, and a verdict on each mean that moved too far.
 
     Small moves in one direction, which no single cell separates from chance, add up over a row.
     """
-    rows: dict[str, list[_Pair]] = {}
-    for pair in pairs:
-        if pair.retrained and pair.images:
-            rows.setdefault(pair.theirs.result.path.parent.as_posix(), []).append(pair)
+    rows = _rows(pair for pair in pairs if pair.retrained and pair.images)
     p_values = _p_values(rows)
     notes, verdicts = [], []
     for name, row in rows.items():
@@ -250,8 +301,7 @@ def _judge_rows(pairs: Sequence[_Pair], tolerance: float) -> tuple[list[str], li
         p = min((p_values[name, metric] for metric in far), default=1.0)
         if len(row) > 1 and p <= LEVEL:
             why = f"retrained: the mean of {cells} moved, p {p:.1g} after Holm's correction"
-            one, two = (" / ".join(map(percent, each)) for each in (ours, theirs))
-            verdicts.append(Verdict(name, None, why, one, two, moved, row=True))
+            verdicts.append(_row_verdict(name, row, why))
     return notes, verdicts
 
 

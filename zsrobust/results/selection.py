@@ -122,6 +122,19 @@ class Selection:
             words += ["--precision", precision]
         return shlex.join([*words, "--force"] if force else words)
 
+    def examination(
+        self, defense: str, datasets: Sequence[str], plugins: Sequence[str] = ()
+    ) -> str:
+        """Return the command that examines a defense on datasets, quoted for a shell."""
+        words = ["zsrobust", *(word for file in plugins for word in ("--plugin", file)), "doctor"]
+        words += ["--suite", self.suite.asked or self.suite.name]
+        if self.protocol != protocols.DEFAULT:
+            words += ["--protocol", self._protocol]
+        words += ["--defense", defense]
+        words += [word for name in datasets for word in ("--dataset", name)]
+        words += [] if self.usual else ["--eps", self.bound]
+        return shlex.join([*words, "--seed", str(self.seed)] if self.seed else words)
+
     @property
     def _protocol(self) -> str:
         """The value of --protocol: a name or a file."""
