@@ -204,20 +204,28 @@ def test_a_target_is_what_is_attacked():
 
 def test_a_run_prints_the_red_flags_their_words_and_the_next_command(zsrobust, tmp_path):
     (tmp_path / "pure.py").write_text(PLUGIN)
-    attack = ("--suite", "mini", "--limit", "8", "--attack", "pgd2")
-    names = ("mini_positions", "mini_cells")
-    datasets = [word for name in names for word in ("--dataset", name)]
-    run = ("--plugin", "pure.py", "run", *attack, *datasets, "--defense", "pure")
-    printed = zsrobust(*run, whole=True).stdout
-    assert "Red flag: the loss grows far more than its gradient predicts." in printed
-    (line,) = [line for line in printed.splitlines() if line.startswith("Next: ")]
-    assert line == (
-        "Next: zsrobust --plugin pure.py doctor --suite mini --defense pure "
-        "--dataset mini_positions --dataset mini_cells"
+    request = (
+        "--suite",
+        "mini",
+        "--limit",
+        "8",
+        "--attack",
+        "pgd10",
+        "--dataset",
+        "mini_positions",
     )
+    defenses = ("--defense", "pure", "--defense", "clip")
+    printed = zsrobust("--plugin", "pure.py", "run", *request, *defenses, whole=True).stdout
+    assert "!1 Red flag: the loss grows far more than its gradient predicts." in printed
+    assert "   pure under pgd10 6/255: Positions (1 dataset)" in printed
+    marks = {
+        name: line.split("│")[-2].strip().split(",")
+        for line in printed.splitlines()
+        for name in ("pure", "clip")
+        if line.startswith(f"│ {name} ")
+    }
+    assert "1" in marks["pure"]
+    assert "1" not in marks["clip"]
+    line = "Next: zsrobust --plugin pure.py doctor --suite mini --defense pure --dataset mini_positions"
+    assert line in printed.splitlines()
     assert "vanishing gradients" in zsrobust(*line.split()[2:], "--limit", "4", ok=1).stdout
-    both = zsrobust(*run, "--defense", "clip", whole=True).stdout  # stored cells are marked, too
-    (pure,) = [line for line in both.splitlines() if line.startswith("│ pure ")]
-    (clip,) = [line for line in both.splitlines() if line.startswith("│ clip ")]
-    assert pure.rstrip("│ ").split("│")[-1].strip().startswith("1")
-    assert clip.split("│")[-2].strip() in ("", "2")  # 8 images may be at chance
