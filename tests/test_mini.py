@@ -8,7 +8,8 @@ import torch
 from numpy.random import RandomState
 
 from zsrobust.attacks import attacks
-from zsrobust.datasets import Images, datasets
+from zsrobust.datasets import Cut, Images, datasets
+from zsrobust.datasets.pixels import resizing
 from zsrobust.evaluation.referee import predict
 from zsrobust.mini import world
 from zsrobust.mini.pretrain import CONFIG, draw
@@ -38,6 +39,11 @@ def test_there_are_sixteen_datasets_in_five_groups_of_many_sizes():
     assert len(set(MINI.datasets)) == 16
     assert len({dataset.group for dataset in chosen}) == 5
     assert {2, 100} <= {len(dataset.classes) for dataset in chosen}
+
+
+def test_no_image_is_resized():
+    for name in MINI.datasets:
+        assert resizing(datasets[name].load("test"), Cut(32)) == {}
 
 
 def test_the_target_dataset_has_a_training_split_of_its_own():

@@ -566,6 +566,20 @@ def test_a_checkpoint_made_from_other_weights_or_images_is_refused(checkpoints):
         workshop.tower("tecoa:epochs=1,limit=128")
 
 
+def test_a_checkpoint_of_images_resized_otherwise_is_refused(tmp_path, monkeypatch):
+    """Older versions resized as torch does, and stored nothing about it."""
+    workshop, spec = Workshop(MINI, tmp_path), "ft_standard:epochs=1,limit=64,zoom=1.25"
+    with monkeypatch.context() as older:
+        older.setattr("zsrobust.training.checkpoints.resizing", lambda images, cut: {})
+        assert "resized" not in workshop.tower(spec).identity
+    with pytest.raises(ZSRobustError, match="was made from another resizing of images than"):
+        workshop.tower(spec)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    assert workshop.tower(spec).identity["resized"] == "pillow"
+    assert "resized" not in workshop.tower("ft_standard:epochs=1,limit=64").identity
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

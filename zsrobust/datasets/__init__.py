@@ -42,7 +42,7 @@ class Cut:
     @property
     def resized(self) -> int:
         """The length of the shortest side before cropping, in pixels."""
-        return round(self.side * self.zoom)
+        return self.side if self.squash else round(self.side * self.zoom)
 
 
 @dataclass(frozen=True, kw_only=True)

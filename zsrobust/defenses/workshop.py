@@ -6,13 +6,14 @@ from pathlib import Path
 
 from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.datasets import Images, datasets
 from zsrobust.datasets import Progress as Preparing
+from zsrobust.datasets import datasets
 from zsrobust.defenses import Tower, defenses
 from zsrobust.models.clip import Clip, load_clip, weights_are_here
 from zsrobust.results.digests import checkpoint_place
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, ranks, texts, train, trained_encoder
+from zsrobust.training.checkpoints import sources
 
 Progress = Callable[[str, int, int, str], None]  #: name, steps done, steps in all, note
 
@@ -81,7 +82,8 @@ class Workshop:
         # Images that are not here are not fetched to be compared.
         here = dataset.state("train", cut).opens
         images = dataset.open("train", cut).subset(recipe.limit) if here else None
-        self._compare(checkpoint, recipe, texts(recipe, dataset), images)
+        asked = sources(recipe, self.clip, images) if images else None
+        self._compare(checkpoint, recipe, texts(recipe, dataset), asked)
         return checkpoint
 
     def _train(self, recipe: Recipe, name: str) -> Checkpoint:
@@ -100,18 +102,22 @@ class Workshop:
         )
 
     def _compare(
-        self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, images: Images | None
+        self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, asked: dict[str, str] | None
     ) -> None:
-        """Raise ZSRobustError if the recipe would make another checkpoint now."""
-        sources = checkpoint.sources
-        digest = images.digest if images else sources.get("images")
+        """Raise ZSRobustError if the recipe would make another checkpoint now.
+
+        `asked` are its sources now; None if the images are not here.
+        """
+        stored = checkpoint.sources
+        asked = {**(asked or stored), "backbone": self.clip.digest}
         compared = {
             "recipe": (checkpoint.recipe, recipe.to_dict()),
-            "backbone": (sources.get("backbone"), self.clip.digest),
+            "backbone": (stored.get("backbone"), asked["backbone"]),
             "class texts": (checkpoint.prompts or prompts, prompts),
-            "images": (sources.get("images"), digest),
+            "images": (stored.get("images"), asked.get("images")),
+            "resizing of images": (stored.get("resized"), asked.get("resized")),
         }
-        differing = [name for name, (stored, asked) in compared.items() if stored != asked]
+        differing = [name for name, (old, new) in compared.items() if old != new]
         if not differing:
             return
         line = (

@@ -7,6 +7,7 @@ from typing import Any
 from zsrobust.attacks import Attack
 from zsrobust.core.specs import format_eps
 from zsrobust.datasets import Cut, Dataset, Images
+from zsrobust.datasets.pixels import resizing
 
 
 def identify_attack(attack: Attack, classes: int) -> dict[str, Any]:
@@ -25,7 +26,10 @@ def identify_attack(attack: Attack, classes: int) -> dict[str, Any]:
 def identify_dataset(
     dataset: Dataset, images: Images, wording: str = "plain", cut: Cut | None = None
 ) -> dict[str, Any]:
-    """Return what the classifier sees of a dataset: its images, their digest, prompts and cut."""
+    """Return what the classifier sees of a dataset: its images, their digest, prompts and cut.
+
+    A cell without images to resize has no `resized`; see `resizing`.
+    """
     details: dict[str, Any] = {
         "images": len(images),
         "classes": len(dataset.classes),
@@ -37,7 +41,7 @@ def identify_dataset(
         details["split"] = dataset.split
     if cut is not None and (images.cut is not None or _resizes(cut, images)):
         details["cut"] = asdict(images.cut or cut)
-    return details
+    return {**details, **resizing(images, cut)}
 
 
 def _resizes(cut: Cut, images: Images) -> bool:

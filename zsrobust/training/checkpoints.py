@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.values import read_json
 from zsrobust.datasets import Dataset, Images
+from zsrobust.datasets.pixels import resizing
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.models.visual_prompts import prompted
 from zsrobust.results.digests import seal
@@ -25,7 +26,7 @@ class Checkpoint:
 
     path: Path
     recipe: dict[str, Any]
-    #: digests of the backbone and of the training images
+    #: digests of the backbone and of the training images; how these were resized, if they were
     sources: dict[str, str]
     #: Per epoch: loss, accuracy (if the objective classifies), distance (relative L2), seconds.
     history: list[dict[str, float]]
@@ -64,9 +65,10 @@ class Checkpoint:
         return sum(epoch["seconds"] for epoch in self.history) / max(1, len(self.history))
 
 
-def sources(clip: Clip, images: Images) -> dict[str, str]:
-    """Return the digests of the backbone and the images that a checkpoint is made from."""
-    return {"backbone": clip.digest, "images": images.digest}
+def sources(recipe: Recipe, clip: Clip, images: Images) -> dict[str, str]:
+    """Return the digests of the backbone and the images of a checkpoint, and their resizing."""
+    pictures = {"images": images.digest, **resizing(images, recipe.cut(clip))}
+    return {"backbone": clip.digest, **pictures}
 
 
 def texts(recipe: Recipe, dataset: Dataset) -> str:
@@ -79,7 +81,7 @@ def made_from(recipe: Recipe, clip: Clip, dataset: Dataset, images: Images) -> d
     """Return the metadata of a file that identifies what its weights were made from."""
     return {
         "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
-        "sources": json.dumps(sources(clip, images)),
+        "sources": json.dumps(sources(recipe, clip, images)),
         "prompts": texts(recipe, dataset),
     }
 
