@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +121,134 @@ def test_the_bound_is_the_referees():
     assert TOLERANCE == referee.TOLERANCE
     assert most("linf", 0.5) == 0.5 + TOLERANCE
     assert most("l2", 0.5, 3 * 224 * 224) == 0.5 + TOLERANCE * (3 * 224 * 224) ** 0.5
+
+
+def said(folder):
+    """What `zsrobust verify` finds, with the rules of red flags."""
+    from zsrobust.evaluation.redflags.consistency import contradictions
+
+    return [finding.wrong for finding in verify(folder, examine=contradictions).findings]
+
+
+def test_every_stored_cell_of_the_repository_passes():
+    assert said(STORED) == []
+
+
+@pytest.mark.parametrize(
+    ("identity", "wrong"),
+    [
+        ({"attack.steps": 1}, "the attack pgd10 has steps 10, but 1 is stored"),
+        ({"attack.loss": "margin"}, "the attack pgd10 has loss ce, but margin is stored"),
+        ({"attack.random_start": False}, "has random_start True, but False is stored"),
+        ({"attack.step_size": "1/255"}, "has step_size 0.0117647"),
+        ({"attack.norm": "l2"}, "has norm linf, but l2 is stored"),
+        ({"defense.title": "PMG-AFT"}, "its title is 'PMG-AFT', not 'FT-TeCoA'"),
+        ({"defense.title": "FT-TeCoA (ours)"}, "its title is 'FT-TeCoA (ours)', not 'FT-TeCoA'"),
+    ],
+)
+def test_an_identity_that_contradicts_its_specs(tmp_path, identity, wrong):
+    forge(tmp_path, identity=identity)
+    (found,) = said(tmp_path)
+    assert wrong in found
+
+
+def placed(folder, **identity):
+    """Forge a cell under another spec, in the place of this spec."""
+    path = forge(
+        folder, identity={name.replace("__", "."): each for name, each in identity.items()}
+    )
+    stored = json.loads(path.read_bytes())
+    place = (
+        folder
+        / results.Result.from_json(
+            {key: value for key, value in stored.items() if key not in ("format", "digest")}
+        ).path
+    )
+    for suffix in (".json", ".npz", ".samples.npz"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(suffix).rename(place.with_name(place.name + suffix))
+    return said(folder)
+
+
+def test_the_fields_of_a_spec_are_those_that_are_stored(tmp_path):
+    (wrong,) = placed(tmp_path, attack__spec="pgd:steps=20")
+    assert "the attack pgd:steps=20 has steps 20, but 10 is stored" in wrong
+    assert (
+        placed(tmp_path / "a", attack__spec="pgd:early_stop=true,step_size=0.0117647058823529")
+        == []
+    )
+    assert placed(tmp_path / "b", attack__spec="plugin:rounds=3") == []
+
+
+def test_the_title_of_a_defense_names_the_other_one(tmp_path):
+    spec = "interpolation:of=tecoa,weight=0.6"
+    title = "interpolation (0.6, FT-TeCoA)"
+    assert placed(tmp_path / "a", defense__spec=spec, defense__title=title) == []
+    (wrong,) = placed(
+        tmp_path / "b", defense__spec=spec, defense__title="interpolation (0.6, CLIP)"
+    )
+    assert "its title is 'interpolation (0.6, CLIP)', not 'interpolation'" in wrong
+    assert placed(tmp_path / "c", defense__spec="plugin", defense__title="Any") == []
+
+
+def checks(**changed):
+    stored = json.loads((STORED / PLACE).read_bytes())["checks"]
+    return {**stored, **changed}
+
+
+def test_flags_that_were_emptied(tmp_path):
+    forge(tmp_path, checks=checks(zero_gradients=0.9, vanishing=1e6), flags=[])
+    assert said(tmp_path) == [
+        "its measurements raise the flag zero_gradients, which is missing",
+        "its measurements raise the flag vanishing, which is missing",
+    ]
+
+
+def test_flags_that_no_measurement_raises(tmp_path):
+    forge(tmp_path, checks=checks(zero_gradients=0.0), flags=["zero_gradients"])
+    assert said(tmp_path) == ["its measurements do not raise the flag zero_gradients"]
+
+
+def test_what_cannot_be_certain_is_no_contradiction(tmp_path):
+    """A measurement that is missing, a flag of a plugin, and the rules of another version."""
+    known = checks()
+    del known["zero_gradients"]
+    forge(tmp_path, checks=known, flags=["odd_flag", "zero_gradients"])
+    assert said(tmp_path) == []
+    forge(tmp_path, checks=checks(zero_gradients=0.9), flags=[], versions={"zsrobust": "0.0.9"})
+    assert said(tmp_path) == []
+
+
+def test_the_command_finds_them_and_imports_no_torch(tmp_path):
+    forge(tmp_path / "results", checks=checks(zero_gradients=0.9), flags=[])
+    script = """
+import sys
+from click.testing import CliRunner
+from zsrobust.cli import main
+done = CliRunner().invoke(main, ["verify", "results"])
+assert done.exit_code == 1, done.output
+assert "its measurements raise the flag zero_gradients" in done.output
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+def test_the_names_are_those_of_the_registries():
+    """A built-in attack or defense that is new or changed needs a line in `registered.toml`."""
+    script = """
+from zsrobust.attacks import attacks
+from zsrobust.defenses import defenses
+from zsrobust.defenses import Wrapped
+from zsrobust.evaluation.identity import identify_attack
+from zsrobust.results.registered import registered
+left_out = ("plan", "options", "method")
+fields = {name: identify_attack(attacks[name], 10) for name in attacks}
+assert registered()["attacks"] == {
+    name: {key: each[key] for key in each if key not in left_out} for name, each in fields.items()
+}, fields
+titles = {name: defenses[name].title for name in defenses if name != "weights"}
+assert registered()["defenses"] == titles, titles
+around = [name for name in defenses if hasattr(defenses[name], "of")]
+assert registered()["around"]["names"] == around, around
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

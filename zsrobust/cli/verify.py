@@ -23,12 +23,16 @@ from zsrobust.cli.options import checkpoints_option
 def verify(folder: Path, checkpoints: Path, data: bool) -> None:
     """Verify the digests of the results in FOLDER, and of the checkpoints they were made from.
 
+    It also finds values that contradict each other, for example flags that do not follow from the
+    stored measurements. Digests protect against accidents; see zsrobust check for a recomputation.
+
     It prints one line for each finding: the file, what is wrong, and the command that repairs it.
     Exit code 1: there are findings.
     """
+    from zsrobust.evaluation.redflags.consistency import contradictions
     from zsrobust.results import verification
 
-    found = verification.verify(folder, checkpoints)
+    found = verification.verify(folder, checkpoints, contradictions)
     if data:
         from zsrobust.datasets.cache import verify_prepared
 

@@ -6,7 +6,7 @@ checkpoint by recipe and weights. Verification computes no cell and changes no f
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,11 +18,19 @@ from zsrobust.results.chance import contradictions
 from zsrobust.results.checkpoints import verify_checkpoints
 from zsrobust.results.findings import Verified, verify_unfinished
 from zsrobust.results.plausible import impossible_outcome
+from zsrobust.results.registered import misnamed
 from zsrobust.results.repair import Cells
 
 
-def verify(folder: Path, checkpoints: Path | None = None) -> Verified:
+def verify(
+    folder: Path,
+    checkpoints: Path | None = None,
+    examine: Callable[[Result], Sequence[str]] = lambda result: (),
+) -> Verified:
     """Return the findings in a results folder and, if it is given, in a folder of checkpoints.
+
+    `examine` returns what else is wrong with a result, in words: the rules of red flags are not
+    known here.
 
     Raises ZSRobustError if the results folder is missing.
     """
@@ -35,6 +43,9 @@ def verify(folder: Path, checkpoints: Path | None = None) -> Verified:
     undigested = sum(
         _verify_cell(path, result, cells, found, files) for path, result in cells.results.items()
     )
+    for path, result in cells.results.items():
+        for wrong in [*misnamed(result), *examine(result)]:
+            found.find(path, wrong, cells.command(path))
     if undigested:
         found.notes.append(
             f"{counted(undigested, 'cell')} stored before samples had a digest: "
