@@ -247,7 +247,8 @@ assert registered()["attacks"] == {
     name: {key: each[key] for key in each if key not in left_out} for name, each in fields.items()
 }, fields
 titles = {name: defenses[name].title for name in defenses if name != "weights"}
-assert registered()["defenses"] == titles, titles
+known = registered()["defenses"]
+assert titles == {name: known.get(name) for name in titles}, titles
 around = [name for name in defenses if hasattr(defenses[name], "of")]
 assert registered()["around"]["names"] == around, around
 """
