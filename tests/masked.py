@@ -106,3 +106,112 @@ CAUGHT = {
     Coupled: {"coupled"},
     Inside: {"inside"},
 }
+
+
+def posing(value, gradient):
+    """Return a tensor with the values of one and the gradient of the other."""
+    return value.detach() + gradient - gradient.detach()
+
+
+class BySize(Masked):
+    """In a batch of more than `size` images, its gradient is turned round."""
+
+    size = 2
+
+    def forward(self, images):
+        logits = self.classifier(images)
+        return posing(logits, -logits) if len(images) > self.size else logits
+
+
+class BySmallSize(BySize):
+    """The same for images that come alone."""
+
+    def forward(self, images):
+        logits = self.classifier(images)
+        return posing(logits, -logits) if len(images) <= self.size else logits
+
+
+class ByCalls(Masked):
+    """From the hundredth call on, its gradient is turned round."""
+
+    after = 100
+
+    def __init__(self, classifier):
+        super().__init__(classifier)
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        logits = self.classifier(images)
+        return posing(logits, -logits) if self.calls > self.after else logits
+
+
+class Drowned(Masked):
+    """Its gradient is lost in noise that is always the same."""
+
+    scale = 1e4
+
+    def forward(self, images):
+        logits = self.classifier(images)
+        shape = (images[0].numel(), logits.shape[1])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(images)
+        return posing(logits, logits + self.scale * images.flatten(1) @ noise)
+
+
+class Memory(Masked):
+    """It remembers the logits of images it sees, and adds a hundredth of the real ones."""
+
+    radius = 0.1
+
+    def __init__(self, classifier):
+        super().__init__(classifier)
+        self.seen, self.logits = None, None
+
+    @torch.no_grad()
+    def remember(self, images, logits):
+        if self.seen is None:
+            self.seen, self.logits = images.detach().clone(), logits.detach().clone()
+        distance = (images[:, None] - self.seen[None]).abs().flatten(2).amax(2)
+        near, place = distance.min(1)
+        new = near > self.radius
+        if new.any():
+            self.seen = torch.cat([self.seen, images[new].detach()])
+            self.logits = torch.cat([self.logits, logits[new].detach()])
+            return self.remember(images, logits)
+        return self.logits[place]
+
+    def forward(self, images):
+        logits = self.classifier(images)
+        return self.remember(images, logits) + 0.01 * logits
+
+
+class Contrast(Masked):
+    """Brightness rises in steep steps."""
+
+    levels, steep = 8, 60
+
+    def change(self, images):
+        whole = (images * self.levels).floor()
+        part = images * self.levels - whole
+        return (whole.detach() + torch.sigmoid(self.steep * (part - 0.5))) / self.levels
+
+
+class Turned(Masked):
+    """The gradient of every fifth image is turned round."""
+
+    every = 5
+
+    def forward(self, images):
+        logits = self.classifier(images)
+        turned = torch.arange(len(images), device=images.device)[:, None] % self.every == 0
+        return torch.where(turned, posing(logits, -logits), logits)
+
+
+#: Those that escaped the first measurements: by class, the flags that catch it.
+ESCAPED = {
+    BySize: {"fickle", "misleading"},
+    BySmallSize: {"fickle"},
+    Drowned: {"misleading"},
+    Memory: {"cliffs"},
+    Turned: {"misleading"},
+}

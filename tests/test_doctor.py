@@ -47,6 +47,11 @@ def test_masked_clips_are_caught(kind, clip):
     assert found.verdict.startswith("do not trust it: ")
 
 
+@pytest.mark.parametrize("kind", [masked.BySize, masked.ByCalls])
+def test_masked_clips_that_escaped_are_caught(kind, clip):
+    assert not diagnose(kind(clip), dataset="mini_positions", limit=4).passes
+
+
 def sample(classes=5):
     classifier, data = toy(classes, 16)
     draws = Draws.of(0, "toy", np.arange(16))

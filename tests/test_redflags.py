@@ -66,6 +66,38 @@ def test_every_masked_defense_is_caught_by_its_flag(kind, expected, norm):
     assert expected <= names(checks), checks
 
 
+@pytest.mark.parametrize(("kind", "expected"), masked.ESCAPED.items())
+@pytest.mark.parametrize(("norm", "eps"), [("linf", EPS), ("l2", 0.3)])
+def test_masked_defenses_that_escaped_are_caught(kind, expected, norm, eps):
+    classifier, pixels, labels = sample()
+    attack = PGD(eps=eps, norm=norm, step_size=eps / 4)
+    assert expected <= names(look(kind(classifier), pixels, labels, attack))
+
+
+def test_what_turns_with_the_number_of_calls_is_caught():
+    classifier, pixels, labels = sample()
+    defense = masked.ByCalls(classifier)
+    defense.after = 30  # the probes call it 45 times
+    assert "fickle" in names(look(defense, pixels, labels))
+
+
+@pytest.mark.parametrize("kind", [masked.StopGradient, masked.Drowned])
+def test_images_made_against_the_undefended_model_break_a_masked_one(kind):
+    classifier, pixels, labels = sample()
+    checks = look(kind(classifier), pixels, labels, undefended=classifier)
+    assert "transfer" in names(checks), checks
+    other = LinearClassifier(torch.randn(4, 3 * 64, generator=torch.Generator().manual_seed(7)))
+    assert look(classifier, pixels, labels, undefended=other)["transfer"] == 0
+
+
+def test_progress_reports_every_measurement():
+    classifier, pixels, labels = sample()
+    seen = []
+    look(classifier, pixels, labels, progress=lambda *given: seen.append(given))
+    assert [given[1:] for given in seen] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert seen[0][0] == "outputs"
+
+
 def test_a_gradient_that_points_anywhere_is_caught():
     classifier, pixels, labels = sample()
     assert names(look(masked.Shattered(classifier), pixels, labels)) & {
@@ -261,6 +293,18 @@ QUIET = {
         ({"more_steps": 2 / 8, "correct": 8}, None),
         ({"more_steps": 4 / 16}, "more_steps"),
         ({"more_steps": 4 / 16, "attack_steps": 100}, None),  # it has taken them
+        ({"misled": 1 / 16}, None),
+        ({"misled": 2 / 16}, "misleading"),
+        ({"agreement": 0.75}, None),
+        ({"agreement": 0.5}, "misleading"),
+        ({"agreement": 0.5, "correct": 7}, None),
+        ({"fickle": 1 / 16}, None),
+        ({"fickle": 2 / 16}, "fickle"),
+        ({"fickle": 2 / 16, "unstable": 0.1}, "unstable"),
+        ({"cliffs": 1 / 16}, None),
+        ({"cliffs": 2 / 16}, "cliffs"),
+        ({"transfer": 1 / 16}, None),
+        ({"transfer": 2 / 16}, "transfer"),
         ({"weak": 0.9, "weak_images": 2}, None),
         ({"weak": 0.5, "weak_images": 8}, None),
         ({"weak": 0.6, "weak_images": 3}, "weak_attack"),

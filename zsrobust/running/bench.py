@@ -122,6 +122,17 @@ class Bench:
             tower.knowledge,
         )
 
+    def undefended(self, cell: Cell) -> nn.Module | None:
+        """Return the suite's CLIP on a cell's classes; None if it does not take its images."""
+        if self.cut_of(cell) is None:
+            return None
+        prompts = cell.dataset.prompts(self.protocol.prompts)
+        protocol = self.protocol
+        plain = self.workshop.clip.classifier(
+            prompts, None, protocol.logit_scale, protocol.normalization
+        )
+        return self._ready(plain)
+
     def _plain(self, cell: Cell, tower: Tower) -> ZeroShotClassifier:
         protocol = self.protocol
         prompts = cell.dataset.prompts(protocol.prompts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,11 +107,17 @@ def examine_cell(
             knowledge=deployed.knowledge,
             batch_size=judged.batch_size,
             survived=survived,
+            undefended=bench.undefended(cell),
+            progress=partial(_examining, reporter or Reporter()),
         )
     except Exception as error:
         reason = one_line(f"Red flags were not computed: {type(error).__name__}: {error}")
         return Examined(None, [NOT_COMPUTED], [reason])
     return Examined(checks, raised(checks))
+
+
+def _examining(reporter: Reporter, name: str, done: int, total: int) -> None:
+    reporter.preparing("looking for red flags", done, total)
 
 
 def build_result(

@@ -139,6 +139,7 @@ def _diagnose(
             target=deployed.target,
             batch_size=bench.batch_size,
             progress=progress,
+            undefended=bench.undefended(cell),
         )
     except ZSRobustError:
         raise

@@ -4,10 +4,12 @@ It attacks a sample with PGD-10 and with a much stronger ensemble, and looks for
 undefended model is the canary. If it survives, the attack, the protocol or the bound is at fault.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack
@@ -17,11 +19,13 @@ from zsrobust.attacks.search import rivals
 from zsrobust.evaluation.memory import fitting
 from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import raised
-from zsrobust.evaluation.redflags.sample import Sample, logits_of
+from zsrobust.evaluation.redflags.sample import Mixture, Sample, logits_of
 from zsrobust.results.flags import look_up
 
 TARGETS = 3  # classes that APGD-T aims at: the likeliest wrong ones
 QUERIES = 500  # per image, of Square
+LONG, LONG_QUERIES = 4, 2000  # images and queries of a last search, if nothing else looks wrong
+CROWD, CALLS = 128, 300  # images in a large batch, and calls before it
 
 Progress = Callable[[int, int], None]
 
@@ -72,6 +76,7 @@ def measure(
     target: nn.Module | None = None,
     batch_size: int | None = None,
     progress: Progress = _silent,
+    undefended: nn.Module | None = None,
 ) -> dict[str, float]:
     """Return the measurements of `examine`, and the shares in [0, 1] that survive attacks.
 
@@ -80,30 +85,62 @@ def measure(
     images that only the ensemble breaks. `progress` receives the steps done and the steps in all.
     """
     searches: list[Callable[[Sample], Tensor]] = [partial(_attacked, attack), *STRONGER]
+    if undefended is not None:
+        mixed = Mixture(undefended, target or classifier)
+        searches += [
+            lambda left: left.transferred(undefended),
+            lambda left: left.transferred(mixed),
+        ]
     progress(0, 1 + len(searches))
     size = batch_size or fitting(target or classifier, pixels[:1].repeat(2, 1, 1, 1))
     checks = examine(classifier, attack, pixels, labels, draws, target=target, batch_size=size)
     sample = Sample.of(classifier, attack, pixels, labels, draws, target=target, batch_size=size)
     with sample.apart():
-        left = sample[(~sample.broken(pixels)).nonzero()[:, 0]]
+        right = left = sample[(~sample.broken(pixels)).nonzero()[:, 0]]
         counts = [len(left)]
         for search in searches:
             progress(len(counts), 1 + len(searches))
             if len(left):
                 left = left[(~left.broken(search(left))).nonzero()[:, 0]]
             counts.append(len(left))
+        if len(right):
+            checks["fickle"] = max(checks.get("fickle", 0.0), _fickle(right))
+        if undefended is not None:
+            found = counts[-3] - counts[-1]
+            checks["transfer"] = max(checks.get("transfer", 0.0), found / max(counts[0], 1))
     progress(len(counts), 1 + len(searches))
     clean, pgd, *_, strongest = counts
     checks |= {
         "clean": clean / len(sample),
         "pgd": pgd / len(sample),
         "strongest": strongest / len(sample),
+        "overstated": (pgd - strongest) / max(clean, 1),
     }
-    return checks | {"overstated": (pgd - strongest) / max(clean, 1)}
+    if len(left) and not raised(checks):
+        with sample.apart():
+            some = left[torch.arange(min(LONG, len(left)), device=pixels.device)]
+            found = int(some.broken(some.square(LONG_QUERIES)).sum())
+            checks["black_box"] = max(checks.get("black_box", 0.0), found / clean)
+    return checks
+
+
+def _fickle(sample: Sample) -> float:
+    """Return the share whose fate under PGD-10 changes in a large batch, after many calls."""
+    times = math.ceil(min(CROWD, sample.attacked.batch_size or CROWD) / len(sample))
+    few = sample.broken(sample.pgd(10, early_stop=False))
+    for _ in range(CALLS):
+        sample.deployed(sample.images[:1])
+    crowd = sample[torch.arange(len(sample), device=few.device).repeat(times)]  # with equal draws
+    many = crowd.broken(crowd.pgd(10, early_stop=False))
+    return float((few != many[: len(sample)]).float().mean())
 
 
 def _attacked(attack: Attack, sample: Sample) -> Tensor:
     return attack(sample.attacked, sample.images.clone(), sample.labels, sample.draws)
+
+
+def _transferred(other: nn.Module, sample: Sample) -> Tensor:
+    return sample.transferred(other)
 
 
 def _apgd(sample: Sample) -> Tensor:

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from zsrobust.attacks import Attack
 from zsrobust.attacks.autoattack import Watch, are_probabilities
 from zsrobust.attacks.draws import Draws
-from zsrobust.evaluation.redflags.sample import Sample, logits_of
+from zsrobust.evaluation.redflags.sample import Progress, Sample, logits_of, silent
 from zsrobust.evaluation.redflags.searches import searches
+from zsrobust.evaluation.redflags.slopes import slopes
 from zsrobust.models.wrappers import Knowledge
 
-NEAR = 1e-3  # a step in pixels of [0, 1]; the loss is nearly linear over it
 NOT_FINITE = 1e9  # replaces a measurement that is not finite
-#: -log of the smallest normal float32; beyond such a margin, cross-entropy has a zero gradient
-BEYOND = 87.0
 
 
 def examine(
@@ -32,6 +30,8 @@ def examine(
     knowledge: Knowledge = "adaptive",
     batch_size: int | None = None,
     survived: Tensor | None = None,
+    undefended: nn.Module | None = None,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """Return measurements by name, on images (N, 3, S, S) in [0, 1] with labels (N,).
 
@@ -48,7 +48,14 @@ def examine(
     - `more_steps`: 100 steps of PGD break the image, 10 steps do not;
     - `black_box`: Square breaks the image, PGD does not.
 
-    The last two are measured on the first few images that survive PGD-10. `survived`, (N,) bool, is
+    - `transfer`: images made against the `undefended` classifier break the image, and nothing else;
+    - `cliffs`: the logits jump on the way to an image at a huge eps;
+    - `misled`: the gradient, or its largest entries, point nowhere uphill;
+    - `fickle`: PGD-10 with the same random numbers has another result for one image at a time.
+
+    `more_steps`, `black_box`, `transfer` and `cliffs` are measured on the first few images that
+    survive PGD-10, `fickle` on the first few images. `agreement` is how often the gradient predicts
+    the sign of the change in a random direction. `survived`, (N,) bool, is
     which images the cell's own attack left. Then `weak` is the share that it left of all images
     that it or a probe breaks, and `weak_images` is their number. The probe is PGD-10, or Square for
     an attack that takes no gradient. `broken` counts the
@@ -59,6 +66,7 @@ def examine(
     sample = Sample.of(
         classifier, attack, pixels, labels, draws, target=target, batch_size=batch_size
     )
+    progress("outputs", 0, 3)
     with sample.apart():
         logits = logits_of(sample.deployed, pixels)
         chosen = (logits.argmax(1) == labels).nonzero()[:, 0]
@@ -73,7 +81,11 @@ def examine(
             checks["attack_steps"] = steps
         if len(right) and knowledge == "adaptive":
             left = None if survived is None else survived[chosen]
-            checks |= _gradients(right) | searches(right, left, black_box=steps == 0)
+            progress("gradients", 1, 3)
+            checks |= slopes(right)
+            progress("searches", 2, 3)
+            checks |= searches(right, left, steps == 0, undefended)
+    progress("searches", 3, 3)
     numbers = {name: float(value) for name, value in checks.items()}
     return {
         name: round(value, 6) if math.isfinite(value) else NOT_FINITE
@@ -102,21 +114,3 @@ def _outputs(sample: Sample, logits: Tensor) -> dict[str, float]:
         "inside": float(watch.seen),
         "probabilities": float(are_probabilities(logits)),
     }
-
-
-def _gradients(sample: Sample) -> dict[str, float]:
-    """Return how well the gradient predicts the change of the loss."""
-    before = sample.margins(sample.images)
-    of_entropy, gradient = sample.gradients()
-    flat = ~of_entropy.flatten(1).any(1)
-    change = (sample.images + NEAR * gradient.sign()).clamp(0, 1) - sample.images
-    promised = (gradient.double() * change.double()).flatten(1).sum(1)
-    kept = (sample.margins(sample.images + change) - before).double()
-    found = {
-        "zero_gradients": float(flat.float().mean()),
-        "saturated": float((before < -BEYOND).float().mean()),
-    }
-    moved = promised > 0
-    if moved.any():
-        found["vanishing"] = float((kept[moved] / promised[moved]).median())
-    return found

@@ -46,6 +46,22 @@ CANARY = 0.25
 #: of all correct images: where few images can be broken, a weak attack leaves few of them, too.
 #: PGD-2 raises it on some mini datasets, with cause: it leaves 20 of 32 images, and PGD-10 one.
 WEAK, WEAK_IMAGES = 0.5, 3
+#: Share of images whose own gradient points nowhere uphill, and their least number. An honest
+#: classifier has 0 but for rounding. If one image in a thousand is misled by rounding, two of 16
+#: are misled in one sample of 8,000. Of every fifth image, two of 16 are found in 6 of 7 samples.
+MISLED, MISLED_IMAGES = 0.06, 2
+#: How often the gradient predicts the sign of a change in a random direction, and the least number
+#: of images, each with two directions. A gradient of noise is right half the time, an honest one
+#: nearly always. Of 32 signs of a fair coin, at least 70% agree in one sample of 100.
+AGREEMENT, AGREEMENT_IMAGES = 0.7, 8
+#: Share of images on whose way the logits jump, and their least number.
+CLIFFS, CLIFFS_IMAGES = 0.1, 2
+#: Share of images with another result alone or later, and their least number. Rounding decides
+#: single images.
+FICKLE, FICKLE_IMAGES = 0.1, 2
+#: Share of images that only adversarial images of the undefended model break, and their least
+#: number.
+TRANSFER, TRANSFER_IMAGES = 0.1, 2
 #: Share of the broken images that stay broken in 8 bits, and the least number of broken images.
 EIGHT_BITS, EIGHT_BITS_IMAGES = 0.5, 4
 
@@ -73,6 +89,17 @@ def _coupled(checks: Checks) -> bool:
     return checks.get("coupled", 0.0) > COUPLED and not checks.get("unstable", 0.0) > UNSTABLE
 
 
+def _misleading(checks: Checks) -> bool:
+    many = checks.get("correct", 0.0) >= AGREEMENT_IMAGES
+    disagrees = many and checks.get("agreement", 1.0) < AGREEMENT
+    return disagrees or _above("misled", MISLED, MISLED_IMAGES)(checks)
+
+
+def _fickle(checks: Checks) -> bool:
+    stable = not checks.get("unstable", 0.0) > UNSTABLE
+    return stable and _above("fickle", FICKLE, FICKLE_IMAGES)(checks)
+
+
 def _weak_attack(checks: Checks) -> bool:
     return checks.get("weak", 0.0) > WEAK and checks.get("weak_images", 0.0) >= WEAK_IMAGES
 
@@ -90,6 +117,10 @@ RULES: dict[str, Callable[[Checks], bool]] = {
     "standing": _above("standing", STANDING, STANDING_IMAGES),
     "no_growth": _above("no_growth", NO_GROWTH, NO_GROWTH_IMAGES),
     "more_steps": _short_of_steps,
+    "misleading": _misleading,
+    "fickle": _fickle,
+    "cliffs": _above("cliffs", CLIFFS, CLIFFS_IMAGES),
+    "transfer": _above("transfer", TRANSFER, TRANSFER_IMAGES),
     "weak_attack": _weak_attack,
     "eight_bits": _lost_in_eight_bits,
     "overstated": _above("overstated", OVERSTATED, OVERSTATED_IMAGES),

@@ -1,9 +1,9 @@
 """The sample of a red flag's measurements: a few images, and the classifiers that probes attack."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,28 @@ from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import arithmetic
 
 SAMPLE = 16  # images, a class-balanced subset
+
+
+#: Called with the name of a measurement, the measurements done, and their number.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(name: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+class Mixture(nn.Module):
+    """The mean of two classifiers' logits."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        """Take the classifiers."""
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N, K) of images (N, 3, S, S)."""
+        mean: Tensor = (self.one(images) + self.other(images)) / 2
+        return mean
 
 
 class Connected(nn.Module):
@@ -117,6 +139,12 @@ class Sample:
         search = self.search
         square(self.deployed, search, self.draws, eps=self.eps, norm=self.norm, queries=queries)
         return search.adversarial
+
+    def transferred(self, other: nn.Module) -> Tensor:
+        """Return adversarial images, (N, 3, S, S), made against another classifier."""
+        attacked = Meter(Connected(other), self.attacked.batch_size)
+        with frozen(attacked):
+            return replace(self, attacked=attacked).pgd(10, early_stop=False)
 
     @property
     def search(self) -> Search:

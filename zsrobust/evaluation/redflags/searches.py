@@ -3,16 +3,19 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsrobust.evaluation.redflags.sample import Sample
+from zsrobust.evaluation.redflags.slopes import cliffs
 
 HARD, LEAST = 4, 3  # a quarter of the sample gets the long attacks, at least three images
 QUERIES = 100  # per image, of Square
 GRAY = 0.5  # every image can become plain gray within this distance
 
 
-def searches(sample: Sample, survived: Tensor | None, black_box: bool) -> dict[str, float]:
+def searches(
+    sample: Sample, survived: Tensor | None, black_box: bool, undefended: nn.Module | None
+) -> dict[str, float]:
     """Return how the images fare at eps, at half of eps, at a huge eps, and under long attacks.
 
     `survived`, (N,) bool, is which images the cell's own attack left; None if that is not known.
@@ -25,30 +28,47 @@ def searches(sample: Sample, survived: Tensor | None, black_box: bool) -> dict[s
     left = (~broken).nonzero()[:, 0]
     found = {
         "no_growth": float((~grown).float().mean()),
-        "standing": _standing(sample[left]) / len(sample),
         "broken": int(broken.sum()),
-        **_hard(sample, adversarial, left[: _few(len(sample))]),
+        **_far(sample, left),
+        **_hard(sample, adversarial, left[: few(len(sample))], undefended),
     }
     if broken.any():
         rounded = sample.broken((adversarial * 255).round() / 255)
         found["eight_bits"] = float(rounded[broken].float().mean())
     if survived is not None:
         found |= _weak(sample, survived, None if black_box else broken)
-    return found
+    return found | {"fickle": _fickle(sample, broken)}
 
 
-def _few(images: int) -> int:
+def few(images: int) -> int:
     """Return how many of the images get the long attacks, which cost most."""
     return max(LEAST, math.ceil(images / HARD))
 
 
-def _standing(sample: Sample) -> int:
-    """Return how many images survive a huge eps. A broken image cannot, so it is not attacked."""
-    if not len(sample):
-        return 0
+def _far(sample: Sample, left: Tensor) -> dict[str, float]:
+    """Return the shares that survive a huge eps, and whose logits jump on the way there.
+
+    An image that is broken at eps is broken at a larger one, so only those `left` are attacked.
+    """
+    if not len(left):
+        return {"standing": 0.0, "cliffs": 0.0}
+    rest = sample[left]
     far = GRAY * (1 if sample.norm == "linf" else sample.images[0].numel() ** 0.5)
     # Without a random start: noise of that size alone would break the image.
-    return int((~sample.broken(sample.pgd(10, far, random_start=False))).sum())
+    images = rest.pgd(10, far, random_start=False)
+    some = slice(few(len(sample)))
+    return {
+        "standing": int((~rest.broken(images)).sum()) / len(sample),
+        "cliffs": cliffs(sample[left[some]], images[some]) / len(sample),
+    }
+
+
+def _fickle(sample: Sample, broken: Tensor) -> float:
+    """Return the share whose fate changes if they are attacked alone and later, by equal draws."""
+    count = min(few(len(sample)), len(sample))
+    each = torch.arange(count, device=broken.device).split(1)
+    alone = torch.cat([sample[one].broken(sample[one].pgd(10, early_stop=False)) for one in each])
+    return int((alone != broken[:count]).sum()) / len(sample)
 
 
 def _weak(sample: Sample, survived: Tensor, broken: Tensor | None) -> dict[str, float]:
@@ -58,7 +78,7 @@ def _weak(sample: Sample, survived: Tensor, broken: Tensor | None) -> dict[str, 
     """
     missed = survived.nonzero()[:, 0]
     if broken is None:
-        some = sample[missed[: 2 * _few(len(sample))]]
+        some = sample[missed[: 2 * few(len(sample))]]
         found = some.broken(some.square(QUERIES)) if len(some) else missed.bool()
     else:
         found = broken[missed]
@@ -67,8 +87,10 @@ def _weak(sample: Sample, survived: Tensor, broken: Tensor | None) -> dict[str, 
     return {"weak": count / max(breakable, 1), "weak_images": count}
 
 
-def _hard(sample: Sample, adversarial: Tensor, left: Tensor) -> dict[str, float]:
-    """Return the shares that 90 more steps break, and then Square, after PGD-10."""
+def _hard(
+    sample: Sample, adversarial: Tensor, left: Tensor, undefended: nn.Module | None
+) -> dict[str, float]:
+    """Return the shares that 90 more steps break, then Square, and then transferred images."""
     found = {"more_steps": 0.0, "black_box": 0.0}
     for name in found:
         if len(left):
@@ -78,6 +100,10 @@ def _hard(sample: Sample, adversarial: Tensor, left: Tensor) -> dict[str, float]
             broken = hard.broken(images)
             found[name] = int(broken.sum()) / len(sample)
             left = left[~broken]
+    if undefended is not None:
+        rest = sample[left]
+        count = int(rest.broken(rest.transferred(undefended)).sum()) if len(left) else 0
+        found["transfer"] = count / len(sample)
     return found
 
 
