@@ -24,7 +24,7 @@ from zsrobust.results.flags import look_up
 
 TARGETS = 3  # classes that APGD-T aims at: the likeliest wrong ones
 QUERIES = 500  # per image, of Square
-LONG, LONG_QUERIES = 4, 2000  # images and queries of a last search, if nothing else looks wrong
+LONG, LONG_QUERIES = 3, 1000  # images and queries of a last search, if nothing else looks wrong
 CROWD, CALLS = 128, 300  # images in a large batch, and calls before it
 
 Progress = Callable[[int, int], None]
