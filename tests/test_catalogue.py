@@ -374,6 +374,15 @@ def test_prompts_of_the_protocols():
     assert len(datasets["stanford_cars"].look_alikes("released")) == 7
     assert datasets["imagenet"].look_alikes() == [[657, 744], [836, 837]]
     assert len(datasets["cifar10"].prompts("openai")[0]) == 18
+    for name, released, tecoa in [
+        ("caltech101", "A photo of a s.", "This is a photo of a faces"),
+        ("caltech256", "A photo of a bonsai 101.", "A photo of a bonsai."),
+    ]:
+        label = [prompt for [prompt] in datasets[name].prompts("released")].index(released)
+        assert datasets[name].prompts("tecoa")[label] == [tecoa]
+    kept = [prompt for [prompt] in datasets["caltech256"].prompts("released") if "101" in prompt]
+    assert len(kept) == 30
+    assert datasets["pcam"].prompts("tecoa") == datasets["pcam"].prompts("released")
     assert datasets["eurosat"].prompts("released")[1] == ["A centered satellite photo of a forest."]
 
 

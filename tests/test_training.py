@@ -11,12 +11,12 @@ from torch import nn
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.datasets import Dataset, Images
+from zsrobust.datasets import Dataset, Images, datasets
 from zsrobust.defenses import defenses
 from zsrobust.defenses.pmg_aft import OPTIONS, kl
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip, load_clip
-from zsrobust.models.visual_prompts import PromptedEncoder
+from zsrobust.models.visual_prompts import BorderPrompt, PromptedEncoder, prompted
 from zsrobust.models.zeroshot import ZeroShotClassifier
 from zsrobust.settings import suites
 from zsrobust.testing import check_defense
@@ -32,7 +32,16 @@ from zsrobust.training import (
 from zsrobust.training.learner import Learner
 
 MINI = suites.load("mini")
-TRAINED = ["ft_standard", "tecoa", "pmg_aft", "pmg_aft_code", "fare", "vpt_tecoa", "vpt_pmg_aft"]
+TRAINED = [
+    "ft_standard",
+    "tecoa",
+    "pmg_aft",
+    "pmg_aft_code",
+    "fare",
+    "vpt_tecoa",
+    "vpt_tecoa_code",
+    "vpt_pmg_aft",
+]
 
 
 @pytest.fixture
@@ -589,6 +598,7 @@ def test_a_checkpoint_of_images_resized_otherwise_is_refused(tmp_path, monkeypat
         ("tecoa:lr=nan", "lr = nan is not valid; expected a number above 0"),
         (f"tecoa:seed={2**63}", r"is not a whole number \(of 64 bits\)"),
         ("vpt_tecoa:tokens=4097", "options.tokens = 4097 is not valid"),
+        ("vpt_tecoa_code:border=112", "options.border = 112 is not valid"),
         ("vpt_tecoa:tokens=-1", "options.tokens = -1 is not valid; expected a whole number from 0"),
         ("tecoa:train_on=mini_shapes", "mini_train and mini_objects have a training split"),
         ("tecoa:train_on=mini_handwriting", "mini_train and mini_objects have a training split"),
@@ -647,6 +657,51 @@ def test_tokens_stand_beside_the_patches_and_both_prompts_matter(clip):
     assert all(g.abs().sum() > 0 for g in learned.values())
 
 
+def test_the_prompts_of_tecoas_code_are_a_border_and_start_at_a_deviation_of_one(clip):
+    images = torch.randn(3, 3, 32, 32)
+    encoder = prompted(clip, 7, 0, border=30, std=1.0)
+    added = encoder.border()
+    assert added.shape == (3, 32, 32)
+    assert added[:, 4:28, 4:28].abs().sum() == 0  # 30 of 224 pixels are 4 of 32
+    assert (added != 0).sum() == encoder.border.pixels.numel() == 3 * (32**2 - 24**2)
+    for start in (encoder.border.pixels, encoder.tower.ln_pre.tokens):
+        assert 0.9 < start.std() < 1.1
+    encoder(images).sum().backward()
+    learned = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    assert learned.keys() == {"border.pixels", "tower.ln_pre.tokens"}
+    assert all(g.abs().sum() > 0 for g in learned.values())
+
+
+def test_the_border_has_as_many_numbers_as_tecoas():
+    pixels = torch.zeros(3, 224**2 - 164**2)
+    assert BorderPrompt(224, 30, pixels)().shape == (3, 224, 224)
+    assert pixels.numel() + 100 * 768 == 146_640
+
+
+def test_the_codes_warmup_takes_all_its_steps(clip, tiny):
+    dataset, images, recipe = tiny
+
+    def rates(**changed):
+        learner = Learner(replace(recipe, warmup=4, **changed), clip, dataset, images, None, False)
+        return [round(learner.rate(step), 3) for step in range(learner.steps)]
+
+    assert rates() == [0.333, 0.667, 1.0, 1.0, 0.75, 0.25]  # at most half of 6 steps
+    assert rates(schedule="code") == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5]
+    assert (
+        replace(recipe, schedule=None).digest
+        == recipe.digest
+        != replace(recipe, schedule="code").digest
+    )
+
+
+@pytest.mark.parametrize("name", ["mini", "mini_second", "paper", "paper_cifar100"])
+def test_only_on_cifar100_is_the_warmup_longer_than_half_of_the_training(name):
+    recipe = defenses.create("pmg_aft_code").recipe_for(suites.load(name))
+    images = datasets[recipe.train_on].train_size
+    steps = recipe.epochs * math.ceil(images / recipe.batch_size)
+    assert (recipe.warmup > steps // 2) == (recipe.schedule == "code") == (name == "paper_cifar100")
+
+
 def test_visual_prompts_say_that_they_need_a_vision_transformer():
     with pytest.raises(ZSRobustError, match="need a vision transformer"):
         PromptedEncoder(SimpleNamespace(), 32, torch.zeros(0, 128))
@@ -659,6 +714,7 @@ def test_visual_prompts_say_that_they_need_a_vision_transformer():
         *(f"{name}:epochs=1,limit=128" for name in TRAINED if "vpt" not in name),
         "interpolation:epochs=1,limit=128",
         "vpt_tecoa:epochs=1,limit=128,tokens=2",
+        "vpt_tecoa_code:epochs=1,limit=128,tokens=2",
         "vpt_pmg_aft:epochs=1,limit=128,tokens=2",
     ],
 )
@@ -673,5 +729,6 @@ PINNED = {
     "pmg_aft_code": "68b3ac33915fbcdf",
     "fare": "cf68e55c17d80383",
     "vpt_tecoa": "7fa6e461de88621c",
+    "vpt_tecoa_code": "f499e9a8e563c4db",
     "vpt_pmg_aft": "91122aad3c12a9fc",
 }

@@ -104,6 +104,12 @@ FILES = {
     "openai": lambda clip: {**half(whole(clip)), **NUMBERS, "attn_mask": torch.zeros(16, 16)},
     "tecoa": lambda clip: {**BESIDE, "vision_encoder_state_dict": state(clip)},
     "parallel": lambda clip: {**BESIDE, "vision_encoder_state_dict": module(state(clip))},
+    "positions": lambda clip: {
+        **BESIDE,
+        "vision_encoder_state_dict": module(
+            {**state(clip), "prompt_pos_embedding": torch.ones(5, 32)}
+        ),
+    },
     "wrapped": lambda clip: {"state_dict": module(whole(clip))},
     "uncounted": lambda clip: {
         name: each for name, each in state(clip).items() if "num_batches" not in name

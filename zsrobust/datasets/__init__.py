@@ -167,7 +167,7 @@ class Dataset:
     train_size: int | None = None  #: number of images of the training split; None: there is none
     split: str | None = None  #: the evaluation split's name upstream; None stays out of identities
     by_class: bool = False  #: torchvision lists its images class by class: `reference` follows that
-    #: other class names and templates, by the name of the wording: "released", "openai"
+    #: other class names and templates, by the name of the wording: "released", "tecoa", "openai"
     wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     may_be_shown: bool = False  #: whether its license lets anyone show its images
     metric: str = "top-1"

@@ -183,9 +183,14 @@ def _read() -> Iterator[Dataset]:
         called, prompts = classes[name], templates[name]
         dropped = tuple(called.pop("dropped", ()))
         plain = tuple(called.get("openai", called["paper"]))
-        released = (tuple(called["paper"]), tuple(prompts["released"]))
+        wordings = {"openai": (plain, tuple(prompts["openai"]))}
         if "released_prompts" in prompts:
-            released = (tuple(prompts["released_prompts"]), ("{}",))
+            wordings["released"] = (tuple(prompts["released_prompts"]), ("{}",))
+        else:
+            wordings["released"] = (tuple(called["paper"]), tuple(prompts["released"]))
+        wordings["tecoa"] = wordings["released"]
+        if "tecoa" in prompts:
+            wordings["tecoa"] = (tuple(called["paper"]), tuple(prompts["tecoa"]))
         origin = Origin(
             called=called,
             dropped=dropped,
@@ -198,7 +203,7 @@ def _read() -> Iterator[Dataset]:
             name=name,
             classes=plain,
             templates=(TEMPLATE,),
-            wordings={"released": released, "openai": (plain, tuple(prompts["openai"]))},
+            wordings=wordings,
             origin=origin,
             **{"side": None, "split": "test", **fields},
         )

@@ -39,3 +39,19 @@ defenses.register("vpt_tecoa")(
         ),
     )
 )
+
+defenses.register("vpt_tecoa_code")(
+    Defense(
+        title="VPT-TeCoA (TeCoA's code)",
+        paper=f"{PAPER}, its code",
+        # TeCoA's code: prompts start at N(0, 1), and the image prompt is a border of 30 pixels of
+        # 224, scaled for other sides. With 100 tokens these are 146,640 numbers on ViT-B/32.
+        recipe=Recipe(
+            objective="tecoa",
+            attack="pgd2",
+            trainable="prompts",
+            lr=40.0,
+            options={"tokens": 100, "border": 30, "std": 1.0},
+        ),
+    )
+)

@@ -30,6 +30,8 @@ WRAPPERS = ("vision_encoder_state_dict", "state_dict", "model_state_dict")
 #: What whole models hold beside their weights: OpenAI's three numbers, and the mask of the text
 #: tower.
 BESIDE = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+#: Position embedding of tokens. Without tokens, the authors' code loads the tower and ignores it.
+OF_TOKENS = "prompt_pos_embedding"
 #: What an architecture is always told by; and what of its configuration leaves an evaluation as it
 #: is.
 TOLD = ("layers", "width", "head_width", "patch_size", "image_size")
@@ -274,6 +276,7 @@ def _plain(tensor: Tensor) -> bool:
 
 def _fitted(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> nn.Module:
     """Return the backbone's image tower with these weights in it, in float32."""
+    weights = {name: tensor for name, tensor in weights.items() if name != OF_TOKENS}
     encoder = clip.copy()
     expected = encoder.state_dict()
     wrong = [f"{name} is unexpected" for name in weights if name not in expected]

@@ -94,7 +94,8 @@ def learning(encoder: nn.Module) -> dict[str, nn.Parameter]:
 def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
     """Return a copy of the image tower; only what the recipe trains takes gradients."""
     if recipe.trainable == "prompts":
-        return prompted(clip, recipe.options.get("tokens", 0), recipe.seed)
+        start = {name: recipe.options[name] for name in ("border", "std") if name in recipe.options}
+        return prompted(clip, recipe.options.get("tokens", 0), recipe.seed, **start)
     return clip.copy()
 
 

@@ -77,7 +77,9 @@ class Learner:
         self.start = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.optimizer = _optimizer(recipe, list(self.weights.values()))
         self.steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
-        self.rate = _warmup_cosine(min(recipe.warmup, self.steps // 2), self.steps)
+        whole = recipe.schedule == "code"
+        warmup = recipe.warmup if whole else min(recipe.warmup, self.steps // 2)
+        self.rate = _warmup_cosine(warmup, self.steps)
         self.whole_only = any(
             isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules()
         )

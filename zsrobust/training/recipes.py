@@ -18,6 +18,8 @@ from zsrobust.models.clip import Clip, cut_for
 Precision = Literal["float32", "bfloat16"]
 #: A number of prompt tokens above any tower's is an error before their memory is allocated.
 Tokens = Annotated[int, Meta(ge=0, le=4096, description="a whole number from 0 to 4096")]
+#: Pixels on each side of an image of 224. More would leave no image inside.
+Border = Annotated[int, Meta(ge=1, le=111, description="a whole number from 1 to 111")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Recipe:
     momentum: NotNegative = 0.9
     weight_decay: NotNegative = 0.0
     warmup: Whole = 1000  #: steps of linear warm-up, at most half of all steps
+    #: "code": all steps of the warm-up, however short the training is, as in the released code
+    schedule: Literal["code"] | None = None
     trainable: Literal["encoder", "prompts"] = "encoder"
     precision: Precision = "float32"  #: of the passes through the towers
     seed: Whole = 0
@@ -63,6 +67,7 @@ class Recipe:
         """Raise ZSRobustError if a field has a wrong type or is out of range."""
         check_fields(self, "The recipe")
         check(self.options.get("tokens", 0), Tokens, "The recipe", path="options.tokens")
+        check(self.options.get("border", 1), Border, "The recipe", path="options.border")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set, as JSON values; bounds as "8/255"."""

@@ -16,10 +16,11 @@ class Protocol:
 
     name: str
     title: str = ""
-    #: which images, in their order; a batch has 256
+    #: which images, in their order; a batch has 256. The released code takes every twentieth batch
+    #: during training, and all images with its option --evaluate
     select: Literal["all", "every_20th_batch"] = "all"
-    #: the paper's template, the code's prompts, or ensembles
-    prompts: Literal["plain", "released", "openai"] = "plain"
+    #: the paper's template, the prompts of the released code or of TeCoA's code, or ensembles
+    prompts: Literal["plain", "released", "tecoa", "openai"] = "plain"
     normalization: Literal["backbone", "imagenet"] = "backbone"
     #: None is the model's own; 1 makes the logits raw cosines
     logit_scale: float | None = None
