@@ -20,8 +20,10 @@ class Masked(nn.Module):
 
 
 class Quantized(Masked):
+    levels = 8
+
     def change(self, images):
-        return (images * 8).round() / 8
+        return (images * self.levels).round() / self.levels
 
 
 class StopGradient(Masked):
@@ -38,7 +40,9 @@ class Hot(Masked):
     """A temperature that saturates."""
 
     def forward(self, images):
-        return self.classifier(images) / 1e-3
+        return self.classifier(images) / self.temperature
+
+    temperature = 1e-3
 
 
 class RandomResize(Masked):
@@ -54,7 +58,9 @@ class Purifier(Masked):
     """It changes nothing, and lets hardly any gradient through."""
 
     def change(self, images):
-        return images.detach() + 1e-12 * (images - images.detach())
+        return images.detach() + self.leak * (images - images.detach())
+
+    leak = 1e-12
 
 
 class Probabilities(Masked):
@@ -84,7 +90,9 @@ class Shattered(Masked):
     """It hardly changes what is seen, and its gradient points anywhere."""
 
     def change(self, images):
-        return images + 1e-4 * torch.sin(1e6 * images)
+        return images + 1e-4 * torch.sin(self.rate * images)
+
+    rate = 1e6
 
 
 class Constant(Masked):
@@ -214,4 +222,55 @@ ESCAPED = {
     Drowned: {"misleading"},
     Memory: {"cliffs"},
     Turned: {"misleading"},
+}
+
+
+class Noisy(Masked):
+    """It adds fresh noise."""
+
+    size = 0.1
+
+    def change(self, images):
+        return images + self.size * torch.randn_like(images)
+
+
+class Decoy(Masked):
+    """Its gradient is turned round, or belongs to another class."""
+
+    turned = True
+
+    def forward(self, images):
+        logits = self.classifier(images)
+        return posing(logits, -logits if self.turned else logits.roll(1, 1))
+
+
+def variant(kind, **fields):
+    """Return a masked defense with other fields; its name gives them."""
+    title = ", ".join(f"{name}={value:g}" for name, value in fields.items())
+    return type(f"{kind.__name__}({title})", (kind,), fields)
+
+
+#: Masked defenses by kind, for `benchmarks/doctor.py`.
+KINDS = {
+    "shattered": [
+        *[variant(Quantized, levels=each) for each in (4, 8, 16, 32)],
+        StopGradient,
+        Detached,
+        *[variant(Shattered, rate=each) for each in (1e4, 1e5, 1e6)],
+        *[variant(Contrast, levels=a, steep=b) for a, b in ((4, 60), (8, 60), (8, 200))],
+    ],
+    "stochastic": [RandomResize, *[variant(Noisy, size=each) for each in (0.05, 0.2)]],
+    "vanishing": [variant(Purifier, leak=each) for each in (1e-12, 1e-4)],
+    "saturating": [Probabilities, *[variant(Hot, temperature=each) for each in (1e-3, 1e-2)]],
+    "noise in the gradient": [variant(Drowned, scale=each) for each in (1e2, 1e4, 1e6)],
+    "decoy": [variant(Decoy, turned=each) for each in (True, False)],
+    "batch or calls": [
+        Coupled,
+        *[variant(BySize, size=each) for each in (2, 24)],
+        variant(BySmallSize, size=2),
+        *[variant(ByCalls, after=each) for each in (20, 100)],
+    ],
+    "memory": [variant(Memory, radius=each) for each in (0.05, 0.1, 0.3)],
+    "image by image": [variant(Turned, every=each) for each in (2, 3, 5)],
+    "test time": [Inside],
 }

@@ -15,7 +15,7 @@ from zsrobust.defenses import Tower
 from zsrobust.evaluation.meter import Sampler, device_of
 from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import raised
-from zsrobust.evaluation.redflags.sample import SAMPLE
+from zsrobust.evaluation.redflags.sample import size_of
 from zsrobust.evaluation.referee import Judged, run_case
 from zsrobust.results import Result
 from zsrobust.results.cell import versions
@@ -93,7 +93,7 @@ def examine_cell(
     if judged.failed:
         return Examined()
     device = device_of(deployed.classifier)
-    sample = bench.sample(cell, SAMPLE, device)
+    sample = bench.sample(cell, size_of(bench.cut.side), device)
     survived = None
     if judged.outcomes is not None:
         robust = judged.outcomes.right(bench.protocol.attacked == "all").robust

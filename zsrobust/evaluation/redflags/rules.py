@@ -53,7 +53,7 @@ MISLED, MISLED_IMAGES = 0.06, 2
 #: How often the gradient predicts the sign of a change in a random direction, and the least number
 #: of images, each with two directions. A gradient of noise is right half the time, an honest one
 #: nearly always. Of 32 signs of a fair coin, at least 70% agree in one sample of 100.
-AGREEMENT, AGREEMENT_IMAGES = 0.7, 8
+AGREEMENT, AGREEMENT_IMAGES = 0.7, 4
 #: Share of images on whose way the logits jump, and their least number.
 CLIFFS, CLIFFS_IMAGES = 0.1, 2
 #: Share of images with another result alone or later, and their least number. Rounding decides

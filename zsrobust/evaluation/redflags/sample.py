@@ -19,6 +19,12 @@ from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import arithmetic
 
 SAMPLE = 16  # images, a class-balanced subset
+LARGE = 64  # pixels a side; beyond it passes are expensive, and half as many images are examined
+
+
+def size_of(side: int) -> int:
+    """Return how many images of this side, in pixels, a sample has."""
+    return SAMPLE if side <= LARGE else SAMPLE // 2
 
 
 #: Called with the name of a measurement, the measurements done, and their number.

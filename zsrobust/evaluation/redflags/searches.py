@@ -9,7 +9,8 @@ from zsrobust.evaluation.redflags.sample import Sample
 from zsrobust.evaluation.redflags.slopes import cliffs
 
 HARD, LEAST = 4, 3  # a quarter of the sample gets the long attacks, at least three images
-QUERIES = 100  # per image, of Square
+QUERIES = 50  # per image, of Square
+PROBE = 100  # per image, of Square where it is the measure of a cell's own attack
 GRAY = 0.5  # every image can become plain gray within this distance
 
 
@@ -79,7 +80,7 @@ def _weak(sample: Sample, survived: Tensor, broken: Tensor | None) -> dict[str, 
     missed = survived.nonzero()[:, 0]
     if broken is None:
         some = sample[missed[: 2 * few(len(sample))]]
-        found = some.broken(some.square(QUERIES)) if len(some) else missed.bool()
+        found = some.broken(some.square(PROBE)) if len(some) else missed.bool()
     else:
         found = broken[missed]
     count = int(found.sum())
