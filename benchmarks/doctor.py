@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import masked  # noqa: E402  # the tests and this page use the same defenses
 
-DATASET, LIMIT = "mini_shapes", 32  # of the masked defenses; the doctor takes half as many
+DATASET, LIMIT = "mini_shapes", 32  # of the masked defenses; the doctor takes a quarter
 HONEST_ON = [
     *("mini_shapes", "mini_colors", "mini_objects", "mini_letters"),
     *("mini_textures", "mini_cells", "mini_positions", "mini_handwriting"),
@@ -64,7 +64,7 @@ def masked_rows(clip: nn.Module, true: str) -> Iterator[list[str]]:
                 flags = raised(cell.checks or {})
             except ZSRobustError:
                 number, flags = "the cell fails", ["the cell fails"]
-            found = zsrobust.diagnose(made(clip).eval(), dataset=DATASET, limit=LIMIT // 2)
+            found = zsrobust.diagnose(made(clip).eval(), dataset=DATASET, limit=LIMIT // 4)
             by_doctor = [] if found.passes else found.flags
             print(made.__name__, number, flags, by_doctor, flush=True)
             yield [
