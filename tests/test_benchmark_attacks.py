@@ -108,7 +108,15 @@ def test_images_beyond_eps_outside_the_cube_or_not_finite_are_not_broken(modules
 
 def rows(library, *seeds):
     common = {"library": library, "classifier": "clip", "dataset": "d", "images": 6, "eps": 0.1}
-    counts = {"steps": 1, "refused": 0, "forward": 12, "backward": 6, "seconds": 2.0}
+    counts = {
+        "steps": 1,
+        "queries": 1,
+        "targets": 9,
+        "refused": 0,
+        "forward": 12,
+        "backward": 6,
+        "seconds": 2.0,
+    }
     return [
         {**common, **counts, "seed": seed, "broken": broken} for seed, broken in enumerate(seeds)
     ]

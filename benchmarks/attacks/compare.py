@@ -99,6 +99,7 @@ def _settings(
                         "step_size": target.task.step_size,
                         "steps": min(family.steps, VIT_STEPS) if large else family.steps,
                         "queries": family.queries,
+                        "targets": family.targets,
                     },
                     target,
                 )
@@ -106,7 +107,9 @@ def _settings(
 
 def one(attack: adapters.Run, target: Target, setting: dict[str, Any]) -> Row:
     """Return the measured fields of a row, or the error of a library that raised one."""
-    task = replace(target.task, **{field: setting[field] for field in ("steps", "seed", "queries")})
+    task = replace(
+        target.task, **{field: setting[field] for field in ("steps", "seed", "queries", "targets")}
+    )
     try:
         verdict = run(attack, target, task)
     except Exception as error:  # a failure of a library is stored as one, not as robustness

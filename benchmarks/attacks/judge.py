@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import exact, frozen, perturbation_size
 from zsrobust.evaluation.meter import Meter
-from zsrobust.evaluation.referee import TOLERANCE, predict
+from zsrobust.evaluation.referee import predict
+from zsrobust.results.plausible import TOLERANCE
 
 
 @dataclass(frozen=True)

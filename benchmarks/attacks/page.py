@@ -51,14 +51,14 @@ def _load(results: Path) -> dict[str, Any]:
 def section(name: str, each: Pool) -> str:
     """Return the table of an attack, as Markdown."""
     present = list(dict.fromkeys(each.classifiers))
-    counts = ", ".join(f"{each.classifiers.count(one)} of {one}" for one in present)
+    counts = ", ".join(f"{one} {each.classifiers.count(one)}" for one in present)
     seeds = len(each.broken[OURS])
     rows = [_row(each, library, present) for library in each.broken]
     table = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)
     failed = "".join(f"\n\n{library} is missing: {why}." for library, why in each.failed.items())
     union = int(each.union.sum())
     return (
-        f"### {name}\n\n{counts} images; {_plural(seeds, 'seed')}; together they break {union}.\n\n"
+        f"### {name}\n\nImages: {counts}. Seeds: {seeds}. Together the libraries break {union}.\n\n"
         f"{table}{failed}"
     )
 
@@ -103,7 +103,7 @@ def summary(lines: list[str]) -> str:
     """Return the verdicts that matter for a reader, as Markdown."""
     weaker = [line for line in lines if "WEAKER" in line]
     better = [line for line in lines if "breaks 0 images" not in line and line not in weaker]
-    parts = [f"Ours is weaker in {len(weaker)} of {_plural(len(lines), 'comparison')}."]
+    parts = [f"The test finds ours weaker in {len(weaker)} of {_plural(len(lines), 'comparison')}."]
     if weaker:
         parts.append("\n".join(f"* {line}." for line in weaker))
     if better:

@@ -59,7 +59,7 @@ class Pool:
 
 
 def pool(rows: list[Row], classifiers: set[str]) -> Pool | None:
-    """Return the rows on these classifiers, pooled; None if ours has none.
+    """Return the rows on these classifiers, pooled; None if ours are missing or not complete.
 
     A library that failed, or whose rows are not those of ours, is named and left out.
     """
@@ -67,16 +67,16 @@ def pool(rows: list[Row], classifiers: set[str]) -> Pool | None:
     for row in rows:
         if row["classifier"] in classifiers:
             chosen.setdefault(row["library"], []).append(row)
-    if OURS not in chosen:
+    wanted = {_key(row) for row in chosen.get(OURS, [])}
+    seeds = sorted({row["seed"] for row in chosen.get(OURS, [])})
+    if len(wanted) != len(seeds) * len({each[1:] for each in wanted}) or not wanted:
         return None
-    wanted = {_key(row) for row in chosen[OURS]}
     failed = {}
     for library, each in chosen.items():
         errors = [row["error"] for row in each if "error" in row]
         if errors or {_key(row) for row in each} != wanted:
             failed[library] = errors[0] if errors else "not all of its runs are stored"
     kept = {name: sorted(each, key=_key) for name, each in chosen.items() if name not in failed}
-    seeds = sorted({row["seed"] for row in chosen[OURS]})
     broken = {
         name: np.array(
             [
@@ -92,7 +92,9 @@ def pool(rows: list[Row], classifiers: set[str]) -> Pool | None:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return row["classifier"], row["dataset"], row["seed"], row["images"], row["eps"], row["steps"]
+    """Return the seed, and what a row was measured on; without the row's numbers."""
+    fields = ("seed", "classifier", "dataset", "images", "eps", "steps", "queries", "targets")
+    return tuple(row[field] for field in fields)
 
 
 def p_value(more: int, fewer: int) -> float:
