@@ -71,7 +71,6 @@ def masked_rows(clip: nn.Module, true: str) -> Iterator[list[str]]:
                 kind, f"`{made.__name__}`", number, true,
                 "caught" if flags else "missed",
                 "caught" if by_doctor else "missed",
-                ", ".join(dict.fromkeys([*flags, *by_doctor])),
             ]  # fmt: skip
 
 
@@ -111,7 +110,7 @@ def main() -> None:
     clip = workshop.clip.classifier(datasets[DATASET].prompts()).eval()
     strong = zsrobust.evaluate("clip", dataset=DATASET, attack="autoattack", limit=LIMIT)
     rows = list(masked_rows(clip, f"{strong.robust_correct} of {strong.images}"))
-    heads = ["kind", "defense", "PGD-10", "AutoAttack, unmasked", "cell", "doctor", "flags"]
+    heads = ["kind", "defense", "PGD-10", "AutoAttack, unmasked", "cell", "doctor"]
     parts = [
         summary(rows),
         tabulate(rows, heads, "pipe"),

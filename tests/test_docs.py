@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import click
+import masked
 import pytest
 
 from zsrobust.cli import main
@@ -112,3 +113,19 @@ def test_the_page_on_numbers_explains_every_flag_as_the_code_does():
         (flag.title[0].upper() + flag.title[1:], flag.means, flag.remedy)
         for flag in known().values()
     ]
+
+
+def test_the_page_on_numbers_has_the_doctors_tables():
+    page = (ROOT / "docs" / "numbers.md").read_text()
+    table = re.search(r"<!-- doctor -->\n(.*)<!-- end of doctor -->", page, re.DOTALL)[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    measured = {row[1].strip("`"): row for row in rows if len(row) == 6}
+    kinds = {kind.__name__: title for title, kinds in masked.KINDS.items() for kind in kinds}
+    assert measured.keys() >= kinds.keys()
+    assert all(measured[name][0] == title for name, title in kinds.items())
+    caught = [sum(measured[name][place] == "caught" for name in kinds) for place in (4, 5)]
+    assert f"Of {len(kinds)} masked defenses" in table
+    assert f"catch {caught[0]}, and the doctor catches {caught[1]}." in table
+    honest = [row for row in rows if len(row) == 4 and row[1].isdigit()]
+    assert len(honest) >= 11
+    assert all(int(row[1]) >= 8 and row[2] == "0" for row in honest)
