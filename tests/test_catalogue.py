@@ -154,6 +154,76 @@ def test_a_folder_and_a_toml_entry_are_a_dataset(tmp_path):
     assert result.clean_correct == 3
 
 
+@pytest.mark.parametrize(
+    ("subfolders", "message"),
+    [
+        (["test"], r"are splits and not classes\. Name the split: folder = \"birds/test\"$"),
+        (["test", "train"], r"subfolders test, train, which are splits .* \"birds/test\"$"),
+        (["pictures"], r"has one subfolder, pictures, .* folder = \"birds/pictures\"$"),
+    ],
+)
+def test_a_folder_of_one_class_or_of_splits_is_refused(subfolders, message, tmp_path):
+    folder_of(tmp_path, subfolders)
+    with pytest.raises(ZSRobustError, match=message) as caught:
+        register_dataset("birds", {"folder": "birds"}, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "birds" not in datasets.registered()
+
+
+def test_the_command_line_refuses_one_class_and_the_split_inside_works(tmp_path, zsrobust):
+    (tmp_path / "birds").mkdir()
+    folder_of(tmp_path / "birds", ["robin", "wren"], "test")
+    suite = 'like = "mini"\ndatasets = ["birds"]\n\n[dataset.birds]\nfolder = "{}"\n'
+    (tmp_path / "mine.toml").write_text(suite.format("birds"))
+    command = ("run", "--suite", "mine.toml", "--defense", "clip", "--dry-run")
+    refused = zsrobust(*command, ok=2)
+    assert 'Name the split: folder = "birds/test"' in refused.stderr
+    (tmp_path / "mine.toml").write_text(suite.format("birds/test"))
+    assert "2 cells, 4 images" in zsrobust(*command).stdout
+
+
+def test_a_dataset_of_one_class_is_not_registered():
+    one = Dataset(
+        title="One",
+        group="general",
+        about="Nothing.",
+        classes=("a",),
+        templates=("{}",),
+        size=1,
+        side=1,
+        load=lambda split: None,
+    )
+    with pytest.raises(ZSRobustError, match="The dataset one has 1 class. Expected two or more"):
+        datasets.register("one")(one)
+    datasets._entries["one"] = dataclasses.replace(one, name="one")  # as if by other means
+    with pytest.raises(AssertionError, match="one has fewer than two classes"):
+        check_dataset("one")
+
+
+def test_a_copy_with_another_number_of_images_is_not_listed_as_present(tmp_path, zsrobust):
+    def line():
+        text = zsrobust("data").stdout
+        (found,) = (each for each in text.splitlines() if each.startswith("cifar10 "))
+        return found
+
+    assert " missing " in line()
+    pictures = [(k % 10, picture(k % 10, 32, 32)) for k in range(20)]
+    layouts.build("cifar10", tmp_path / "data", pictures, names_of("cifar10"))
+    assert " not usable " in line()
+    assert line().endswith("cifar-10-batches-py: 20 images, expected 10,000")
+    assert " present " not in line()
+    (tmp_path / "data/cifar-10-batches-py/batches.meta").unlink()
+    assert line().endswith("cifar-10-batches-py: files of the test split are missing")
+
+
+def test_a_copy_with_the_right_number_of_images_is_present(tmp_path):
+    for name in ("cifar10", "stl10"):
+        pictures = [(k, picture(k, SIZES[name], SIZES[name])) for k in range(10)]
+        layouts.build(name, tmp_path / "data", pictures, names_of(name))
+        part = dataclasses.replace(datasets[name], size=10)
+        assert (part.state("test", None).where, part.wrong("test")) == ("local", "")
+
+
 def test_a_part_of_a_dataset_is_one_of_its_own(tmp_path):
     wanted = names_of("cifar10")
     folder_of(tmp_path, wanted, "mine")

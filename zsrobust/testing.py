@@ -201,6 +201,7 @@ def check_entry(name: str) -> None:
         dataset.size > 0 and (dataset.train_size is None or dataset.train_size > 0),
         f"{name}: sizes are not positive",
     )
+    _check(len(dataset.classes) > 1, f"{name} has fewer than two classes")
     _check(
         dataset.load or dataset.origin, f"{name} has neither a function to load it nor an origin"
     )

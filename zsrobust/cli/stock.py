@@ -32,12 +32,14 @@ def _rows(dataset: Dataset) -> Iterator[list[Any]]:
             continue
         state = dataset.state(split, None)
         size = "" if state.size is None else f"{state.size / 1e9:.2f} GB"
-        place = state.place
+        place, word = state.place, STATES[state.where]
         if state.where == "prepared":
             place = f"from {cache.read_about(Path(place))['source']}"
         elif state.where == "hub":
             place = f"{place} on the hub"
-        yield [dataset.name, split, f"{images:,}", STATES[state.where], size, place]
+        elif wrong := dataset.wrong(split) if state.where == "local" else "":
+            word, place = "not usable", f"{place}: {wrong}"
+        yield [dataset.name, split, f"{images:,}", word, size, place]
 
 
 def check_available(names: Sequence[str]) -> None:

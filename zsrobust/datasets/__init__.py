@@ -181,6 +181,13 @@ class Dataset:
             return State("built in")
         return self.origin.part(self, split).state(cut)
 
+    def wrong(self, split: Split) -> str:
+        """Return what is wrong with the local copy, as "20 images, expected 10,000", or "".
+
+        Its files are listed, and pictures stay closed. "" if there is no copy.
+        """
+        return "" if self.origin is None else self.origin.part(self, split).wrong()
+
     def to_download(self, split: Split) -> int:
         """Return the bytes to download before a split can be opened.
 
@@ -218,15 +225,27 @@ class Dataset:
         return [group for group in groups.values() if len(group) > 1]
 
 
+def _check_classes(name: str, dataset: Dataset) -> None:
+    if len(dataset.classes) < 2:
+        raise ZSRobustError(
+            f"The dataset {name} has {len(dataset.classes) or 'no'} class. Expected two or more: "
+            "with one class, every answer is correct."
+        )
+
+
 class Datasets(Registry[Dataset]):
     """The registry of datasets. A dataset learns its name when it is registered."""
 
     def register(self, name: str) -> Callable[[E], E]:
-        """Return a function that registers a dataset under `name`; see `Registry.register`."""
+        """Return a function that registers a dataset under `name`; see `Registry.register`.
+
+        It raises ZSRobustError for a dataset with fewer than two classes.
+        """
         add = super().register(name)
 
         def named(entry: E) -> E:
             if isinstance(entry, Dataset):
+                _check_classes(name, entry)
                 add(dataclasses.replace(entry, name=name))
             else:
                 add(entry)

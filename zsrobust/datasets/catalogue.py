@@ -22,6 +22,9 @@ from zsrobust.datasets.sources.layouts import LAYOUTS, open_folder
 
 TEMPLATE = "This is a photo of a {}"  # PMG-AFT paper, section 3.1
 
+#: Names of subfolders that are splits of a dataset and not classes; those to evaluate come first.
+SPLITS = ("test", "testing", "val", "valid", "validation", "dev", "train", "training")
+
 Lines = Annotated[tuple[Line, ...], Meta(min_length=1, description="a list of lines of text")]
 
 
@@ -146,6 +149,7 @@ def _new(name: str, entry: Entry, origin: dict[str, Any], base: Path, where: str
         if "folder" not in origin:
             raise ZSRobustError(f"{where}: folder is missing; expected a folder, or `like`.")
         names = open_folder(origin["folder"]).names or ()
+        _check_classes(names, entry, where)
     classes = entry.classes or tuple(each.replace("_", " ") for each in names)
     values = {
         "name": name,
@@ -161,6 +165,22 @@ def _new(name: str, entry: Entry, origin: dict[str, Any], base: Path, where: str
         "origin": Origin(called={"names": names, "classes": classes}, **origin),
     }
     return Dataset(**values)
+
+
+def _check_classes(names: Sequence[str], entry: Entry, where: str) -> None:
+    """Raise ZSRobustError if the subfolders of a folder are one class, or are splits."""
+    if all(name.lower() in SPLITS for name in names):
+        split = min(names, key=lambda name: SPLITS.index(name.lower()))
+        raise ZSRobustError(
+            f"{where}: folder {entry.folder!r} has the subfolders {', '.join(names)}, which are "
+            f'splits and not classes. Name the split: folder = "{entry.folder}/{split}"'
+        )
+    if len(names) < 2:
+        raise ZSRobustError(
+            f"{where}: folder {entry.folder!r} has one subfolder, {names[0]}, and so one class. "
+            "Expected a subfolder for each of two or more classes. If it contains the classes: "
+            f'folder = "{entry.folder}/{names[0]}"'
+        )
 
 
 def _counted(dataset: Dataset) -> Dataset:

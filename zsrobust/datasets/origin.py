@@ -101,7 +101,22 @@ class Part:
             return None
         opened = copy.open(self.split)
         label_of = self._labels(opened, str(copy.place), in_order=True)
+        if opened.count is not None and not self.origin.dropped:
+            return opened.count  # no picture is read
         return sum(label_of(record) is not None for record in opened.records)
+
+    def wrong(self) -> str:
+        """Return what is wrong with the local copy, as "20 images, expected 10,000", or ""."""
+        copy = self._copy()
+        if copy is None:
+            return ""
+        try:
+            found = self.count()
+        except ZSRobustError as error:
+            return str(error)
+        if found is None:
+            return f"files of the {self.split} split are missing"
+        return "" if found == self._size else f"{found:,} images, expected {self._size:,}"
 
     @property
     def _size(self) -> int:

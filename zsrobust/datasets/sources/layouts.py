@@ -234,7 +234,7 @@ def _cifar(meta: str, batch: str, prefix: str) -> Reader:
         with _reading(folder / batch):
             labels = _labels(held[f"{prefix}labels"], 0, len(names))
             pixels = held["data"].pixels().reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
-        return Opened(names, _rows(batch, pixels, labels))
+        return Opened(names, _rows(batch, pixels, labels), len(labels))
 
     return read
 
@@ -248,7 +248,8 @@ def _stl10(folder: Path) -> Opened:
         pixels = np.memmap(folder / "test_X.bin", dtype=np.uint8, mode="r").reshape(
             len(labels), 3, 96, 96
         )
-    return Opened(names, _rows("test_X.bin", pixels.transpose(0, 3, 2, 1), labels))
+    rows = _rows("test_X.bin", pixels.transpose(0, 3, 2, 1), labels)
+    return Opened(names, rows, len(labels))
 
 
 def _sun397(folder: Path) -> Opened:
@@ -349,7 +350,7 @@ def _pcam(folder: Path) -> Opened:
             ):  # 7 MB at a time: a row alone would unpack its whole chunk
                 yield from file["x"][start : start + 256]
 
-    return Opened(None, _rows(x.name, pictures(), labels))
+    return Opened(None, _rows(x.name, pictures(), labels), len(labels))
 
 
 def _tiny_imagenet(folder: Path) -> Opened:

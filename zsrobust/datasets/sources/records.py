@@ -25,3 +25,4 @@ class Opened:
 
     names: Sequence[str] | None  #: class names in the order of its labels; None where it has none
     records: Iterator[Record]  #: in the source's order, which is fixed
+    count: int | None = None  #: of records, where it is known before they are read

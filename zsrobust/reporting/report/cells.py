@@ -69,7 +69,7 @@ def _chance(result: Result) -> str:
     if at is None or result.status != "ok":
         return ""
     if result.most_predicted is None:
-        return f"{percent(at)}% (one of {counted(at.denominator, 'class')})"
+        return f"{percent(at)}% (one of {at.denominator} classes)"
     share = percent(Fraction(result.most_predicted, result.images))
     return (
         f"{percent(at)}% (the share of the most frequent class); under attack, {share}% of the "
