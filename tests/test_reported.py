@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from decimal import Decimal
+from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
 
 import pytest
 
+from zsrobust.core.intervals import wilson
 from zsrobust.reporting import reported
 from zsrobust.reporting.reported import (
     QUALITIES,
@@ -228,7 +230,7 @@ def test_errata_and_cells_name_each_other():
 
 
 def test_errata_are_about_rows_and_columns_there_are():
-    assert list(errata()) == [f"E{number}" for number in range(1, 21)]
+    assert list(errata()) == [f"E{number}" for number in range(1, 24)]
     for erratum in errata().values():
         assert set(erratum.rows) <= set(SIX)
         assert set(erratum.columns) <= set(IMAGES)
@@ -242,6 +244,31 @@ def test_an_erratum_repeats_the_cell_it_doubts():
     for name in ("E1", "E2", "E3", "E7", "E8", "E9", "E10", "E11", "E13", "E15"):
         for where in named_by(errata()[name]):
             assert str(percent(*where)) in errata()[name].printed
+
+
+#: Robust cells at chance: images in every twentieth batch of 256, and those of the largest class.
+AT_CHANCE = {
+    "E21": (1792, Fraction(16391, 32768)),
+    "E22": (1536, Fraction(3000, 27000)),
+    "E23": (512, Fraction(1, 10)),
+}
+
+
+@pytest.mark.parametrize("name", AT_CHANCE)
+def test_the_intervals_of_cells_at_chance_contain_it(name):
+    images, chance = AT_CHANCE[name]
+    erratum = errata()[name]
+    assert erratum.kind == "at chance"
+    assert str(images) in erratum.why
+    (dataset,) = erratum.columns
+    found = set()
+    for defense in filter(lambda row: cell(erratum.table, row, dataset), SIX):
+        correct = round(float(percent(erratum.table, defense, dataset)) / 100 * images)
+        low, high = wilson(correct, images)
+        if low <= chance <= high:
+            found.add(defense)
+    assert found == set(erratum.rows)
+    assert all(name in cell(erratum.table, defense, dataset).doubt for defense in found)
 
 
 def test_what_the_errata_work_out():
@@ -442,7 +469,7 @@ def test_a_caller_cannot_change_what_others_get():
     frame["percent"] = 0.0
     entries.clear()
     assert cells()["percent"].sum() > 0
-    assert len(errata()) == 20
+    assert len(errata()) == 23
 
 
 def test_the_files_speak_of_the_paper_alone():
