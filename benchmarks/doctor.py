@@ -110,7 +110,7 @@ def main() -> None:
     clip = workshop.clip.classifier(datasets[DATASET].prompts()).eval()
     strong = zsrobust.evaluate("clip", dataset=DATASET, attack="autoattack", limit=LIMIT)
     rows = list(masked_rows(clip, f"{strong.robust_correct} of {strong.images}"))
-    heads = ["kind", "defense", "PGD-10", "AutoAttack, unmasked", "cell", "doctor"]
+    heads = ["kind", "defense", "PGD-10", "true", "cell", "doctor"]
     parts = [
         summary(rows),
         tabulate(rows, heads, "pipe"),

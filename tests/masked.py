@@ -262,7 +262,7 @@ KINDS = {
     "stochastic": [RandomResize, *[variant(Noisy, size=each) for each in (0.05, 0.2)]],
     "vanishing": [variant(Purifier, leak=each) for each in (1e-12, 1e-4)],
     "saturating": [Probabilities, *[variant(Hot, temperature=each) for each in (1e-3, 1e-2)]],
-    "noise in the gradient": [variant(Drowned, scale=each) for each in (1e2, 1e4, 1e6)],
+    "drowned": [variant(Drowned, scale=each) for each in (1e2, 1e4, 1e6)],
     "decoy": [variant(Decoy, turned=each) for each in (True, False)],
     "batch or calls": [
         Coupled,
