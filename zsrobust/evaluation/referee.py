@@ -1,8 +1,9 @@
 """The referee: it runs one cell and decides which images survived. An attack never decides that.
 
-The referee gives clones to the attack. It accepts only finite pixels inside [0, 1] and within eps
-of the original. It predicts again itself, in float32 and eval mode. A crash, a NaN or a cheat never
-scores as robustness: the cell fails.
+The referee reads the bound before the call, gives clones to the attack, and restores the process
+after it. It accepts only finite pixels inside [0, 1] and within eps of the original. It predicts
+again itself, in float32 and eval mode, on a copy that the attack cannot reach. A crash, a NaN, a
+cheat or a changed classifier never scores as robustness: the cell fails.
 
 Only a few batches of images are in memory, whatever the size of the dataset.
 """
@@ -21,18 +22,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zsrobust.attacks import Attack, exact, frozen, perturbation_size
+from zsrobust.attacks import Attack, exact, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.specs import format_eps
 from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.pixels import tensor
+from zsrobust.evaluation.bounds import Bound, CheatError, TamperError, check, settings_of
 from zsrobust.evaluation.memory import BATCHES, by_portions, fitting
 from zsrobust.evaluation.meter import Meter, Sampler, device_of
+from zsrobust.evaluation.process import restored
 from zsrobust.evaluation.redflags.notes import collected
+from zsrobust.evaluation.seals import Seal
 from zsrobust.results import Outcomes, Samples
-
-TOLERANCE = 1e-6  #: of float32 arithmetic, in pixels of [0, 1]
+from zsrobust.results.flags import KEEPS_STATE, PROCESS_CHANGED
 
 #: Which images are attacked: those classified correctly, or all, as the released code does.
 Attacked = Literal["correct", "all"]
@@ -43,11 +45,9 @@ Search = Literal["float32", "tf32", "bf16"]
 #: Called after every batch with the number of images done and the number of all images.
 Progress = Callable[[int, int], None]
 
+SHOWN = 3  #: names of changes in an error message
+
 Positions = NDArray[np.int64]  #: of images in the (sub)set
-
-
-class CheatError(ZSRobustError):
-    """An attack returned images that it must not return."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Judged:
     outcomes: Outcomes | None = None  #: None if the case failed
     samples: Samples | None = None
     error: str | None = None  #: the traceback of a failed case
+    tampered: bool = False  #: whether the attack changed the classifier: load it again
     notes: list[str] = field(default_factory=list)  #: names of the attack's notes
     messages: list[str] | None = None  #: texts of foreign warnings
     seconds: float = 0.0
@@ -95,16 +96,21 @@ class Judged:
 def run_case(
     case: Case, progress: Progress = lambda done, total: None, sampler: Sampler | None = None
 ) -> Judged:
-    """Return the referee's result of a case; any exception makes it a failed result."""
+    """Return the referee's result of a case; only Ctrl-C stops it.
+
+    Any other exception makes it a failed result, SystemExit included.
+    """
     started, device = time.perf_counter(), device_of(case.classifier)
     referee = Referee(case, progress, sampler)
-    outcomes = error = None
+    outcomes, error, tampered = None, None, False
     with warnings.catch_warnings(record=True) as caught, seeded(case.seed, device):
         warnings.simplefilter("always")
         try:
             outcomes = referee.judge()
-        except Exception:
-            error = traceback.format_exc()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            error, tampered = traceback.format_exc(), isinstance(raised, TamperError)
     right = outcomes.right(case.attacked == "all") if outcomes else None
     notes, messages = collected(caught)
     return Judged(
@@ -114,8 +120,9 @@ def run_case(
         outcomes=outcomes,
         samples=sampler.samples if sampler and outcomes else None,
         error=error,
-        notes=notes,
-        messages=messages,
+        tampered=tampered,
+        notes=sorted({*notes, *referee.notes}),
+        messages=sorted({*(messages or ()), *referee.messages}) or None,
         seconds=round(time.perf_counter() - started, 3),
         forward=referee.forward_passes,
         backward=sum(meter.backward_passes for meter in referee.meters),
@@ -141,30 +148,56 @@ class Referee:
     def __init__(self, case: Case, progress: Progress, sampler: Sampler | None = None) -> None:
         """Take the case, the progress callback, and the sampler of images for reports."""
         self.case, self.progress, self.sampler = case, progress, sampler
-        self.meter = as_meter(case.classifier)
-        self.seen = self.meter if case.target is None else as_meter(case.target)
-        self.meters = {self.meter, self.seen}
+        self.classifier = unwrapped(case.classifier)
+        self.target = self.classifier if case.target is None else unwrapped(case.target)
+        self.meter = Meter(self.classifier)  # of the verdicts; no attack sees it
+        self.seen = Meter(self.target)
+        self.meters = (self.meter, self.seen)
         self.device = device_of(self.meter)
         self.disagreements: int | None = None
+        self.process_changes: set[str] = set()
+        self.keeps_state = False
 
     def judge(self) -> Outcomes:
         """Return what happened to each image."""
         case, count = self.case, len(self.case.images)
+        self.bound, self.settings = Bound.of(case.attack), settings_of(case.attack)
         self.clean = np.zeros(count, dtype=np.int64)
         self.adversarial = np.zeros(count, dtype=np.int64)
         self.perturbation = np.zeros(count, dtype=np.float32)
         self.doubted = np.zeros(count, dtype=bool)
         with frozen(self.meter), frozen(self.seen), exact():
+            self.seal = Seal(self.judged_modules)
             two = tensor(case.images, np.array([0, 0]), case.cut, self.device)
             self.meter.batch_size = case.batch_size or min(
-                fitting(each.classifier, two) for each in self.meters
+                fitting(each, two) for each in self.judged_modules
             )
             by_portions(self.meter, np.arange(count), 1, self._look)
+            self.keeps_state = self.seal.accept()
             chosen = self._chosen
             self.progress(count - len(chosen), count)
             by_portions(self.meter, chosen, BATCHES if case.attack.packs else 1, self._attack)
         self.disagreements = None if case.search == "float32" else int(self.doubted.sum())
         return Outcomes(case.images.labels, self.clean, self.adversarial, self.perturbation)
+
+    @property
+    def judged_modules(self) -> list[nn.Module]:
+        """The classifier, and the module that the attack sees in its place."""
+        return list(dict.fromkeys([self.classifier, self.target]))
+
+    @property
+    def notes(self) -> list[str]:
+        """The names of what the referee noticed beside the verdicts."""
+        noticed = {PROCESS_CHANGED: bool(self.process_changes), KEEPS_STATE: self.keeps_state}
+        return [name for name, seen in noticed.items() if seen]
+
+    @property
+    def messages(self) -> list[str]:
+        """What the attack changed in the process, in one line."""
+        if not self.process_changes:
+            return []
+        changed = ", ".join(sorted(self.process_changes))
+        return [f"The attack {self.case.name} changed the process, which was restored: {changed}."]
 
     @cached_property
     def _chosen(self) -> Positions:
@@ -193,8 +226,7 @@ class Referee:
         case, originals = self.case, self._load(positions)
         labels = case.images.labels[positions]
         passes = self.forward_passes
-        found = self._search(positions, originals, labels, case.search)
-        sizes = check(case.name, case.attack, originals, found)
+        found, sizes = self._search(positions, originals, labels, case.search)
         predicted = self._verdicts(found)
         if case.search != "float32":
             found = self._search_again(positions, originals, labels, found, sizes, predicted)
@@ -214,15 +246,45 @@ class Referee:
         labels: Positions,
         precision: Search,
         start: Tensor | None = None,
-    ) -> Tensor:
-        """Return the attack's images, (n, 3, S, S); an attack that continues begins at `start`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return a copy of the attack's images, (n, 3, S, S), and their perturbations' sizes, (n,).
+
+        An attack that continues begins at `start`. Raises CheatError for images that are not
+        allowed, and TamperError if the attack changed what judges it.
+        """
         case, device = self.case, self.device
         draws = self._draws[torch.from_numpy(positions).to(device)]
         own_labels = torch.from_numpy(labels).to(device, copy=True)
         self.seen.batch_size = self.meter.batch_size
         more = {"start": start} if case.attack.continues else {}
-        with torch.enable_grad(), arithmetic(precision, device):
-            return case.attack(self.seen, originals.clone(), own_labels, draws, **more)
+        process = restored(self.judged_modules, self.process_changes, draws.seed(), device)
+        try:
+            with torch.enable_grad(), arithmetic(precision, device), process:
+                found = case.attack(self.seen, originals.clone(), own_labels, draws, **more)
+        finally:  # a change outweighs whatever the attack raised
+            self._demand_the_same_judge()
+        return check(case.name, self.bound, originals, found)
+
+    def _demand_the_same_judge(self) -> None:
+        """Raise TamperError if the classifier changed, and CheatError if the attack did."""
+        name, attack = self.case.name, self.case.attack
+        changed = self.seal.changes()
+        if changed:
+            self.seal.mend()
+            shown = ", ".join(changed[:SHOWN])
+            more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+            raise TamperError(
+                f"The attack {name} changed the classifier: {shown}{more}. "
+                "Expected the same classifier after the attack. Attack a copy of it."
+            )
+        now = settings_of(attack)
+        for setting, value in self.settings.items():
+            if now[setting] != value:
+                object.__setattr__(attack, setting, value)
+                raise CheatError(
+                    f"The attack {name} changed its own {setting} from {value} to {now[setting]}. "
+                    "Expected fields that stay as its spec names them."
+                )
 
     @cached_property
     def _draws(self) -> Draws:
@@ -244,27 +306,26 @@ class Referee:
         if not len(left):
             return found
         self.doubted[positions[left]] = self._verdicts(found[left], case.search) != labels[left]
-        again = self._search(
-            positions[left], originals[left], labels[left], "float32", found[left].detach()
+        again, sizes[left] = self._search(
+            positions[left], originals[left], labels[left], "float32", found[left]
         )
-        sizes[left] = check(case.name, case.attack, originals[left], again)
         predicted[left] = self._verdicts(again)
         places = torch.from_numpy(left).to(found.device)
-        return found.detach().index_copy(0, places, again.detach())
+        return found.index_copy(0, places, again)
 
     def _verdicts(self, found: Tensor, precision: Search = "float32") -> Positions:
-        parts = found.detach().split(self.meter.batch_size or len(found))
+        parts = found.split(self.meter.batch_size or len(found))
         return np.concatenate([predict(self.meter, part, precision) for part in parts])
 
     def _demand_an_attack(
         self, originals: Tensor, labels: Positions, sizes: Tensor, predicted: Positions, passes: int
     ) -> None:
         """Raise CheatError if the attack returned images unchanged without a search."""
-        searched = self.case.attack.returns_clean and passes > 2 * len(originals)
+        searched = self.bound.returns_clean and passes > 2 * len(originals)
         untouched = (sizes == 0).cpu().numpy() & (predicted == labels)
         if searched or not untouched.any():
             return
-        if self.seen is not self.meter:  # a target that is wrong already needs no search
+        if self.target is not self.classifier:  # a target that is wrong already needs no search
             left = np.flatnonzero(untouched)
             untouched[left] = predict(self.seen, originals[left]) == labels[left]
         if untouched.any():
@@ -272,32 +333,6 @@ class Referee:
                 f"The attack {self.case.name} returned {untouched.sum()} images unchanged. "
                 "Expected a search. If it searches and may fail, set returns_clean = True."
             )
-
-
-def check(name: str, attack: Attack, originals: Tensor, found: Any) -> Tensor:
-    """Return the sizes of the perturbations, (N,); raises CheatError for forbidden images."""
-    if (
-        not isinstance(found, Tensor)
-        or found.shape != originals.shape
-        or found.dtype != originals.dtype
-    ):
-        returned = type(found).__name__
-        if isinstance(found, Tensor):
-            returned = f"{tuple(found.shape)} {found.dtype}"
-        asked = f"{tuple(originals.shape)} {originals.dtype}"
-        raise CheatError(f"The attack {name} returned {returned}. Expected images {asked}.")
-    found = found.detach()
-    if not torch.isfinite(found).all():
-        raise CheatError(f"The attack {name} returned pixels that are not finite.")
-    low, high = found.min().item(), found.max().item()
-    if low < -TOLERANCE or high > 1 + TOLERANCE:
-        raise CheatError(f"The attack {name} left [0, 1]: pixels from {low:.6g} to {high:.6g}.")
-    sizes = perturbation_size(found - originals, attack.norm)
-    every = 1 if attack.norm == "linf" else originals[0].numel() ** 0.5  # every pixel may be off
-    if sizes.max() > attack.eps + TOLERANCE * every:
-        moved, eps = sizes.max().item(), format_eps(attack.eps)
-        raise CheatError(f"The attack {name} moved by {moved:.6g}, beyond eps {eps}.")
-    return sizes
 
 
 @torch.no_grad()
@@ -311,9 +346,9 @@ def predict(classifier: nn.Module, images: Tensor, precision: Search = "float32"
     return np.asarray(logits.argmax(1).cpu().numpy(), dtype=np.int64)
 
 
-def as_meter(classifier: nn.Module) -> Meter:
-    """Return the meter around a classifier; a meter is returned as it is."""
-    return classifier if isinstance(classifier, Meter) else Meter(classifier)
+def unwrapped(classifier: nn.Module) -> nn.Module:
+    """Return the classifier inside a meter; another module is returned as it is."""
+    return classifier.classifier if isinstance(classifier, Meter) else classifier
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from importlib import resources
 
 WARNED = "attack_warned"  #: a plugin or a library warned while an attack ran
 NOT_COMPUTED = "red_flags_not_computed"
+PROCESS_CHANGED = "process_changed"  #: an attack left other settings of the process
+KEEPS_STATE = "keeps_state"  #: the classifier changes itself while it predicts
 
 #: Names by the beginning of the sentence in older results; a number or a reason may follow.
 OLD = {

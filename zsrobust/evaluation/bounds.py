@@ -1,0 +1,65 @@
+"""Bounds: what an attack may return and change, and the errors of an attack that does more."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.attacks import Attack, Norm, check_bounds, perturbation_size
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import format_eps
+
+
+class CheatError(ZSRobustError):
+    """An attack broke a rule of the referee."""
+
+
+class TamperError(CheatError):
+    """An attack changed the classifier, so the classifier must be loaded again."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What an attack may return; the referee reads it before the attack runs."""
+
+    eps: float
+    norm: Norm
+    returns_clean: bool
+    tolerance: float = 1e-6  #: of float32 arithmetic, in pixels of [0, 1]
+
+    @classmethod
+    def of(cls, attack: Attack) -> "Bound":
+        """Return an attack's bound; raises ZSRobustError for an eps or a norm that is not valid."""
+        check_bounds(attack.eps, attack.norm)
+        return cls(attack.eps, attack.norm, attack.returns_clean)
+
+
+def check(name: str, bound: Bound, originals: Tensor, found: Any) -> tuple[Tensor, Tensor]:
+    """Return a copy of the images, (N, 3, S, S), and the sizes of their perturbations, (N,).
+
+    Nothing else reads or writes the copy. Raises CheatError for forbidden images.
+    """
+    expected = f"Expected images {tuple(originals.shape)} {originals.dtype}."
+    if type(found) not in (Tensor, nn.Parameter):  # a subclass may answer differently every time
+        raise CheatError(f"The attack {name} returned {type(found).__name__}. {expected}")
+    if found.shape != originals.shape or found.dtype != originals.dtype:
+        returned = f"{tuple(found.shape)} {found.dtype}"
+        raise CheatError(f"The attack {name} returned {returned}. {expected}")
+    found = found.detach().clone()
+    if not torch.isfinite(found).all():
+        raise CheatError(f"The attack {name} returned pixels that are not finite.")
+    low, high = found.min().item(), found.max().item()
+    if low < -bound.tolerance or high > 1 + bound.tolerance:
+        raise CheatError(f"The attack {name} left [0, 1]: pixels from {low:.6g} to {high:.6g}.")
+    sizes = perturbation_size(found - originals, bound.norm)
+    every = 1 if bound.norm == "linf" else originals[0].numel() ** 0.5  # every pixel may be off
+    if sizes.max() > bound.eps + bound.tolerance * every:
+        moved, eps = sizes.max().item(), format_eps(bound.eps)
+        raise CheatError(f"The attack {name} moved by {moved:.6g}, beyond eps {eps}.")
+    return found, sizes
+
+
+def settings_of(attack: Attack) -> dict[str, Any]:
+    """Return an attack's hyper-parameters by name."""
+    return {each.name: getattr(attack, each.name) for each in fields(attack)}
