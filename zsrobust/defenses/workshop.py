@@ -47,6 +47,11 @@ class Workshop:
             self._clip = load_clip(self.suite.backbone, self.device)
         return self._clip
 
+    def forget(self) -> None:
+        """Forget the loaded backbone, whose weights an attack changed; it is loaded again."""
+        self._clip = None
+        vars(self).pop("shape", None)
+
     @cached_property
     def shape(self) -> Clip:
         """The suite's backbone where weights do not matter: random ones if the real are missing."""

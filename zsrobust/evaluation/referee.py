@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -151,8 +151,8 @@ class Referee:
         self.classifier = unwrapped(case.classifier)
         self.target = self.classifier if case.target is None else unwrapped(case.target)
         self.meter = Meter(self.classifier)  # of the verdicts; no attack sees it
-        self.seen = Meter(self.target)
-        self.meters = (self.meter, self.seen)
+        self.searches = Meter(self.target)  # counts what attacks did with meters of their own
+        self.meters = (self.meter, self.searches)
         self.device = device_of(self.meter)
         self.disagreements: int | None = None
         self.process_changes: set[str] = set()
@@ -166,7 +166,7 @@ class Referee:
         self.adversarial = np.zeros(count, dtype=np.int64)
         self.perturbation = np.zeros(count, dtype=np.float32)
         self.doubted = np.zeros(count, dtype=bool)
-        with frozen(self.meter), frozen(self.seen), exact():
+        with frozen(self.meter), frozen(self.searches), exact():
             self.seal = Seal(self.judged_modules)
             two = tensor(case.images, np.array([0, 0]), case.cut, self.device)
             self.meter.batch_size = case.batch_size or min(
@@ -255,13 +255,15 @@ class Referee:
         case, device = self.case, self.device
         draws = self._draws[torch.from_numpy(positions).to(device)]
         own_labels = torch.from_numpy(labels).to(device, copy=True)
-        self.seen.batch_size = self.meter.batch_size
+        seen = Meter(self.target, self.meter.batch_size)
         more = {"start": start} if case.attack.continues else {}
         process = restored(self.judged_modules, self.process_changes, draws.seed(), device)
         try:
             with torch.enable_grad(), arithmetic(precision, device), process:
-                found = case.attack(self.seen, originals.clone(), own_labels, draws, **more)
+                found = case.attack(seen, originals.clone(), own_labels, draws, **more)
         finally:  # a change outweighs whatever the attack raised
+            self.searches.forward_passes += seen.forward_passes
+            self.searches.backward_passes += seen.backward_passes
             self._demand_the_same_judge()
         return check(case.name, self.bound, originals, found)
 
@@ -327,7 +329,7 @@ class Referee:
             return
         if self.target is not self.classifier:  # a target that is wrong already needs no search
             left = np.flatnonzero(untouched)
-            untouched[left] = predict(self.seen, originals[left]) == labels[left]
+            untouched[left] = predict(self.searches, originals[left]) == labels[left]
         if untouched.any():
             raise CheatError(
                 f"The attack {self.case.name} returned {untouched.sum()} images unchanged. "

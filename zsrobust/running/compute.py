@@ -38,9 +38,16 @@ class Examined(NamedTuple):
     messages: Sequence[str] = ()
 
 
+class Computed(NamedTuple):
+    """The stored result of a cell, and whether its attack changed the weights that judged it."""
+
+    result: Result
+    tampered: bool
+
+
 def compute(
     bench: Bench, cell: Cell, identity: Identity, tower: Tower, folder: Path, reporter: Reporter
-) -> Result:
+) -> Computed:
     """Return the result of a cell, computed and stored now; each process judges its share."""
     shares = min(ranks.size(), len(bench.images(cell)))
     judged = deployed = None
@@ -49,7 +56,7 @@ def compute(
         judged = _judge_share(bench, cell, deployed, reporter, shares)
     parts = ranks.gathered(judged)
 
-    def store() -> Result:
+    def store() -> Computed:
         whole = joined([part for part in parts if part is not None])
         examined = examine_cell(bench, cell, deployed, whole, reporter) if deployed else Examined()
         bound = predicted(bench, cell, shares)
@@ -59,7 +66,7 @@ def compute(
             classes = np.array(cell.dataset.classes)
             outcomes = dataclasses.replace(whole.outcomes, classes=classes)
         results.write(result, outcomes, folder, whole.samples)
-        return result
+        return Computed(result, whole.tampered)
 
     return ranks.decided(store)
 

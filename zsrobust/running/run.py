@@ -199,12 +199,29 @@ def _settle(bench: Bench, cell: Cell, state: Progress, store: Store, reporter: R
         if theirs is not None:
             reporter.elsewhere(cell, theirs.images)
             return theirs
-        tower = state.towers[cell.key.defense]
-        result = compute(bench, cell, work.identity, tower, store.folder, reporter)
+        tower = _tower(bench, cell, state)
+        result, tampered = compute(bench, cell, work.identity, tower, store.folder, reporter)
+    if tampered:  # the next cells must not inherit the changed weights
+        bench.workshop.forget()
+        state.towers.clear()
     reporter.stored(result)
     if result.status == "failed":
         reporter.note(f"failed: {cell.key}: {last_line(result.error)}")
     return result
+
+
+def _tower(bench: Bench, cell: Cell, state: Progress) -> Tower:
+    """Return the tower of a cell's defense; it is made again if an attack changed the weights.
+
+    Raises ZSRobustError if that fails.
+    """
+    spec = cell.key.defense
+    if spec not in state.towers:
+        made = make_towers(bench, [cell])
+        for error in [*made.errors.values(), *made.busy]:
+            raise error
+        state.towers |= made.made
+    return state.towers[spec]
 
 
 def _stored_since(work: Work, path: Path) -> Result | None:

@@ -24,6 +24,7 @@ def joined(shares: Sequence[Judged]) -> Judged:
         outcomes=outcomes,
         samples=_first_shown([share.samples for share in shares], outcomes) if outcomes else None,
         error=failed.error if failed else None,
+        tampered=any(share.tampered for share in shares),
         notes=sorted({note for share in shares for note in share.notes}),
         messages=sorted({line for share in shares for line in share.messages or ()}) or None,
         seconds=max(share.seconds for share in shares),
