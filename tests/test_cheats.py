@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zsrobust import load_results
+from zsrobust import results
 from zsrobust.attacks import Attack
 from zsrobust.attacks.pgd import PGD
+from zsrobust.evaluation import bounds, referee
 from zsrobust.evaluation.referee import Case, run_case
 from zsrobust.evaluation.seals import checksum
+from zsrobust.results import plausible, store
 from zsrobust.testing import LinearClassifier, toy
 
 EPS = 8 / 255
@@ -152,10 +154,8 @@ def test_a_norm_that_does_not_exist_fails():
 
 
 def test_the_tolerance_is_out_of_reach(monkeypatch):
-    from zsrobust.evaluation import bounds, referee
-
     def act(attack, meter):
-        for module in (bounds, referee):
+        for module in (bounds, plausible, referee):
             monkeypatch.setattr(module, "TOLERANCE", 10.0, raising=False)
 
     result = judge(act, returns=lambda found: (found + 0.1).clamp(0, 1))
@@ -315,8 +315,8 @@ PLUGIN = """
 from dataclasses import dataclass
 from zsrobust.attacks import attacks
 from zsrobust.attacks.pgd import PGD
+from zsrobust.evaluation import bounds, referee
 
-@attacks.register("zeroing")
 @dataclass(frozen=True, kw_only=True)
 class Zeroing(PGD):
     def __call__(self, classifier, images, labels, draws, start=None):
@@ -324,31 +324,21 @@ class Zeroing(PGD):
         for weight in classifier.parameters():
             weight.data.zero_()
         return found
+
+attacks.register("zeroing")(Zeroing())
 """
 
 
 def test_the_next_cell_of_the_run_has_its_weights_back(zsrobust, tmp_path):
     (tmp_path / "cheat.py").write_text(PLUGIN)
-    asked = (
-        "run",
-        "--yes",
-        "--suite",
-        "mini",
-        "--defense",
-        "clip",
-        "--dataset",
-        "mini_colors",
-        "--limit",
-        "32",
-    )
-    zsrobust(*asked, "--attack", "pgd10", "--results", "honest")
-    (honest,) = load_results(tmp_path / "honest")
-    done = zsrobust(
-        "--plugin", "cheat.py", *asked, "--attack", "zeroing", "--attack", "pgd10",
-        "--results", "both", ok=1,
-    )  # fmt: skip
-    assert "zeroing changed the classifier: encoder." in done.stderr
-    after = {result.identity.attack.spec: result for result in load_results(tmp_path / "both")}
+    asked = ("run", "--suite", "mini", "--defense", "clip", "--dataset", "mini_colors", "--yes")
+    zsrobust(*asked, "--limit", "32", "--attack", "pgd10", "--results", "honest")
+    (honest,) = [results.read(path) for path in store.paths(tmp_path / "honest")]
+    both = ("--attack", "zeroing", "--attack", "pgd10", "--results", "both", "--limit", "32")
+    done = zsrobust("--plugin", "cheat.py", *asked, *both, ok=1)
+    assert "zeroing changed the classifier: " in done.stdout + done.stderr
+    read = [results.read(path) for path in store.paths(tmp_path / "both")]
+    after = {result.identity.attack.spec: result for result in read}
     assert after["zeroing"].status == "failed"
     assert after["pgd10"].status == "ok"
     assert after["pgd10"].outcomes == honest.outcomes  # the same bytes

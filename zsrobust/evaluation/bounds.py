@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zsrobust.attacks import Attack, Norm, check_bounds, perturbation_size
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
+from zsrobust.results.plausible import TOLERANCE, most
 
 
 class CheatError(ZSRobustError):
@@ -26,7 +27,7 @@ class Bound:
     eps: float
     norm: Norm
     returns_clean: bool
-    tolerance: float = 1e-6  #: of float32 arithmetic, in pixels of [0, 1]
+    tolerance: float = TOLERANCE  #: of float32 arithmetic, in pixels of [0, 1]
 
     @classmethod
     def of(cls, attack: Attack) -> "Bound":
@@ -53,8 +54,7 @@ def check(name: str, bound: Bound, originals: Tensor, found: Any) -> tuple[Tenso
     if low < -bound.tolerance or high > 1 + bound.tolerance:
         raise CheatError(f"The attack {name} left [0, 1]: pixels from {low:.6g} to {high:.6g}.")
     sizes = perturbation_size(found - originals, bound.norm)
-    every = 1 if bound.norm == "linf" else originals[0].numel() ** 0.5  # every pixel may be off
-    if sizes.max() > bound.eps + bound.tolerance * every:
+    if sizes.max() > most(bound.norm, bound.eps, originals[0].numel(), bound.tolerance):
         moved, eps = sizes.max().item(), format_eps(bound.eps)
         raise CheatError(f"The attack {name} moved by {moved:.6g}, beyond eps {eps}.")
     return found, sizes

@@ -13,12 +13,12 @@ TOLERANCE = 1e-6  #: of float32 arithmetic, in pixels of [0, 1]; the referee acc
 VALUES = 3 * 1024 * 1024
 
 
-def most(norm: str, eps: float, values: int = VALUES) -> float:
+def most(norm: str, eps: float, values: int = VALUES, tolerance: float = TOLERANCE) -> float:
     """Return the largest accepted size of a perturbation of images with `values` values.
 
-    Every value may be off by `TOLERANCE`, which adds up in l2: sqrt(values) * TOLERANCE.
+    Every value may be off by the tolerance, which adds up in l2: sqrt(values) * tolerance.
     """
-    return eps + TOLERANCE * (1.0 if norm == "linf" else float(values**0.5))
+    return eps + tolerance * (1.0 if norm == "linf" else float(values**0.5))
 
 
 def impossible_value(result: Result) -> str | None:
