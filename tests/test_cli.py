@@ -158,7 +158,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         ((*QUICK, "--protocol", "sound:judged=never"), "judged='never' is not one of any, final"),
         (
             (*QUICK, "--protocol", "sound:prompts=realeased"),
-            "prompts='realeased' is not one of plain, released, openai",
+            "prompts='realeased' is not one of plain, released, tecoa, openai",
         ),
         (
             (*QUICK, "--defense", "tecoa:prompts=realeased"),

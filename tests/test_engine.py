@@ -274,10 +274,9 @@ def test_memory_that_runs_out_in_the_middle_of_a_search():
                 raise RuntimeError("CUDA out of memory")
             return classifier(pixels)
 
-    meter = Meter(Fragmented())
-    outcomes = judge(Case(meter, attack, "pgd", images, seed=0, batch_size=24))
-    assert meter.batch_size == 6
-    assert np.array_equal(outcomes.adversarial, expected.adversarial)
+    found = run_case(Case(Fragmented(), attack, "pgd", images, seed=0, batch_size=24))
+    assert found.batch_size == 6
+    assert np.array_equal(found.outcomes.adversarial, expected.adversarial)
 
 
 def test_other_errors_are_not_tried_again_nor_a_single_image_without_end():

@@ -334,7 +334,7 @@ def test_every_rule_and_every_note_has_words_of_its_own():
     computed = {f"margin_for_{loss}" for loss in apgd.CLASSES}
     few = [name for name, part in autoattack.PARTS.items() if part.classes > 2]
     computed |= {f"plan_without_{name.replace('-', '_')}" for name in few}
-    given = {"attack_warned", "red_flags_not_computed"}
+    given = {"attack_warned", "red_flags_not_computed", "process_changed", "keeps_state"}
     noted = noted_in_the_package() | computed | {*autoattack.LOGGED.values()} | given
     assert "attack_zero_gradients" in noted
     assert known().keys() == RULES.keys() | noted | {AT_CHANCE}
