@@ -4,7 +4,7 @@ Results written before these counts existed lack them. Nothing is measured again
 number of correct images and the other flags stay as they are.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from zsrobust import results
@@ -29,4 +29,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder of results, for example results")
+    main(parser.parse_args().folder)

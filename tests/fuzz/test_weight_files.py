@@ -172,7 +172,7 @@ def changed(kind, each):
     """Return what a kind makes of a small tensor; what it was, where torch cannot."""
     if not isinstance(each, torch.Tensor) or each.numel() > 10**6:
         return each
-    with suppress(RuntimeError, NotImplementedError):
+    with suppress(RuntimeError, NotImplementedError):  # torch lacks this kind for this dtype
         return kind(each)
     return each
 

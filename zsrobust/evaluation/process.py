@@ -30,13 +30,13 @@ def _attribute(name: str, owner: Any, attribute: str) -> Setting:
 
 def _global_hooks(name: str) -> Setting:
     """Return the setting of one of torch's dictionaries of hooks that run in every module."""
-    held: dict[int, Any] = getattr(hooks, name)
+    registered: dict[int, Any] = getattr(hooks, name)
 
     def write(before: dict[int, Any]) -> None:
-        held.clear()
-        held.update(before)
+        registered.clear()
+        registered.update(before)
 
-    return Setting(name.strip("_").replace("_", " "), lambda: dict(held), write)
+    return Setting(name.strip("_").replace("_", " "), lambda: dict(registered), write)
 
 
 def _autocast(device: str) -> Setting:

@@ -79,8 +79,8 @@ def _read_part(
     place = f"{prefix}{path}" or type(part).__name__
     dot = f"{prefix}{path}." if path else prefix
     state[f"the module {place}"] = (id(part), type(part))
-    held = {**vars(part), **part._parameters, **part._buffers}
-    for name, value in held.items():
+    attributes = {**vars(part), **part._parameters, **part._buffers}
+    for name, value in attributes.items():
         if isinstance(value, Tensor) and value.layout == torch.strided:
             tensors[f"{dot}{name}"] = value.detach()
             state[f"the shape of {dot}{name}"] = (value.shape, value.dtype)

@@ -42,7 +42,7 @@ OVERSTATED, OVERSTATED_IMAGES = 0.15, 3
 CANARY = 0.25
 #: Share that the cell's attack left of the images that it or a short probe breaks, and their least
 #: number. Honest attacks differ on single images, by their starts and losses. An attack that misses
-#: more than half of what ten plain steps break says nothing about the classifier. It is not a share
+#: more than half of what ten plain steps break does not measure the classifier. It is not a share
 #: of all correct images: where few images can be broken, a weak attack leaves few of them, too.
 #: PGD-2 raises it on some mini datasets, with cause: it leaves 20 of 32 images, and PGD-10 one.
 WEAK, WEAK_IMAGES = 0.5, 3

@@ -1,4 +1,4 @@
-"""Measurements along lines: whether the loss changes as its gradient says, and without jumps."""
+"""Measurements along lines: whether the loss follows its gradient, and changes without jumps."""
 
 from collections.abc import Sequence
 
