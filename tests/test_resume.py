@@ -56,6 +56,8 @@ ADAMW = replace(TECOA, optimizer="adamw", lr=1e-3, weight_decay=0.1)
 PROMPTS = replace(PMG_AFT, trainable="prompts", lr=1.0, options={**OPTIONS, "tokens": 2})
 BF16 = replace(PMG_AFT, precision="bfloat16")
 FARE = replace(TECOA, objective="fare")
+LORE = replace(FARE, objective="lore", options={"rho": 0.1, "primal_steps": 2})
+LORE_ADAMW = replace(LORE, optimizer="adamw", lr=1e-3)
 STEPS = 6
 
 
@@ -106,10 +108,11 @@ class Stop:
 
 
 def alike(one: Checkpoint, other: Checkpoint) -> None:
-    """Hold two checkpoints to be the same, times apart."""
+    """Hold two checkpoints to be the same, times and memory apart."""
     assert one.digest == other.digest
     assert (one.recipe, one.sources, one.prompts) == (other.recipe, other.sources, other.prompts)
-    histories = [[{**epoch, "seconds": 0} for epoch in each.history] for each in (one, other)]
+    measured = {"memory": 0, "seconds": 0}  # memory is that of the first step after a stop
+    histories = [[{**epoch, **measured} for epoch in each.history] for each in (one, other)]
     assert histories[0] == histories[1]
 
 
@@ -122,9 +125,21 @@ def alike(one: Checkpoint, other: Checkpoint) -> None:
         ("vit", PROMPTS),
         ("vit", BF16),
         ("vit", FARE),
+        ("vit", LORE),
+        ("vit", LORE_ADAMW),
         ("resnet", TECOA),
     ],
-    ids=["tecoa", "pmg_aft", "adamw", "prompts", "bfloat16", "fare", "resnet"],
+    ids=[
+        "tecoa",
+        "pmg_aft",
+        "adamw",
+        "prompts",
+        "bfloat16",
+        "fare",
+        "lore",
+        "lore-adamw",
+        "resnet",
+    ],
 )
 def test_a_training_stopped_after_every_step_ends_as_one_that_was_not(
     clips, undisturbed, kind, recipe, tmp_path
@@ -151,7 +166,7 @@ def test_an_objectives_own_random_numbers_return_when_a_training_is_resumed(
         logits = step.student((step.images + 0.1 * noise).clamp(0, 1))
         return nn.functional.cross_entropy(logits, step.labels)
 
-    monkeypatch.setattr("zsrobust.training.learner.objectives", {"noisy": noisy})
+    monkeypatch.setattr("zsrobust.training.steps.objectives", {"noisy": noisy})
     recipe = replace(TECOA, objective="noisy", attack=None)
     undisturbed = train(recipe, clip, DATASET, IMAGES, tmp_path / "a.safetensors")
     whole = list(drawn)
@@ -180,7 +195,7 @@ def test_a_training_stopped_in_the_midst_of_a_step_ends_as_one_that_was_not(
             raise KeyboardInterrupt
         return loss
 
-    monkeypatch.setattr("zsrobust.training.learner.objectives", {"pmg_aft": stops})
+    monkeypatch.setattr("zsrobust.training.steps.objectives", {"pmg_aft": stops})
     with pytest.raises(KeyboardInterrupt):
         train(PMG_AFT, clips[kind], DATASET, IMAGES, tmp_path / "a.safetensors")
     monkeypatch.undo()
@@ -438,13 +453,13 @@ def test_what_does_not_fit_into_memory_is_tried_in_halves(clip, clips, tmp_path,
         return {"tecoa": needs}
 
     expected = train(TECOA, clip, DATASET, IMAGES, tmp_path / "two.safetensors", micro_batch=2)
-    monkeypatch.setattr("zsrobust.training.learner.objectives", objective(fits=2))
+    monkeypatch.setattr("zsrobust.training.steps.objectives", objective(fits=2))
     heard = Stop()
     found = train(TECOA, clip, DATASET, IMAGES, tmp_path / "a.safetensors", heard)
     assert sizes == [5, 3, *[2, 2, 1], *[2, 2, 1], 2, *[2, 2, 1], *[2, 2, 1], 2]
     assert heard.notes[-1].endswith("; 2 images at a time")
     alike(found, expected)
-    monkeypatch.setattr("zsrobust.training.learner.objectives", objective(fits=0))
+    monkeypatch.setattr("zsrobust.training.steps.objectives", objective(fits=0))
     with pytest.raises(
         ZSRobustError, match="One image at a time is too much for the memory of cpu"
     ):
@@ -561,7 +576,7 @@ def poisoned(monkeypatch, poison, at):
         loss, asked = objectives["tecoa"](step), asked + 1
         return poison(loss) if asked == at + 1 else loss
 
-    monkeypatch.setattr("zsrobust.training.learner.objectives", {"tecoa": objective})
+    monkeypatch.setattr("zsrobust.training.steps.objectives", {"tecoa": objective})
 
 
 def spoil_the_gradient(loss):

@@ -468,7 +468,7 @@ def test_what_the_inner_loss_asks_of_the_student_is_not_what_the_outer_learns_fr
         return (step.adversarial_logits - step.clean_logits).square().sum(1).mean()
 
     objective = {"own": MinMax(minimize=both, maximize=away)}
-    monkeypatch.setattr("zsrobust.training.learner.objectives", objective)
+    monkeypatch.setattr("zsrobust.training.steps.objectives", objective)
     _, step = linear_learner(tiny, objective="own")
     both(step)
     assert step.student_clean.logits.requires_grad
@@ -482,7 +482,7 @@ def test_the_attack_of_an_objective_can_have_a_target(tiny, monkeypatch):
         return F.cross_entropy(step.adversarial_logits, step.labels)
 
     objective = {"own": MinMax(minimize=loss, maximize=towards)}
-    monkeypatch.setattr("zsrobust.training.learner.objectives", objective)
+    monkeypatch.setattr("zsrobust.training.steps.objectives", objective)
     changes = {"objective": "own", "attack": "pgd10", "eps": 0.2, "step_size": 0.05}
     _, step = linear_learner(tiny, **changes)
     target = torch.arange(5), 1 - step.labels
@@ -497,7 +497,7 @@ def test_an_inner_loss_that_asks_for_its_own_result_is_one_line(tiny, monkeypatc
         return step.adversarial_logits.sum(1)
 
     objective = {"own": MinMax(minimize=lambda step: step.adversarial.mean(), maximize=circular)}
-    monkeypatch.setattr("zsrobust.training.learner.objectives", objective)
+    monkeypatch.setattr("zsrobust.training.steps.objectives", objective)
     _, step = linear_learner(tiny, objective="own")
     with pytest.raises(ZSRobustError, match="Use: outputs.embeddings"):
         step.adversarial  # noqa: B018 (a property that crafts)
@@ -521,7 +521,7 @@ def test_an_objective_that_classifies_nothing_has_no_accuracy(clip, tiny, tmp_pa
         return sum(weight.square().sum() for weight in step.student.parameters())
 
     dataset, images, recipe = tiny
-    monkeypatch.setattr("zsrobust.training.learner.objectives", {"decay": decay})
+    monkeypatch.setattr("zsrobust.training.steps.objectives", {"decay": decay})
     recipe = replace(recipe, objective="decay", attack=None, lr=1e-6)
     notes, path = [], tmp_path / "a.safetensors"
 
@@ -534,7 +534,7 @@ def test_an_objective_that_classifies_nothing_has_no_accuracy(clip, tiny, tmp_pa
         train(recipe, clip, dataset, images, path, stop)
     read = train(recipe, clip, dataset, images, path, stop)
     assert [epoch.keys() for epoch in read.history] == [
-        {"loss", "distance", "distance_code", "seconds"}
+        {"loss", "distance", "distance_code", "memory", "seconds"}
     ] * 2
     assert "accuracy" not in "".join(notes)
     assert "resumed at step 2" in notes[-1]

@@ -15,6 +15,7 @@ import zsrobust.defenses.clip
 import zsrobust.defenses.fare
 import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation
+import zsrobust.defenses.lore
 import zsrobust.defenses.pmg_aft
 import zsrobust.defenses.tecoa
 import zsrobust.defenses.ttc

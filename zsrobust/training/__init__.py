@@ -9,7 +9,7 @@ from zsrobust.training.checkpoints import (
 )
 from zsrobust.training.loop import train
 from zsrobust.training.recipes import Precision, Recipe
-from zsrobust.training.steps import MinMax, Objective, Outputs, Step, objectives
+from zsrobust.training.steps import MinMax, Objective, Outputs, Step, Texts, objectives
 
 __all__ = [
     "Checkpoint",
@@ -19,6 +19,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "Step",
+    "Texts",
     "objectives",
     "sources",
     "student_encoder",

@@ -17,7 +17,9 @@ from zsrobust.datasets.pixels import resizing
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.models.visual_prompts import prompted
 from zsrobust.results.digests import seal
+from zsrobust.training import steps
 from zsrobust.training.recipes import Recipe
+from zsrobust.training.steps import MinMax, Objective, Texts
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Checkpoint:
     recipe: dict[str, Any]
     #: digests of the backbone and of the training images; how these were resized, if they were
     sources: dict[str, str]
-    #: Per epoch: loss, accuracy (if the objective classifies), distance (relative L2), seconds.
+    #: Per epoch: loss, accuracy (if the objective classifies), distance (relative L2), memory (peak
+    #: bytes of the tensors of a step; missing in older checkpoints), seconds.
     history: list[dict[str, float]]
     prompts: str | None  #: digest of the class texts; None in older checkpoints
     weights: dict[str, Tensor]
@@ -73,8 +76,17 @@ def sources(recipe: Recipe, clip: Clip, images: Images) -> dict[str, str]:
 
 def texts(recipe: Recipe, dataset: Dataset) -> str:
     """Return the digest of the class texts that a recipe trains against."""
-    prompts = json.dumps(dataset.prompts(recipe.prompts or "plain"))
-    return hashlib.sha256(prompts.encode()).hexdigest()
+    prompts: Any = dataset.prompts(recipe.prompts or "plain")
+    if further := further_texts(steps.objectives[recipe.objective], dataset):
+        prompts = [prompts, further]
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+
+
+def further_texts(objective: Objective, dataset: Dataset) -> Texts:
+    """Return the objective's own texts of the dataset's classes; [] for most objectives."""
+    if isinstance(objective, MinMax) and objective.texts is not None:
+        return objective.texts(dataset)
+    return []
 
 
 def made_from(recipe: Recipe, clip: Clip, dataset: Dataset, images: Images) -> dict[str, str]:

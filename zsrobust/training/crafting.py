@@ -27,7 +27,8 @@ class Crafter:
         """Take a recipe and its objective; raises ZSRobustError if the attack does not fit."""
         self.recipe = recipe
         self.attack: Any = recipe.crafting() if recipe.attack else None
-        if self.attack is not None and isinstance(objective, MinMax) and not _plain(self.attack):
+        climbs = isinstance(objective, MinMax) and objective.maximize is not None
+        if self.attack is not None and climbs and not _plain(self.attack):
             raise ZSRobustError(
                 f"The attack {recipe.attack} cannot maximize the loss of the objective "
                 f"{recipe.objective!r}. Expected a plain PGD. Use: attack=pgd10"

@@ -13,11 +13,12 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images
 from zsrobust.datasets.pixels import tensor
 from zsrobust.models.clip import Clip
-from zsrobust.training.checkpoints import learning, student_encoder
+from zsrobust.training import steps
+from zsrobust.training.checkpoints import further_texts, learning, student_encoder
 from zsrobust.training.crafting import Crafter
 from zsrobust.training.crew import Crew
 from zsrobust.training.recipes import Recipe
-from zsrobust.training.steps import MinMax, Step, objectives
+from zsrobust.training.steps import MinMax, Step
 
 
 class BFloat16(nn.Module):
@@ -57,7 +58,7 @@ class Learner:
             )
         self.recipe, self.images = recipe, images
         self.micro_batch, self.crew = micro_batch, Crew.here()
-        self.objective, self.cut = objectives[recipe.objective], recipe.cut(clip)
+        self.objective, self.cut = steps.objectives[recipe.objective], recipe.cut(clip)
         self.crafter = Crafter(recipe, self.objective)
         encoder = student_encoder(clip, recipe)
         if checkpoint_activations:
@@ -72,10 +73,15 @@ class Learner:
             )
             for tower in (encoder, clip.encoder)
         )
+        further = further_texts(self.objective, dataset)
+        heads = [clip.head(texts, recipe.logit_scale) for texts in further]
+        self.heads = torch.stack(heads) if heads else None
         self.device = self.student.head.device
         self.weights, self.buffers = learning(encoder), dict(encoder.named_buffers())
         self.start = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.optimizer = _optimizer(recipe, list(self.weights.values()))
+        self.dual = self._dual()
+        self.ascending = {} if self.dual is None else learning(self.dual)
+        self.optimizer = _optimizer(recipe, [*self.weights.values()], [*self.ascending.values()])
         self.steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
         whole = recipe.schedule == "code"
         warmup = recipe.warmup if whole else min(recipe.warmup, self.steps // 2)
@@ -86,6 +92,19 @@ class Learner:
         if micro_batch or self.crew.size > 1:
             self._check_parts()
         self._settle()
+
+    def _dual(self) -> nn.Module | None:
+        """Return the objective's dual network, whose weights depend on the recipe's seed alone."""
+        if not isinstance(self.objective, MinMax) or self.objective.dual is None:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return self.objective.dual(self.student.head.shape[1]).to(self.device)
+
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        """All that the optimizer moves: the student's weights, and those of the dual network."""
+        return {**self.weights, **{f"dual.{name}": one for name, one in self.ascending.items()}}
 
     def _check_parts(self) -> None:
         """Raise ZSRobustError if parts of a batch do not give the whole batch's gradients."""
@@ -106,7 +125,7 @@ class Learner:
         while True:
             try:
                 totals = self._accumulate(epoch, mine, len(positions), weight)
-                return self.crew.add_up(self.weights.values(), totals)
+                return self.crew.add_up(self.learned.values(), totals)
             except torch.cuda.OutOfMemoryError:
                 tried = min(self.micro_batch or len(mine), len(mine))
                 if tried == 1:
@@ -146,20 +165,25 @@ class Learner:
             self.recipe.options,
             share,
             draws,
+            self.heads,
+            self.dual,
         )
-        if isinstance(self.objective, MinMax):
+        if isinstance(self.objective, MinMax) and self.objective.maximize is not None:
             step.craft = partial(self.crafter.against_loss, self.objective.maximize, step)
         return step
 
     def finite(self) -> Tensor:
         """Return whether the gradients are finite, () bool, on the device."""
-        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        gradients = [weight.grad for weight in self.learned.values() if weight.grad is not None]
         return torch.nn.utils.get_total_norm(gradients, math.inf).isfinite().to(self.device)
 
     def move(self, done: int) -> None:
         """Move the weights along their gradients; `done` steps were taken before."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * self.rate(done)
+        if (done + 1) % self.recipe.options.get("primal_steps", 1):
+            for weight in self.ascending.values():
+                weight.grad = None  # the dual network waits for its turn
         self.optimizer.step()
         self._settle()
 
@@ -173,8 +197,8 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, buffers and optimizer state after the last step, on the CPU."""
-        kinds: dict[str, dict[str, Tensor]] = {"weight": {**self.weights}, "buffer": self._settled}
-        for name, weight in self.weights.items():
+        kinds: dict[str, dict[str, Tensor]] = {"weight": {**self.learned}, "buffer": self._settled}
+        for name, weight in self.learned.items():
             for kind, value in self.optimizer.state[weight].items():
                 if isinstance(value, Tensor):
                     kinds.setdefault(kind, {})[name] = value
@@ -184,9 +208,9 @@ class Learner:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Load another learner's tensors; raises ZSRobustError first if one does not fit."""
-        own = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+        own = {f"weight/{name}": weight.detach() for name, weight in self.learned.items()}
         own |= {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
-        places = {name: place for place, name in enumerate(self.weights)}
+        places = {name: place for place, name in enumerate(self.learned)}
         state: dict[int, dict[str, Tensor]] = {}
         for kind, name in [full.split("/", 1) for full in tensors.keys() - own.keys()]:
             state.setdefault(places.get(name, -1), {})[kind] = tensors[f"{kind}/{name}"]
@@ -231,14 +255,19 @@ def _checkpoint_activations(encoder: nn.Module) -> None:
             enable(True)
 
 
-def _optimizer(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(
+    recipe: Recipe, weights: list[nn.Parameter], ascending: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    if ascending:
+        groups.append({"params": ascending, "maximize": True})
     # One kernel for all weights on a GPU. None leaves the choice to torch.
     fused = weights[0].device.type == "cuda" or None
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+            groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
         )
-    return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+    return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
 def _warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:

@@ -20,6 +20,7 @@ from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.results.digests import seal
 from zsrobust.training.checkpoints import Checkpoint, made_from
 from zsrobust.training.learner import Learner, exactly
+from zsrobust.training.memory import with_peak_bytes
 from zsrobust.training.partial import Partial
 from zsrobust.training.recipes import Recipe
 
@@ -134,6 +135,7 @@ class Training:
         #: start of the epoch, and of the time since the last save
         self.began = self.kept = time.perf_counter()
         self.remarks: list[str] = []  #: the end of every note
+        self.memory: int | None = None  #: peak bytes of the tensors of a step, once measured
         self._whole = True  #: False during a step
 
     def resume(self) -> None:
@@ -167,7 +169,7 @@ class Training:
 
     def step(self, epoch: int, positions: Tensor) -> None:
         """Take one step on the images at these positions."""
-        totals = self.learner.gradients(epoch, positions)
+        totals = self._measured(lambda: self.learner.gradients(epoch, positions))
         with self._moving():
             self.tally.add(totals, len(positions), self.done, self.learner.finite())
             place, an_epoch = self.done % self.steps_an_epoch + 1, self.steps_an_epoch
@@ -178,6 +180,13 @@ class Training:
             if place == an_epoch:
                 self._end_epoch()
         self.progress(self.done, self.learner.steps, self._note())
+
+    def _measured(self, gradients: Callable[[], Tensor]) -> Tensor:
+        """Return the totals of a step; measure the memory of this process's first one."""
+        if self.memory is not None:
+            return gradients()
+        totals, self.memory = with_peak_bytes(gradients, self.learner.device)
+        return totals
 
     @property
     def steps_an_epoch(self) -> int:
@@ -230,6 +239,7 @@ class Training:
                 "loss": loss / images,
                 **accuracy,
                 **self.learner.distance(),
+                "memory": float(self.memory or 0),
                 "seconds": round(now - self.began, 3),
             }
         )

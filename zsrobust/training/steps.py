@@ -1,6 +1,6 @@
 """Steps and objectives: what a loss receives, and the losses by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsrobust.attacks.draws import Draws
 from zsrobust.core.registry import Registry
+from zsrobust.datasets import Dataset
 from zsrobust.models.tokens import embed, project
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
@@ -92,6 +93,8 @@ class Step:
     options: Mapping[str, Any]
     share: float = 1.0  #: of these images in the whole batch, in (0, 1]
     draws: Draws = NO_DRAWS  #: of these images in this epoch
+    heads: Tensor | None = None  #: (H, K, D): of the objective's own texts; see `MinMax.texts`
+    dual: nn.Module | None = None  #: the objective's dual network; see `MinMax.dual`
 
     @cached_property
     def adversarial(self) -> Tensor:
@@ -169,20 +172,35 @@ Objective = Callable[[Step], Tensor]
 objectives: Registry[Objective] = Registry("objective", "defenses", accepts=Callable)
 
 
+#: Texts of classes beside the classifier's own: a list of heads. Each has the prompts of K classes.
+Texts = Sequence[Sequence[Sequence[str]]]
+
+
 @dataclass(frozen=True)
 class MinMax:
-    """An objective whose adversarial images are crafted against a loss of its own.
+    """An objective with more than a loss: an attack, texts or a dual network of its own.
 
     Training minimizes `minimize(step)`, (). The images of `step.adversarial` maximize
     `maximize(step, outputs)`, (N,), where `outputs` is what the student computes from them.
-    Bound, norm, steps and start are those of the recipe's attack, which is a PGD.
+    Bound, norm, steps and start are those of the recipe's attack, which is a PGD. Without
+    `maximize`, the recipe's attack maximizes its own loss, against the labels.
 
     For a targeted attack, `maximize` returns minus the loss of the target. While it runs, the
     student is in eval mode, and its weights take no gradient.
+
+    `texts(dataset)` returns further texts of the training dataset's classes. The frozen text tower
+    encodes them once. `step.heads` has their heads, (H, K, D), scaled as the classifier's.
+
+    `dual(D)` returns a network for embeddings of D numbers, with weights from torch's random
+    numbers. `step.dual` is that network. It ascends the loss that the student descends, at the
+    same learning rate, after every `primal_steps` steps (an option of the recipe). It is part of
+    the training's state, and not of the tower.
     """
 
     minimize: Objective
-    maximize: Callable[[Step, Outputs], Tensor]
+    maximize: Callable[[Step, Outputs], Tensor] | None = None
+    texts: Callable[[Dataset], Texts] | None = None
+    dual: Callable[[int], nn.Module] | None = None
 
     def __call__(self, step: Step) -> Tensor:
         """Return the loss of a step, ()."""
