@@ -188,6 +188,10 @@ def test_the_title_of_a_defense_names_the_other_one(tmp_path):
         tmp_path / "b", defense__spec=spec, defense__title="interpolation (0.6, CLIP)"
     )
     assert "its title is 'interpolation (0.6, CLIP)', not 'interpolation'" in wrong
+    soup = "soup:of=tecoa+fare"
+    for title, fine in (("soup (FT-TeCoA + FARE)", True), ("soup (FT-TeCoA + PMG-AFT)", False)):
+        found = placed(tmp_path / title, defense__spec=soup, defense__title=title)
+        assert (found == []) == fine
     assert placed(tmp_path / "c", defense__spec="plugin", defense__title="Any") == []
 
 

@@ -124,6 +124,19 @@ def test_another_recipe_attack_or_wording_does_not_agree(baseline, ours, changes
     assert only(check(ours, baseline, tolerance=100)).why == why
 
 
+def test_a_member_of_a_mixture_may_be_retrained_if_it_has_a_recipe(tmp_path, ours):
+    for folder, checkpoint in ((tmp_path / "baseline", "c1"), (ours, "c2")):
+        fixed = {"tecoa": {"checkpoint": "c0", "recipe": RECIPE}}
+        for dataset, recipe in (("mini_shapes", {"recipe": RECIPE}), ("mini_flags", {})):
+            members = fixed | {"fare": {"checkpoint": checkpoint, **recipe}}
+            store(folder, "soup", dataset, robust=range(5), defense__members=members)
+    report = check(ours, tmp_path / "baseline", tolerance=100)
+    assert [verdict.why for verdict in report.verdicts if verdict.way is None] == [
+        "another members.fare.checkpoint"
+    ]
+    assert len(report.verdicts) == 2
+
+
 def test_weights_without_a_recipe_are_never_retrained(tmp_path, ours):
     for folder, checkpoint in ((tmp_path / "baseline", "c1"), (ours, "c2")):
         store(folder, "weights:a", robust=range(5), defense__checkpoint=checkpoint)

@@ -1,11 +1,16 @@
+import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from zsrobust.attacks.draws import Draws
@@ -18,6 +23,7 @@ from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip, load_clip
 from zsrobust.models.visual_prompts import BorderPrompt, PromptedEncoder, prompted
 from zsrobust.models.zeroshot import ZeroShotClassifier
+from zsrobust.results.identity import differences
 from zsrobust.settings import suites
 from zsrobust.testing import check_defense
 from zsrobust.training import (
@@ -634,6 +640,85 @@ def test_interpolation_needs_a_tower_of_clips_shape(checkpoints):
         Workshop(MINI, checkpoints).tower("interpolation:of=vpt_tecoa,epochs=1,limit=128,tokens=0")
 
 
+SHORT = "epochs=1,limit=128"
+
+
+@pytest.fixture(scope="module")
+def weights(checkpoints):
+    """A function that returns the weights of a defense's tower."""
+    workshop = Workshop(MINI, checkpoints)
+    return lambda spec: workshop.tower(spec).encoder.state_dict()
+
+
+def test_a_soup_of_one_is_that_one_bit_for_bit(weights):
+    soup, member = weights(f"soup:of=tecoa,{SHORT}"), weights(f"tecoa:{SHORT}")
+    assert soup.keys() == member.keys()
+    assert all(torch.equal(soup[name], member[name]) for name in member)
+
+
+def test_a_soup_is_the_mean_rounded_once(weights):
+    soup = weights(f"soup:of=tecoa+fare+tecoa:seed=1,{SHORT}")
+    members = [weights(f"{spec}{SHORT}") for spec in ("tecoa:", "fare:", "tecoa:seed=1,")]
+    for name, weight in soup.items():
+        mean = np.mean([each[name].double().numpy() for each in members], axis=0)
+        assert np.array_equal(weight.numpy(), mean.astype(np.float32))
+    assert not torch.equal(soup["proj"], members[0]["proj"])
+
+
+@pytest.mark.parametrize(("of", "weight"), [("clip", "0"), ("tecoa", "1")])
+def test_task_arithmetic_ends_at_its_ends(of, weight, weights):
+    """In float64 θ₀ + (θ - θ₀) is θ up to 2⁻⁵², so that float32 rounds it to θ."""
+    found = weights(f"task_arithmetic:of=tecoa,{SHORT},weight={weight}")
+    expected = weights("clip" if of == "clip" else f"tecoa:{SHORT}")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_two_half_task_vectors_are_a_soup(weights):
+    found = weights(f"task_arithmetic:of=tecoa+fare,{SHORT},weight=0.5")
+    soup = weights(f"soup:of=tecoa+fare,{SHORT}")
+    for name in soup:
+        torch.testing.assert_close(found[name], soup[name], rtol=2**-23, atol=0)
+
+
+@given(
+    st.lists(st.floats(-2, 2), min_size=2, max_size=5),
+    st.floats(-3, 3, allow_subnormal=False),
+)
+def test_task_arithmetic_is_linear_in_its_weight_and_in_each_change(values, weight):
+    original, *tuned = (torch.tensor([each], dtype=torch.float64) for each in values)
+    entry = replace(defenses["task_arithmetic"], weight=weight)
+    exact = values[0] + weight * math.fsum(each - values[0] for each in values[1:])
+    assert entry.mix(original, tuned).item() == pytest.approx(exact, abs=1e-12)
+    assert entry.mix(original, tuned[::-1]).item() == pytest.approx(exact, abs=1e-12)
+
+
+def test_another_checkpoint_of_any_member_is_another_identity(checkpoints, tmp_path):
+    spec = f"soup:of=ft_standard+tecoa,{SHORT}"
+    first = Workshop(MINI, checkpoints).tower(spec).identity
+    assert first["members"].keys() == {f"ft_standard:{SHORT}", f"tecoa:{SHORT}"}
+    digests = [each["checkpoint"] for each in first["members"].values()]
+    assert len(set(digests)) == 2
+    workshop = Workshop(MINI, tmp_path)
+    place = workshop.checkpoint_path(defenses.create(f"tecoa:{SHORT}").recipe_for(MINI))
+    place.parent.mkdir(parents=True)
+    for path in checkpoints.rglob("*.safetensors"):
+        shutil.copy(path, place.parent)
+    checkpoint = Checkpoint.read(place)
+    weights = {name: each + 1e-3 for name, each in checkpoint.weights.items()}
+    metadata = {"recipe": json.dumps(checkpoint.recipe), "sources": json.dumps(checkpoint.sources)}
+    metadata |= {"history": json.dumps(checkpoint.history), "prompts": checkpoint.prompts}
+    safetensors.torch.save_file(weights, place, metadata)
+    second = workshop.tower(spec).identity
+    found = [each.name for each in differences({"defense": first}, {"defense": second})]
+    assert found == [f"defense.members.tecoa:{SHORT}.checkpoint"]
+
+
+@pytest.mark.parametrize("name", ["soup", "task_arithmetic"])
+def test_a_mixture_needs_towers_of_clips_shape(name, checkpoints):
+    with pytest.raises(ZSRobustError, match="tower of vpt_tecoa.* does not have CLIP's shape"):
+        Workshop(MINI, checkpoints).tower(f"{name}:of=tecoa+vpt_tecoa:tokens=0,{SHORT}")
+
+
 def test_zero_prompts_and_no_tokens_are_the_plain_encoder(clip):
     images = torch.randn(3, 3, 32, 32)
     plain = PromptedEncoder(clip.encoder, 32, torch.zeros(0, 128))
@@ -713,6 +798,8 @@ def test_visual_prompts_say_that_they_need_a_vision_transformer():
         "clip",
         *(f"{name}:epochs=1,limit=128" for name in TRAINED if "vpt" not in name),
         "interpolation:epochs=1,limit=128",
+        "soup:epochs=1,limit=128",
+        "task_arithmetic:epochs=1,limit=128",
         "vpt_tecoa:epochs=1,limit=128,tokens=2",
         "vpt_tecoa_code:epochs=1,limit=128,tokens=2",
         "vpt_pmg_aft:epochs=1,limit=128,tokens=2",

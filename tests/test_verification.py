@@ -329,6 +329,26 @@ def test_another_checkpoint_than_that_of_the_cells_is_found(stored):
     assert "its weights are not those of these cells: 2 cells" in finding.wrong
 
 
+def test_the_checkpoints_of_a_mixtures_members_are_verified(stored):
+    path = the(stored, "tecoa/mini_cells.json")
+    result = results.read(path)
+    members = {}
+    for seed in (1, 2):
+        recipe = {**result.identity.defense.recipe, "seed": seed}
+        place = write_checkpoint(stored, recipe, {"proj": torch.full((2,), float(seed))})
+        digest = weights_digest({"proj": torch.full((2,), float(seed))})
+        members[f"tecoa:seed={seed}"] = {"checkpoint": digest, "recipe": recipe}
+    spec = "soup:of=tecoa:seed=1+tecoa:seed=2"
+    about = {"spec": spec, "title": "soup (FT-TeCoA + FT-TeCoA)", "members": members}
+    mixed = edited(result, {"defense": about})
+    results.write(mixed, Outcomes.read(path), stored / "results", Samples.read(path))
+    assert not findings(stored)
+    place.unlink()
+    (finding,) = findings(stored)
+    assert finding.path == place
+    assert "the checkpoint of these cells is missing: 1 cell" in finding.wrong
+
+
 def test_a_checkpoint_without_a_digest_is_held_against_its_cells(stored):
     path = the(stored, ".safetensors")
     read = Checkpoint.read(path)

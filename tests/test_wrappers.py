@@ -297,6 +297,19 @@ def test_a_field_that_is_none_stays_out_of_the_identity():
             "interpolation (0.5, FT-TeCoA)",
             "tecoa:epochs=1,lr=1e-4",
         ),
+        ("ttc:of=soup:of=tecoa", "TTC (soup (FT-TeCoA))", "soup:of=tecoa"),
+        (
+            "ttc:eps=2/255,epochs=1,of=soup:of=tecoa+tecoa:seed=1",
+            "TTC (soup (FT-TeCoA + FT-TeCoA))",
+            "soup:epochs=1,of=tecoa+tecoa:seed=1",
+        ),
+        ("soup", "soup (FT-TeCoA + PMG-AFT)", "tecoa+pmg_aft"),
+        ("soup:of=tecoa + fare", "soup (FT-TeCoA + FARE)", "tecoa+fare"),
+        (
+            "task_arithmetic:of=tecoa+tecoa:seed=1,weight=-0.5,epochs=1",
+            "task arithmetic (-0.5, FT-TeCoA + FT-TeCoA)",
+            "tecoa:epochs=1+tecoa:epochs=1,seed=1",
+        ),
         (
             "tte:of=interpolation:of=pmg_aft:epochs=1,weight=0.25,lr=1e-4",
             "TTE (interpolation (0.25, PMG-AFT))",
@@ -307,7 +320,19 @@ def test_a_field_that_is_none_stays_out_of_the_identity():
 def test_a_wrapped_defense_is_another_one_and_says_so(spec, title, of):
     defense, suite = defenses.create(spec), suites.load("mini")
     assert (defense.title, defense.of) == (title, of)
-    assert defense.recipes(suite) == defenses.create(of).recipes(suite)
+    members = [defenses.create(each).recipes(suite) for each in of.split("+")]
+    if "soup:" not in of:
+        assert defense.recipes(suite) == [recipe for recipes in members for recipe in recipes]
+
+
+def test_a_field_after_several_members_is_every_members():
+    def seeds(spec):
+        recipes = defenses.create(spec).recipes(suites.load("mini"))
+        return [(recipe.epochs, recipe.seed) for recipe in recipes]
+
+    assert seeds("soup:of=tecoa+tecoa:seed=1,epochs=3") == [(3, 0), (3, 1)]
+    assert seeds("ttc:of=soup:of=tecoa+tecoa:seed=1,epochs=3") == [(3, 0), (3, 1)]
+    assert seeds("soup:of=tecoa:epochs=2+fare") == [(2, 0), (4, 0)]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +354,18 @@ def test_a_wrapped_defense_is_another_one_and_says_so(spec, title, of):
             "tte:of=interpolation:of=tecoa:lr=1,seed=3",
             "write of=interpolation:of=tecoa,lr=1,seed=3; to set that of 'tecoa'",
         ),
+        ("soup:of=tecoa+tekoa", "Did you mean tecoa"),
+        ("soup:of=tecoa+tecoa", "is not a list of different defenses"),
+        ("soup:of=tecoa+", "is not a list of different defenses"),
+        ("soup:of=tecoa+ttc", "only weights are mixed, and TTC is a wrapper"),
+        ("soup:of=tecoa+interpolation", "interpolation is a mixture, too"),
+        ("interpolation:of=soup", "soup is a mixture, too"),
+        ("interpolation:of=tecoa+fare", "Unknown defense 'tecoa.fare'"),
+        ("soup:of=tecoa:seed=1,epochs=2+fare", "a comma ends the list of members"),
+        ("soup:of=tecoa+clip,epochs=2", "'soup' of 'clip' has no field 'epochs'"),
+        ("soup:of=tecoa:epochs=1+fare,epochs=2", "sets epochs of 'tecoa' twice"),
+        ("soup:weight=0.5", "has no field 'weight'"),
+        ("task_arithmetic:weight=inf", "weight=inf is not a finite number"),
         ("ttc:steps=0", "TTC needs eps in"),
         ("tte:crops=-1", "crops=0 or more"),
     ],

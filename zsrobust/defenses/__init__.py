@@ -1,7 +1,7 @@
 """Defenses: one file for each published method, with its source, objective, recipe and row."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry
-from zsrobust.core.specs import field_types, join_spec, parse_fields, split_spec
+from zsrobust.core.specs import field_types, join_spec, normalize, parse_fields, split_spec
 from zsrobust.models.wrappers import Knowledge, Wrapper
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Recipe
@@ -112,50 +112,91 @@ class Tower:
 
 @dataclass(frozen=True, kw_only=True)
 class Around(Defense):
-    """A defense made from another one, whose spec is `of`.
+    """A defense made from another one, whose spec is `of`, or from several: `of=tecoa+fare`.
 
-    A field of its spec is its own if it has a field of that name. If not, the other defense gets
-    it. A field right after the name of the other defense, `of=tecoa:eps=1/255`, is always that
-    one's.
+    A field of its spec is its own if it has a field of that name. If not, every other defense gets
+    it. A field right after the name of another defense, `of=tecoa:eps=1/255`, is always that one's.
+    Each of several can have one such field, because a comma ends `of`.
     """
 
     of: str = "tecoa"
+    several = False  #: whether `of` can name several defenses, joined by "+"
 
     def check_around(self, other: Defense, where: str) -> None:
         """Raise ZSRobustError if it cannot be around the other defense."""
 
-    def title_around(self, other: Defense) -> str:
-        """Return its title, which names the other defense."""
-        return f"{self.title} ({other.title})"
+    def title_around(self, *others: Defense) -> str:
+        """Return its title, which names the other defenses."""
+        return f"{self.title} ({' + '.join(other.title for other in others)})"
 
     def own_fields(self) -> dict[str, Any]:
         """Return the types of its own fields by name: `of`, and those that a subclass adds."""
         inherited = {field.name for field in dataclasses.fields(Defense)}
         return {name: kind for name, kind in field_types(self).items() if name not in inherited}
 
+    @property
+    def members(self) -> list[str]:
+        """The specs of the other defenses, in their order."""
+        return self.split(self.of)
+
+    def split(self, of: str) -> list[str]:
+        """Return the specs in a value of `of`."""
+        return [spec.strip() for spec in of.split("+")] if self.several else [of]
+
     def configure(self, fields: Mapping[str, str], where: str) -> "Around":
         """Return the defense that a spec names.
 
-        Raises ZSRobustError for a field that no defense has, one that is set twice, and one that
-        could belong to two defenses.
+        Raises ZSRobustError for a field that no defense has, one that is set twice, one that
+        could belong to two defenses, and for members that are not different.
         """
         kinds = self.own_fields()
         own = {key: text for key, text in fields.items() if key in kinds}
         handed = {key: text for key, text in fields.items() if key not in kinds}
         values = parse_fields(own, kinds, where)
         of = values.pop("of", self.of)
-        name, attached = split_spec(of)
+        specs = self.split(of)
+        if self.several:
+            _check_members(of, specs, handed, where)
+        others = [self._other(spec, own, handed, where) for spec in specs]
+        joined = "+".join(spec for spec, _ in others)
+        changed = dataclasses.replace(self, of=joined, **values)
+        title = changed.title_around(*(other for _, other in others))
+        return dataclasses.replace(changed, title=title)
+
+    def _other(
+        self, spec: str, own: Mapping[str, str], handed: Mapping[str, str], where: str
+    ) -> tuple[str, Defense]:
+        """Return the whole spec of a defense that it is around, and that defense."""
+        name, attached = split_spec(spec)
         if twice := sorted(attached.keys() & handed.keys()):
             raise ZSRobustError(f"{where} sets {twice[0]} of {name!r} twice. Set it once.")
         self.check_around(defenses[name], where)
-        other = defenses[name].configure(attached | handed, f"{where} of {name!r}")
-        _check_unambiguous(own, of, where)
-        changed = dataclasses.replace(self, of=join_spec(name, attached | handed), **values)
-        return dataclasses.replace(changed, title=changed.title_around(other))
+        other = defenses[name].configure({**attached, **handed}, f"{where} of {name!r}")
+        _check_unambiguous(own, spec, where)
+        return join_spec(name, {**attached, **handed}), other
 
     def recipes(self, suite: Suite) -> list[Recipe]:
-        """Return the recipes of the other defense."""
-        return defenses.create(self.of).recipes(suite)
+        """Return the recipes of the other defenses."""
+        return [each for spec in self.members for each in defenses.create(spec).recipes(suite)]
+
+
+def _check_members(of: str, specs: Sequence[str], handed: Mapping[str, str], where: str) -> None:
+    """Raise ZSRobustError unless the members are different ones, and the spec can express them.
+
+    In `soup:of=tecoa:seed=1,epochs=2+fare` the comma ends `of`.
+    """
+    for key, text in handed.items():
+        if "+" in text:
+            raise ZSRobustError(
+                f"{where}: {key}={text!r} has a '+', but a comma ends the list of members. Give "
+                "each member one field at most, and write fields of all members at the end: "
+                "of=tecoa+tecoa:seed=1,epochs=2"
+            )
+    if not all(specs) or len({normalize(spec) for spec in specs}) < len(specs):
+        raise ZSRobustError(
+            f"{where}: {of!r} is not a list of different defenses. "
+            "Join their names with '+': of=tecoa+tecoa:seed=1"
+        )
 
 
 def _check_unambiguous(own: Mapping[str, str], of: str, where: str) -> None:
@@ -183,8 +224,9 @@ def _chain(of: str) -> list[tuple[str, dict[str, str]]]:
     entry = defenses[name]
     if not isinstance(entry, Around):
         return [(name, fields)]
-    inner = fields.pop("of", entry.of)
-    return [(name, fields), *_chain(inner)]
+    inner = entry.split(fields.pop("of", entry.of))
+    # A field after several members is never one member's.
+    return [(name, fields), *(_chain(inner[0]) if len(inner) == 1 else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +250,9 @@ class Wrapped(Around):
                 f"{where}: {other.title} is a wrapper, too. Wrap a defense of the weights: of=tecoa"
             )
 
-    def title_around(self, other: Defense) -> str:
+    def title_around(self, *others: Defense) -> str:
         """Return its title, which names the other defense, and an oblivious attack."""
-        title = super().title_around(other)
+        title = super().title_around(*others)
         return f"{title}, oblivious attack" if self.knowledge == "oblivious" else title
 
     def tower(self, workshop: "Workshop") -> "Tower":

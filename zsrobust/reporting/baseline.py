@@ -147,10 +147,9 @@ def _pair(ours: Stored, theirs: Stored) -> _Pair | str:
         return f"failed: {last_line(ours.result.error)}"
     found = theirs.result.identity.differences(ours.result.identity)
     differing = {each.name for each in found}
-    retrained, other_images = "defense.checkpoint" in differing, bool(differing & set(IMAGES))
-    other = differing - {*IMAGES, "defense.checkpoint"}
-    if retrained and not other and ours.result.identity.defense.recipe is None:
-        other = {"defense.checkpoint"}
+    checkpoints = {f"{place}.checkpoint" for place in ours.result.identity.defense.trained}
+    retrained, other_images = bool(differing & checkpoints), bool(differing & set(IMAGES))
+    other = differing - checkpoints - set(IMAGES)
     if other:
         return f"another {', '.join(sorted(name.removeprefix('defense.') for name in other))}"
     one, two = _outcomes(ours), _outcomes(theirs)

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from zsrobust.core.errors import counted
 from zsrobust.reporting.comparison import IMAGES
 from zsrobust.reporting.matching import Stored
-
-CHECKPOINT = "defense.checkpoint"
+from zsrobust.results.identity import is_checkpoint
 
 
 def origins(matched: Iterable[tuple[Stored, Stored]]) -> list[str]:
@@ -31,7 +30,7 @@ def _differences(ours: Stored, theirs: Stored) -> list[str]:
         each.name: each for each in theirs.result.identity.differences(ours.result.identity)
     }
     found = []
-    if CHECKPOINT in differing:
+    if any(is_checkpoint(name) for name in differing):
         found.append(f"Another checkpoint of {ours.key.defense}")
     if images := [name for name in IMAGES if name in differing]:
         which = ", ".join(name.removeprefix("dataset.") for name in images)

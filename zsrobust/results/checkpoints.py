@@ -50,10 +50,9 @@ def _uses(folder: Path, cells: Cells) -> dict[tuple[Path, str], list[Path]]:
     """Return the cells of trained defenses, by their checkpoint's path and weights' digest."""
     uses: dict[tuple[Path, str], list[Path]] = {}
     for path, result in cells.results.items():
-        defense = result.identity.defense
-        if defense.checkpoint and defense.recipe:
-            place = folder / checkpoint_place(result.identity.suite, defense.recipe)
-            uses.setdefault((place, defense.checkpoint), []).append(path)
+        for made in result.identity.defense.trained.values():
+            place = folder / checkpoint_place(result.identity.suite, made["recipe"])
+            uses.setdefault((place, made["checkpoint"]), []).append(path)
     return uses
 
 

@@ -50,6 +50,18 @@ class DefenseIdentity:
         """The digest of the checkpoint's weights; None for a defense that is not trained."""
         return self.details.get("checkpoint")
 
+    @property
+    def trained(self) -> dict[str, Mapping[str, Any]]:
+        """The details with a checkpoint and a recipe, by their place: its own, and its members'."""
+        members = self.details.get("members", {})
+        parts = {"defense": self.details}
+        parts |= {f"defense.members.{spec}": details for spec, details in members.items()}
+        return {
+            place: details
+            for place, details in parts.items()
+            if details.get("checkpoint") and details.get("recipe")
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the defense's part of a stored identity."""
         return {"spec": self.spec, "title": self.title, **self.details}
@@ -179,6 +191,12 @@ class Identity:
         more = [stored[name] for name in ("switches", "search") if name in stored]
         text = json.dumps([defense, attack, *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a field is the digest of a defense's checkpoint, or of a member's."""
+    member = name.startswith("defense.members.") and name.endswith(".checkpoint")
+    return member or name == "defense.checkpoint"
 
 
 def differences(

@@ -79,6 +79,7 @@ def _expected_title(identity: Identity) -> str | None:
     expected = titles.get(name)
     if expected is None or title in (expected, identity.defense.spec):
         return None
-    inner = titles.get(split_spec(fields.get("of", ""))[0], "")
-    around = title.startswith(f"{expected} (") and inner in title
+    members = [split_spec(spec)[0] for spec in fields.get("of", "").split("+")]
+    inner = [titles.get(member, "") for member in members]
+    around = title.startswith(f"{expected} (") and all(each in title for each in inner)
     return None if around and name in registered()["around"]["names"] else expected
