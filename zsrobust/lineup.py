@@ -11,14 +11,18 @@ import zsrobust.attacks.pgd
 import zsrobust.attacks.square
 import zsrobust.attacks.torchattacks
 import zsrobust.datasets.catalogue
+import zsrobust.defenses.agft
 import zsrobust.defenses.clip
 import zsrobust.defenses.fare
 import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation
 import zsrobust.defenses.lore
 import zsrobust.defenses.pmg_aft
+import zsrobust.defenses.sim_clip
 import zsrobust.defenses.tecoa
+import zsrobust.defenses.tga_zsr
 import zsrobust.defenses.ttc
 import zsrobust.defenses.tte
+import zsrobust.defenses.ucat
 import zsrobust.defenses.weights
 import zsrobust.mini.datasets  # noqa: F401 (imported for what they register)
