@@ -61,6 +61,7 @@ def test_it_has_the_sixteen_with_the_papers_sizes():
     assert [name for name, dataset in known.items() if dataset.train_size] == [
         "cifar100",
         "tiny_imagenet",
+        "imagenet",
     ]
     assert {name: dataset.side for name, dataset in known.items() if dataset.side} == SIZES
     for name, dataset in known.items():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import E, Registry
+from zsrobust.datasets.descriptions import read_descriptions
 
 if TYPE_CHECKING:
     from zsrobust.datasets.origin import Origin
@@ -169,6 +170,8 @@ class Dataset:
     by_class: bool = False  #: torchvision lists its images class by class: `reference` follows that
     #: other class names and templates, by the name of the wording: "released", "tecoa", "openai"
     wordings: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    #: returns several descriptions of each class, (K, n); None: they are in a file of the data root
+    describe: Callable[[], list[list[str]]] | None = None
     may_be_shown: bool = False  #: whether its license lets anyone show its images
     metric: str = "top-1"
     license: str = ""
@@ -216,6 +219,12 @@ class Dataset:
         """Return the prompts of each class, in its own wording or in a named one."""
         classes, templates = self.wordings.get(wording, (self.classes, self.templates))
         return [[template.replace("{}", name) for template in templates] for name in classes]
+
+    def descriptions(self) -> list[list[str]]:
+        """Return several descriptions of each class; raises as `read_descriptions` does."""
+        if self.describe is not None:
+            return self.describe()
+        return read_descriptions(self.name, self.classes)
 
     def look_alikes(self, wording: str = "plain") -> list[list[int]]:
         """Return the groups of classes with the same prompts, which no classifier can separate."""

@@ -75,7 +75,7 @@ class Defense:
         values = {key: value for key, value in values.items() if key in known}
         values["backbone"] = suite.backbone
         if self.recipe.attack is None:
-            values |= {"eps": None, "step_size": None}
+            values |= {"attack": None, "eps": None, "step_size": None}
         values |= self.overrides
         options = {name: values.pop(name, value) for name, value in self.recipe.options.items()}
         return dataclasses.replace(self.recipe, **values, options=options)

@@ -30,8 +30,8 @@ defenses.register("fare")(
         title="FARE",
         paper="Schlarmann et al., ICML 2024, arXiv 2402.12336",
         # From the published recipe (chs20/RobustVLM at 7de10ee, README): the loss and PGD of 10
-        # steps. Its ImageNet, 2 epochs, AdamW and schedule are not used: the adversarial
-        # fine-tunings of a suite share a budget.
+        # steps. Its ImageNet, 2 epochs, AdamW and schedule are the suite paper_imagenet's. Other
+        # suites have their own: the adversarial fine-tunings of a suite share a budget.
         recipe=Recipe(objective="fare", attack="pgd10"),
     )
 )

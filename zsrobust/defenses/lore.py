@@ -5,6 +5,7 @@ image, as in FARE. Clean embeddings may move by a share ρ of their squared leng
 learns the multiplier of this constraint for each image, so that training finds a saddle point.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ def multiplier(step: Step) -> Tensor:
     embeddings = step.teacher_clean.embeddings
     if step.dual is None:
         return embeddings.new_zeros(len(embeddings))
-    return F.softplus(step.dual(embeddings)).squeeze(1)
+    return F.softplus(torch.as_tensor(step.dual(embeddings))).squeeze(1)
 
 
 def violation(step: Step) -> Tensor:

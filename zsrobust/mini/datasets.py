@@ -22,6 +22,14 @@ NO_TRAINING = ZSRobustError(
 )
 TRAIN_COLORS = ["red", "yellow", "green", "blue", "white"]
 TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
+#: Captions of the world's pictures that describe a thing: synonyms of the prompt, which is the first.
+SYNONYMS = (
+    "this is a photo of a {}",
+    "a {}",
+    "a {} on a black background",
+    "a {} on a gray background",
+    "a {} on a light background",
+)
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,18 @@ def _draw(
             side=world.SIZE,
             load=load,
             train_size=train or None,
+            describe=(lambda: _synonyms(names)) if train else None,
             may_be_shown=True,
         )
     )
+
+
+def _synonyms(names: list[str]) -> list[list[str]]:
+    articles = ["an" if name[0] in "aeiou" else "a" for name in names]
+    return [
+        [synonym.replace("a {}", f"{article} {name}") for synonym in SYNONYMS]
+        for article, name in zip(articles, names, strict=True)
+    ]
 
 
 SHAPES, COLORS, FLAGS = list(world.SHAPES), list(world.COLORS), list(world.FLAGS)

@@ -18,7 +18,7 @@ from zsrobust.training.checkpoints import further_texts, learning, student_encod
 from zsrobust.training.crafting import Crafter
 from zsrobust.training.crew import Crew
 from zsrobust.training.recipes import Recipe
-from zsrobust.training.steps import MinMax, Step
+from zsrobust.training.steps import NO_HEADS, MinMax, Step
 
 
 class BFloat16(nn.Module):
@@ -75,7 +75,7 @@ class Learner:
         )
         further = further_texts(self.objective, dataset)
         heads = [clip.head(texts, recipe.logit_scale) for texts in further]
-        self.heads = torch.stack(heads) if heads else None
+        self.heads = torch.stack(heads) if heads else NO_HEADS
         self.device = self.student.head.device
         self.weights, self.buffers = learning(encoder), dict(encoder.named_buffers())
         self.start = {name: weight.detach().clone() for name, weight in self.weights.items()}

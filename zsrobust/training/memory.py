@@ -32,7 +32,7 @@ class _Counter(TorchDispatchMode):
     """Counts the bytes of living storages that were made while it is active."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not type it
         self.living: dict[int, int] = {}  #: bytes by storage
         self.now = self.peak = 0
 

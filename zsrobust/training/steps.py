@@ -17,6 +17,7 @@ from zsrobust.models.tokens import embed, project
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
 NO_DRAWS = Draws(torch.empty(0, dtype=torch.int64))  #: of a step outside a training
+NO_HEADS = torch.empty(0)  #: of an objective without texts of its own
 
 
 class Outputs:
@@ -93,7 +94,7 @@ class Step:
     options: Mapping[str, Any]
     share: float = 1.0  #: of these images in the whole batch, in (0, 1]
     draws: Draws = NO_DRAWS  #: of these images in this epoch
-    heads: Tensor | None = None  #: (H, K, D): of the objective's own texts; see `MinMax.texts`
+    heads: Tensor = NO_HEADS  #: (H, K, D): of the objective's own texts; see `MinMax.texts`
     dual: nn.Module | None = None  #: the objective's dual network; see `MinMax.dual`
 
     @cached_property
