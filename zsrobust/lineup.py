@@ -13,11 +13,13 @@ import zsrobust.attacks.torchattacks
 import zsrobust.datasets.catalogue
 import zsrobust.defenses.agft
 import zsrobust.defenses.clip
+import zsrobust.defenses.comp_tga
 import zsrobust.defenses.fare
 import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation
 import zsrobust.defenses.lore
 import zsrobust.defenses.pmg_aft
+import zsrobust.defenses.saft
 import zsrobust.defenses.sim_clip
 import zsrobust.defenses.tecoa
 import zsrobust.defenses.tga_zsr

@@ -28,9 +28,9 @@ def negations(dataset: Dataset) -> Texts:
 
 def complementary(step: Step, outputs: Outputs) -> Tensor:
     """Return A(t_y) ⊙ (1 - A(t̄_y)), (N, S·S), for the texts of the labels and their negations."""
-    positive = attention(outputs, step.student.head[step.labels])
-    negative = attention(outputs, step.heads[0][step.labels])
-    return positive * (1 - negative)
+    texts, denials = step.student.head[step.labels], step.heads[0][step.labels]
+    combined: Tensor = attention(outputs, texts) * (1 - attention(outputs, denials))
+    return combined
 
 
 def comp_tga(step: Step) -> Tensor:

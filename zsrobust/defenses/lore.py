@@ -5,7 +5,6 @@ image, as in FARE. Clean embeddings may move by a share ρ of their squared leng
 learns the multiplier of this constraint for each image, so that training finds a saddle point.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +18,8 @@ def multiplier(step: Step) -> Tensor:
     embeddings = step.teacher_clean.embeddings
     if step.dual is None:
         return embeddings.new_zeros(len(embeddings))
-    return F.softplus(torch.as_tensor(step.dual(embeddings))).squeeze(1)
+    multipliers: Tensor = F.softplus(step.dual(embeddings)).squeeze(1)
+    return multipliers
 
 
 def violation(step: Step) -> Tensor:

@@ -13,6 +13,7 @@ normalizes each patch over its channels, as `tga_zsr` does, is not verified.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -59,19 +60,24 @@ def gap(ours: Tensor, theirs: Tensor) -> Tensor:
     return distances.mean()
 
 
-def guided(step: Step, over: Over) -> Tensor:
-    """Return L = cross-entropy + α |A(x',f) - A(x,f0)| + β |A(x,f) - A(x,f0)|, batch means.
+def refinement(step: Step, maps: Callable[[Outputs], Tensor]) -> Tensor:
+    """Return α |A(x',f) - A(x,f0)| + β |A(x,f) - A(x,f0)|, batch means, for A = `maps`.
 
     A term of weight 0 costs no pass.
     """
-    loss = F.cross_entropy(step.adversarial_logits, step.labels)
-    texts = step.student.head[step.labels]
+    loss = step.student.head.new_zeros(())
     for weight, outputs in (("alpha", "student_adversarial"), ("beta", "student_clean")):
         if step.options[weight]:
-            ours = attention(getattr(step, outputs), texts, over)
-            theirs = attention(step.teacher_clean, texts, over)
-            loss = loss + step.options[weight] * gap(ours, theirs)
+            distance = gap(maps(getattr(step, outputs)), maps(step.teacher_clean))
+            loss = loss + step.options[weight] * distance
     return loss
+
+
+def guided(step: Step, over: Over) -> Tensor:
+    """Return L = cross-entropy of the adversarial images + the attention's `refinement`."""
+    loss = F.cross_entropy(step.adversarial_logits, step.labels)
+    texts = step.student.head[step.labels]
+    return loss + refinement(step, lambda outputs: attention(outputs, texts, over))
 
 
 @objectives.register("tga_zsr")

@@ -22,7 +22,7 @@ NO_TRAINING = ZSRobustError(
 )
 TRAIN_COLORS = ["red", "yellow", "green", "blue", "white"]
 TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
-#: Captions of the world's pictures that describe a thing: synonyms of the prompt, which is the first.
+#: Captions of the world's pictures that describe a thing: synonyms of the first, the prompt.
 SYNONYMS = (
     "this is a photo of a {}",
     "a {}",
