@@ -194,7 +194,10 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
             ("table", "--out", "numbers.md"),
             "missing. Next: zsrobust table 1, or --out results/table1.md",
         ),
-        (("table", "9", *MINI), "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"),
+        (
+            ("table", "9", *MINI),
+            "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, s3, s4, s5, t1",
+        ),
         (
             ("table", "s1", *MINI),
             "has no stored cells under pgd10: suite mini_second, protocol sound, eps 6/255, seed 0. Next: zsrobust run --suite mini_second --table s1",

@@ -14,7 +14,9 @@ from zsrobust.evaluation.referee import predict
 from zsrobust.mini import world
 from zsrobust.mini.pretrain import CONFIG, draw
 from zsrobust.models.clip import load_clip
-from zsrobust.settings import suites
+from zsrobust.reporting.rows import Need
+from zsrobust.running.plan import plan
+from zsrobust.settings import protocols, suites
 from zsrobust.testing import check_dataset
 
 MINI = suites.load("mini")
@@ -108,3 +110,23 @@ def test_the_suites_eps_is_that_of_training_and_of_attacks():
 
 WORLD = ("d93346d1c9f3c6c5", "19f1ed62483c7fd5")
 SUBSET = [11, 15, 16, 25, 27, 29]
+
+
+def test_a_need_of_every_fourth_dataset_plans_those_once():
+    suite, protocol = MINI, protocols.load("sound")
+    few, all_of_them = Need("clip", "autoattack", every=4), Need("clip", "autoattack")
+
+    def names(*needs, **chosen):
+        return [cell.key.dataset for cell in plan(suite, protocol, needs=needs, **chosen)]
+
+    assert names(few) == ["mini_shapes", "mini_letters", "mini_scenes", "mini_positions"]
+    assert names(all_of_them, few) == list(suite.datasets)
+    assert sorted(names(few, all_of_them)) == sorted(suite.datasets)
+    assert names(few, dataset_names=["mini_colors", "mini_letters"]) == ["mini_letters"]
+
+
+def test_strong_attacks_are_on_subsets_of_one_size():
+    suite, protocol = MINI, protocols.load("sound")
+    needs = [Need("clip", attack) for attack in ("autoattack", "pgd100", "pgd10")]
+    sizes = {(c.key.attack, c.key.limit) for c in plan(suite, protocol, needs=needs)}
+    assert sizes == {("autoattack", 32), ("pgd100", 32), ("pgd10", None)}

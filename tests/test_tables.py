@@ -11,8 +11,10 @@ from test_results import make, outcomes
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.intervals import wilson
+from zsrobust.core.specs import join_spec, split_spec
 from zsrobust.reporting import columns, formats, reported, statistics, tables
 from zsrobust.reporting.formats import render
+from zsrobust.reporting.rows import Finder, Need
 from zsrobust.reporting.tables import build
 from zsrobust.results.flags import look_up
 from zsrobust.results.selection import Selection
@@ -185,7 +187,7 @@ def test_other_eps_and_other_tables(stored):
         ):
             build("1", stored, Selection.of(SUITE, **nothing))
     with pytest.raises(
-        ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, t1"
+        ZSRobustError, match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, s3, s4, s5, t1"
     ):
         build("9", stored, CHOSEN)
     with pytest.raises(ZSRobustError, match=r"Write to a file that ends in .md, .tex, .csv, .html"):
@@ -251,10 +253,8 @@ def test_the_tables_of_averages_have_a_row_a_variant(tmp_path):
         ["62.50", "25.00"],
         ["62.50", "50.00"],
     ]
-    assert tables.needs("4") == [
-        ("tecoa", "pgd10", None),
-        ("pmg_aft:beta=0", "pgd10", None),
-        ("pmg_aft", "pgd10", None),
+    assert tables.needs("4", SUITE) == [
+        Need(spec, "pgd10", None, every=1) for spec in ("tecoa", "pmg_aft:beta=0", "pmg_aft")
     ]
     fifth = build("5", load_results(tmp_path), CHOSEN)
     assert [entries[0].text for _, entries in fifth.rows] == ["62.50", "—", "—", "—"]
@@ -372,3 +372,73 @@ def test_a_column_added_in_one_place_is_in_every_table_in_every_format(stored, m
         for suffix in formats.FORMATS:
             assert "Sum" in render(page, suffix)
     assert [columns.terminal(place)[-1] for place in ("defense", "defenses")] == [added, added]
+
+
+def test_the_grid_of_weights_has_its_nine_rows():
+    page_rows = list(tables.TABLES["s3"].rows.items())
+    assert len(page_rows) == 9
+    grid = dict.fromkeys((alpha, beta) for alpha in "012" for beta in "012")
+    for (alpha, beta), (spec, title) in zip(grid, page_rows, strict=True):
+        _, fields = split_spec(spec)
+        of = (
+            {"alpha": "1", "beta": "1"}
+            if spec.startswith("pmg_aft")
+            else dict.fromkeys(("alpha", "beta"), "0")
+        )
+        assert {**of, **fields} == {"alpha": alpha, "beta": beta}
+        assert title.startswith(f"α = {alpha}, β = {beta}")
+        assert join_spec(*split_spec(spec)) == spec
+
+
+SWEPT = dataclasses.replace(
+    SUITE, recipe={"eps": 6 / 255}, sweep=(12 / 255, 3 / 255, 6 / 255), datasets=("mini_a",)
+)
+
+
+def test_other_bounds_train_and_test_at_the_same_bound(tmp_path):
+    for eps, right in (("3/255", 4), ("12/255", 1)):
+        for spec in ("clip", f"tecoa:eps={eps}"):
+            cell = make(spec, "mini_a", robust_correct=right - (spec == "clip"), clean_correct=5)
+            results.write(edited(cell, {"attack.eps": eps}), outcomes(), tmp_path)
+    found = load_results(tmp_path)
+    page = build("s4", found, Selection.of(SWEPT))
+    assert page.caption.endswith("mini suite, eps 3/255, 12/255.")
+    assert page.header[:5] == ["Method", "Eps", "Accuracy", "A", "Average"]
+    lines = {(title, *(each.text for each in entries[:2])): entries for title, entries in page.rows}
+    assert len(lines) == len(page.rows) == 6 * 2 * 2
+    assert lines["FT-TeCoA", "3/255", "robust"][2].text == "50.00"
+    assert lines["FT-TeCoA", "3/255", "robust"][2].best  # in its own block
+    assert lines["CLIP", "12/255", "robust"][2].text == "0.00"
+    assert lines["FT-TeCoA", "12/255", "clean"][3].text == "62.50"
+    assert lines["PMG-AFT", "12/255", "clean"][3].text == "—"
+    assert tables.needs("s4", SWEPT)[:3] == [
+        Need("clip", "pgd10", 3 / 255),
+        Need("clip", "pgd10", 12 / 255),
+        Need("ft_standard", "pgd10", 3 / 255),
+    ]
+    assert tables.needs("s4", SWEPT)[4:6] == [
+        Need("tecoa:eps=3/255", "pgd10", 3 / 255),
+        Need("tecoa:eps=12/255", "pgd10", 12 / 255),
+    ]
+    assert {need.eps for need in tables.needs("s4", SWEPT)} == {3 / 255, 12 / 255}
+    with pytest.raises(ZSRobustError, match="Table s4 shows bounds of the suite's `sweep`. Leave"):
+        build("s4", found, Selection.of(SWEPT, eps=3 / 255))
+    with pytest.raises(ZSRobustError, match="The suite mini has no other bounds for this table"):
+        build("s4", found, CHOSEN)
+
+
+def test_the_ablations_have_both_accuracies_of_each_dataset(stored):
+    page = build("s5", stored, CHOSEN)
+    shown = {(title, entries[0].text): entries[1].text for title, entries in page.rows}
+    assert page.header[:4] == ["Method", "Accuracy", "A", "B"]
+    assert shown["FT-TeCoA (α = 0, β = 0)", "clean"] == "62.50"
+    assert shown["FT-TeCoA (α = 0, β = 0)", "robust"] == "37.50"
+    assert {*tables.TABLES["4"].rows, *tables.TABLES["5"].rows} == set(tables.TABLES["s5"].rows)
+
+
+def test_a_row_over_every_second_dataset_has_the_mean_of_those(stored):
+    finder = Finder(stored, CHOSEN)
+    row = finder.row(Need("tecoa", every=2))
+    assert row.averaged() == ["mini_a"]
+    assert row.mean("robust") == Fraction(3, 8)
+    assert list(finder.cells["dataset"]) == ["mini_a"]

@@ -36,14 +36,16 @@ def needs(
             "Run each suite by itself."
         )
     (name,) = names
-    found = [need for number in numbers for need in tables.needs(number)]
+    if name != suite.name:
+        suite = load(name)
+    found = [need for number in numbers for need in tables.needs(number, suite)]
     found += [need for number in figures for need in drawn.needs(number, suite)]
-    return (suite if name == suite.name else load(name)), found
+    return suite, found
 
 
 def number_in(out: Path | None, kind: str) -> str:
     """Return the number in the name of the file `out`; raises ZSRobustError without one."""
-    named = re.search(rf"{kind}[-_ ]?([st]?\d)", out.stem) if out else None
+    named = re.search(rf"{kind}[-_ ]?([stz]?\d)", out.stem) if out else None
     if not named:
         suffix = ".md" if kind == "table" else ".svg"
         raise ZSRobustError(

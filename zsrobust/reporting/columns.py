@@ -45,6 +45,8 @@ class Entry:
     share: Fraction | None = None  #: the accuracy before rounding; None for other numbers
     interval: tuple[float, float] | None = None  #: 95%, in [0, 1]
     best: bool = False
+    spread: str = ""  #: the standard deviation over several trainings, as printed
+    mark: str = ""  #: a sign behind the number, whose meaning is a footnote
     notes: tuple[str, ...] = ()  #: footnotes
     about: str = ""  #: the images or datasets behind it, or why it is missing
     cell: str | None = None  #: path of its cell's JSON; None for a mean
@@ -72,8 +74,8 @@ def averages(metrics: Sequence[Metric]) -> list[Column]:
     above: list[Column] = []
     for metric in metrics:
         title = metric.capitalize()
-        average, *others = _means(metric)
-        entry = _flagged(average.entry) if metric == "robust" else average.entry
+        plain_mean, *others = _means(metric)
+        entry = flagged(plain_mean.entry) if metric == "robust" else plain_mean.entry
         plain.append(Column(metric, title, entry))
         for column in others:
             group = above if column.name.endswith("above-chance") else plain
@@ -92,7 +94,7 @@ def terminal(place: Literal["defense", "defenses"]) -> list[Column]:
     """Return the columns that a run prints of one defense or of several."""
     return [
         Column("images", "Images", _images),
-        *(Column(metric, metric.capitalize(), _mean(metric)) for metric in reversed(METRICS)),
+        *(Column(metric, metric.capitalize(), average(metric)) for metric in reversed(METRICS)),
         *_details(place),
     ]
 
@@ -104,15 +106,17 @@ def filled(columns: Sequence[Column], found: Sequence[Row]) -> list[list[Entry]]
     """
     entries = [[column.entry(row) for column in columns] for row in found]
     rivals = [line for line, row in zip(entries, found, strict=True) if not row.oblivious]
-    tops = [
-        _best([line[place].share for line in rivals]) if column.ranked else None
-        for place, column in enumerate(columns)
-    ]
-    for line in rivals:
-        for place, top in enumerate(tops):
+    mark_best(rivals, [column.ranked for column in columns])
+    return entries
+
+
+def mark_best(rivals: Sequence[list[Entry]], ranked: Sequence[bool]) -> None:
+    """Mark the best entry of each ranked column, in place; a single number is not marked."""
+    for place in (place for place, compared in enumerate(ranked) if compared):
+        top = _best([line[place].share for line in rivals])
+        for line in rivals:
             if top is not None and line[place].share == top:
                 line[place] = replace(line[place], best=True)
-    return entries
 
 
 def _best(shares: Sequence[Fraction | None]) -> Fraction | None:
@@ -164,19 +168,21 @@ def _accuracy(dataset: str, metric: Metric) -> Callable[[Row], Entry]:
 
 def _means(metric: Metric) -> list[Column]:
     return [
-        Column("average", "Average", _mean(metric), ranked=True),
-        Column("zero-shot", "Zero-shot", _mean(metric, zero_shot=True), ranked=True),
-        Column("above-chance", "Above chance", _above_chance(metric), ranked=True),
+        Column("average", "Average", average(metric), ranked=True),
+        Column("zero-shot", "Zero-shot", average(metric, zero_shot=True), ranked=True),
+        Column("above-chance", "Above chance", above_chance(metric), ranked=True),
         Column(
             "zero-shot-above-chance",
             "Zero-shot, above chance",
-            _above_chance(metric, zero_shot=True),
+            above_chance(metric, zero_shot=True),
             ranked=True,
         ),
     ]
 
 
-def _mean(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
+def average(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
+    """Return a function from a row to its mean accuracy."""
+
     def entry(row: Row) -> Entry:
         mean = row.mean(metric, zero_shot)
         if mean is None and row.mixed:
@@ -190,8 +196,9 @@ def _mean(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
     return entry
 
 
-def _above_chance(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
-    plain = _mean(metric, zero_shot)
+def above_chance(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
+    """Return a function from a row to its mean accuracy above chance."""
+    plain = average(metric, zero_shot)
 
     def entry(row: Row) -> Entry:
         if row.mean(metric, zero_shot) is None:
@@ -208,7 +215,7 @@ def _above_chance(metric: Metric, zero_shot: bool = False) -> Callable[[Row], En
     return entry
 
 
-def _flagged(mean: Callable[[Row], Entry]) -> Callable[[Row], Entry]:
+def flagged(mean: Callable[[Row], Entry]) -> Callable[[Row], Entry]:
     """Return a mean's entries with the red flags of all cells, which have no columns."""
 
     def entry(row: Row) -> Entry:
@@ -231,10 +238,17 @@ def _images(row: Row) -> Entry:
     return Entry(str(sum(cell["images"] for cell in row.cells.values())))
 
 
-def _time(row: Row) -> Entry:
+def epoch_time(row: Row) -> Entry:
+    """Return the seconds of one training epoch."""
     epochs = (cell["epoch_seconds"] for cell in row.cells.values())
     known = [seconds for seconds in epochs if not pd.isna(seconds)]
     return Entry(f"{known[0]:.1f}") if known else Entry()
+
+
+def memory(row: Row) -> Entry:
+    """Return the peak memory of a training step in MiB; a dash if it was not measured."""
+    known = [cell["memory"] for cell in row.cells.values() if not pd.isna(cell["memory"])]
+    return Entry(f"{known[0] / 2**20:.0f}") if known else Entry(about="not measured")
 
 
 def _per_class(row: Row) -> Entry:
@@ -252,5 +266,5 @@ def _per_class(row: Row) -> Entry:
 #: Columns beside the accuracies, and where each is printed.
 DETAILS: tuple[Column, ...] = (
     Column("per_class", "Mean per class", _per_class, places=frozenset({"defense"})),
-    Column("time", "Time (s)", _time, places=frozenset({"datasets", "report"})),
+    Column("time", "Time (s)", epoch_time, places=frozenset({"datasets", "report"})),
 )

@@ -12,10 +12,10 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.intervals import wilson
 from zsrobust.core.specs import format_eps
-from zsrobust.reporting import painting
+from zsrobust.reporting import painting, zoo
 from zsrobust.reporting.columns import percent
 from zsrobust.reporting.painting import CURVE
-from zsrobust.reporting.rows import METRICS, Metric, Need, Row, rows
+from zsrobust.reporting.rows import METRICS, Finder, Metric, Need, Row
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
@@ -165,12 +165,9 @@ def _records(
     figure: Figure, series: Series, results: pd.DataFrame, selection: Selection
 ) -> list[Record] | str:
     """Return the numbers of a series, or its title if it is incomplete."""
-    found = []
+    found, finder = [], Finder(results, selection)
     for x, need in series.points:
-        eps = selection.eps if need.eps is None else need.eps
-        cells = replace(selection, attack=need.attack, eps=eps).cells(results)
-        cells = cells[cells["defense"] == need.defense]
-        row = rows(cells, selection.suite).get(need.defense, Row(selection.suite, {}))
+        row = finder.row(need)
         read = figure.read(row)
         if read is None:
             return f"{series.title} (of different checkpoints)" if row.mixed else series.title
@@ -224,21 +221,9 @@ def _methods(*specs: str) -> list[Series]:
 
 def _sweep(suite: Suite) -> list[Series]:
     """Return the series of Figure 4: defenses trained and tested at the same bound."""
-    if not suite.sweep:
-        raise ZSRobustError(
-            f"The suite {suite.name} has no bounds for Figure 4. Add bounds to its file: "
-            'sweep = ["1/255", "2/255"]'
-        )
-
-    def need(spec: str, eps: float) -> Need:
-        trained = spec if same(eps, suite.recipe.get("eps")) else f"{spec}:eps={format_eps(eps)}"
-        return Need(trained, eps=None if same(eps, suite.attack["eps"]) else eps)
-
-    def same(eps: float, other: float | None) -> bool:
-        return other is not None and format_eps(eps) == format_eps(other)
-
+    bounds = zoo.bounds(suite, "Figure 4")
     return [
-        Series(spec, ROWS[spec], [(eps, need(spec, eps)) for eps in sorted(suite.sweep)])
+        Series(spec, ROWS[spec], [(eps, zoo.at_bound(spec, eps, suite)) for eps in bounds])
         for spec in ("tecoa", "pmg_aft")
     ]
 

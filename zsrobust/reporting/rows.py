@@ -11,6 +11,7 @@ import pandas as pd
 from zsrobust.core.intervals import wilson
 from zsrobust.reporting.statistics import mean_interval
 from zsrobust.results.chance import chance, corrected
+from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
 Metric = Literal["robust", "clean"]
@@ -18,11 +19,16 @@ METRICS: tuple[Metric, ...] = ("robust", "clean")
 
 
 class Need(NamedTuple):
-    """The cells that a row of a table or a figure needs: one for each dataset of a suite."""
+    """The cells that a row of a table or a figure needs: one for each of a suite's datasets."""
 
     defense: str  #: spec in its normal form
     attack: str = "pgd10"
     eps: float | None = None  #: in pixels of [0, 1]; None for the suite's own
+    every: int = 1  #: 4 is every fourth dataset, in the order of the suite, from the first on
+
+    def datasets(self, suite: Suite) -> tuple[str, ...]:
+        """Return the names of the datasets."""
+        return suite.datasets[:: self.every]
 
 
 @dataclass(frozen=True)
@@ -136,3 +142,31 @@ def rows(cells: pd.DataFrame, suite: Suite) -> dict[str, Row]:
     for cell in cells.to_dict("records"):
         found.setdefault(str(cell["defense"]), {})[str(cell["dataset"])] = cell
     return {defense: Row(suite, found[defense]) for defense in sorted(found)}
+
+
+class Finder:
+    """Finds the rows of needs among stored results, and knows the cells that it found."""
+
+    def __init__(self, results: pd.DataFrame, selection: Selection) -> None:
+        """Search the DataFrame of `load_results`; needs replace the selection's attack and eps."""
+        self.results, self.selection = results, selection
+        self._found: dict[Need, Row] = {}
+
+    def row(self, need: Need) -> Row:
+        """Return the row of a need over its datasets; without stored cells, `cells` is empty."""
+        if need not in self._found:
+            self._found[need] = self._find(need)
+        return self._found[need]
+
+    def _find(self, need: Need) -> Row:
+        eps = self.selection.eps if need.eps is None else need.eps
+        cells = replace(self.selection, attack=need.attack, eps=eps).cells(self.results)
+        suite = replace(self.selection.suite, datasets=need.datasets(self.selection.suite))
+        own = (cells["defense"] == need.defense) & cells["dataset"].isin(suite.datasets)
+        return rows(cells[own], suite).get(need.defense, Row(suite, {}))
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The cells of all rows found so far, in the order of the results."""
+        paths = {cell["path"] for row in self._found.values() for cell in row.cells.values()}
+        return self.results[self.results["path"].isin(paths)]

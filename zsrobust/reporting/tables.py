@@ -1,119 +1,35 @@
 """Tables that mirror the paper's: a pure function of the stored results. No torch here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError, counted, suggest
+from zsrobust.core.specs import format_eps
 from zsrobust.reporting import columns, reported
-from zsrobust.reporting.columns import DASH, Column, Entry, filled, points
+from zsrobust.reporting.columns import DASH, Column, Entry, filled, mark_best, points
+from zsrobust.reporting.contents import ROWS, TABLES, Table, find, needs, suite_name
 from zsrobust.reporting.formats import Page
+from zsrobust.reporting.measures import Measure
 from zsrobust.reporting.reported import Claim
-from zsrobust.reporting.rows import Metric, Need, Row, rows
+from zsrobust.reporting.rows import Finder
 from zsrobust.results.selection import Selection
-from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
-#: The paper's rows, in its order, with their titles.
-ROWS = {
-    "clip": "CLIP",
-    "ft_standard": "FT-Standard",
-    "tecoa": "FT-TeCoA",
-    "pmg_aft": "PMG-AFT",
-    "vpt_tecoa": "VPT-TeCoA",
-    "vpt_pmg_aft": "VPT-PMG-AFT",
-}
+__all__ = ["ROWS", "TABLES", "Table", "build", "find", "needs", "suite_name"]
+
+Line = tuple[str, list[Entry]]  #: the title of a row, and its entries
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper, or one of ours: the cells that it shows."""
+class _Block(NamedTuple):
+    """Lines of a table that are ranked among themselves: one metric at one bound, or all."""
 
-    caption: str
-    metrics: tuple[Metric, ...] = ("robust",)
-    attack: str = "pgd10"  #: clean accuracy is read from the cells of this attack, too
-    rows: Mapping[str, str] = field(default_factory=lambda: ROWS)  #: title by the defense's spec
-    by_dataset: bool = True  #: whether each dataset has a column; averages have one anyway
-    second: bool = False  #: whether its suite is the one with the second target dataset
-    note: str = ""  #: the meaning of its rows
-
-
-TABLES = {
-    "1": Table("Zero-shot robust accuracy (%) under PGD-10"),
-    "2": Table("Zero-shot clean accuracy (%)", ("clean",)),
-    "3": Table(
-        "Zero-shot robust accuracy (%) under AutoAttack",
-        attack="autoattack",
-        rows={name: ROWS[name] for name in ("clip", "tecoa", "pmg_aft")},
-    ),
-    "4": Table(
-        "The terms of the loss: average accuracy (%), robust under PGD-10",
-        ("clean", "robust"),
-        rows={
-            "tecoa": "FT-TeCoA (α = 0, β = 0)",
-            "pmg_aft:beta=0": "+ L_general (α = 1, β = 0)",
-            "pmg_aft": "+ L_general + L_clean (α = 1, β = 1)",
-        },
-        by_dataset=False,
-    ),
-    "5": Table(
-        "The layer and the distance of L_general: average accuracy (%), robust under PGD-10",
-        ("clean", "robust"),
-        rows={
-            "pmg_aft": "Output + KL",
-            "pmg_aft:distance=l2": "Output + L2",
-            "pmg_aft:distance=l2,layer=feature": "Feature + L2",
-            "pmg_aft:distance=cosine,layer=feature": "Feature + cosine",
-        },
-        by_dataset=False,
-    ),
-    "s1": Table("Second target dataset: zero-shot robust accuracy (%) under PGD-10", second=True),
-    "s2": Table("Second target dataset: zero-shot clean accuracy (%)", ("clean",), second=True),
-    "t1": Table(
-        "Test-time defenses around FT-TeCoA: average accuracy (%), robust under PGD-10",
-        ("clean", "robust"),
-        rows={
-            "tecoa": "FT-TeCoA",
-            "tte:of=tecoa": "+ TTE, adaptive",
-            "tte:knowledge=oblivious,of=tecoa": "+ TTE, oblivious",
-            "ttc:of=tecoa": "+ TTC, adaptive",
-            "ttc:knowledge=oblivious,of=tecoa": "+ TTC, oblivious",
-        },
-        by_dataset=False,
-        note="adaptive: the attack sees the test-time defense. oblivious: the attack sees FT-TeCoA "
-        "alone; the number does not apply to attackers who know the defense.",
-    ),
-}
-
-
-def find(number: str) -> Table:
-    """Return a table by its number; raises ZSRobustError for one that does not exist."""
-    if number not in TABLES:
-        raise ZSRobustError(
-            f"There is no table {number!r}. Tables: {', '.join(TABLES)}. Try: zsrobust table 1 "
-            "--suite mini"
-        )
-    return TABLES[number]
-
-
-def needs(number: str) -> list[Need]:
-    """Return the rows of cells that a table shows; raises ZSRobustError like `find`."""
-    table = find(number)
-    return [Need(defense, table.attack) for defense in table.rows]
-
-
-def suite_name(number: str, suite: Suite) -> str:
-    """Return the name of a table's suite; raises ZSRobustError if the second one is missing."""
-    if not find(number).second or suite.name in suites.firsts():
-        return suite.name
-    if suite.second is None:
-        raise ZSRobustError(
-            f"The suite {suite.name} has no second target dataset for Table {number}. Try: "
-            "zsrobust table 1"
-        )
-    return suite.second
+    lead: Mapping[str, str]  #: what distinguishes its lines from those of other blocks, by heading
+    eps: float | None  #: None is the selection's own
+    columns: list[Column]
 
 
 def build(
@@ -127,53 +43,125 @@ def build(
 ) -> Page:
     """Return a table of the selected cells, from the DataFrame of `load_results`.
 
-    The table's own attack replaces that of the selection. `suite_name` has its suite. Means are
+    The table's own attacks replace that of the selection. `suite_name` has its suite. Means are
     printed only for complete rows. `intervals` adds 95% intervals. `compare` adds the paper's
     numbers, the differences, and doubts about the paper's numbers. `more` adds rows by their specs.
-    Raises ZSRobustError for an unknown table or row, for a table without cells, and for `compare`
-    where the paper has no numbers.
+    Raises ZSRobustError for an unknown table or row, for a table without cells, for an eps other
+    than the suite's where the table has its own bounds, and for `compare` where the paper has no
+    numbers.
     """
     table = find(number)
     selection = replace(selection, attack=table.attack)
     suite, eps = selection.suite, selection.bound
-    cells = selection.cells(results)
-    chosen = {**table.rows, **_more(more, cells, table, selection)}
-    cells = cells[cells["defense"].isin(list(chosen))]
+    if table.swept and not selection.usual:
+        raise ZSRobustError(f"Table {number} shows bounds of the suite's `sweep`. Leave out --eps.")
+    own = results[results["suite"] == suite.name]
+    datasets = dict(zip(own["dataset"], own["dataset_title"], strict=True))
+    finder = Finder(results, selection)
+    chosen = _titles(table, selection, own, more)
+    if table.measures is not None:
+        measures = table.measures(suite)
+        header, lines = _measured(measures, chosen, finder)
+        compared = 0
+    else:
+        measures = []
+        blocks = _blocks(table, suite, datasets)
+        header, lines, compared = _accuracies(
+            blocks, table, chosen, finder, number if compare and eps == "1/255" else ""
+        )
+    cells = finder.cells
     if cells.empty:
         raise _no_cells(number, table, selection)
-    own = results[results["suite"] == suite.name]
-    titles = dict(zip(own["dataset"], own["dataset_title"], strict=True))
-    shown = _columns(table, suite, titles)
-    found = rows(cells, suite)
-    ours = filled(shown, [found.get(spec, Row(suite, {})) for spec in chosen])
-    lines = []
-    for spec, entries in zip(chosen, ours, strict=True):
-        lines.append((chosen[spec], entries))
-        if compare and eps == "1/255" and number in suite.printed:
-            lines += _beside(number, spec, dict(zip(shown, entries, strict=True)))
-    if compare and len(lines) == len(ours):
+    if compare and not compared:
         raise ZSRobustError(
             f"The paper has no numbers for Table {number} of the suite {suite.name} at eps {eps}. "
             "It has numbers for the suites paper and paper_cifar100 at eps 1/255. Try: "
             "zsrobust table 1 --compare paper"
         )
-    below = _underneath(cells, table, selection, titles, intervals)
+    below = _underneath(cells, table, selection, datasets, measures, intervals)
     if compare:
         below.append("paper: as printed in arXiv 2401.04350. difference: ours minus the paper's.")
     return Page(
-        f"Table {number}. {table.caption}, {suite.name} suite, eps {eps}.",
-        ["Method", *(column.title for column in shown)],
+        f"Table {number}. {table.caption}, {suite.name} suite, eps {_bounds(table, selection)}.",
+        ["Method", *header],
         lines,
         below,
         intervals,
     )
 
 
-def _columns(table: Table, suite: Suite, titles: Mapping[str, str]) -> list[Column]:
+def _bounds(table: Table, selection: Selection) -> str:
+    """Return the bounds of a table as text: "6/255", or several."""
+    shown = table.bounds(selection.suite)
+    return ", ".join(selection.bound if eps is None else format_eps(eps) for eps in shown)
+
+
+def _measured(
+    measures: Sequence[Measure], chosen: Mapping[str, str], finder: Finder
+) -> tuple[list[str], list[Line]]:
+    """Return the headings and the lines of a table of measures."""
+    by_measure, rivals = [], dict.fromkeys(chosen, True)
+    for measure in measures:
+        found = {spec: [finder.row(need) for need in measure.needs(spec)] for spec in chosen}
+        by_measure.append(measure.entries(found))
+        for spec, rows in found.items():
+            rivals[spec] &= not any(row.oblivious for row in rows)
+    entries = [list(line) for line in zip(*by_measure, strict=True)]
+    mark_best(
+        [line for line, rival in zip(entries, rivals.values(), strict=True) if rival],
+        [measure.ranked for measure in measures],
+    )
+    lines = list(zip(chosen.values(), entries, strict=True))
+    return [measure.title for measure in measures], lines
+
+
+def _blocks(table: Table, suite: Suite, datasets: Mapping[str, str]) -> list[_Block]:
+    """Return the blocks of a table of accuracies; all have the same headings."""
     if not table.by_dataset:
-        return columns.averages(table.metrics)
-    (metric,) = table.metrics
-    return columns.by_dataset({name: titles.get(name, name) for name in suite.datasets}, metric)
+        return [
+            _Block(_lead(table, eps), eps, columns.averages(table.metrics))
+            for eps in table.bounds(suite)
+        ]
+    titles = {name: datasets.get(name, name) for name in suite.datasets}
+    several = len(table.metrics) > 1
+    return [
+        _Block(
+            {**_lead(table, eps), **({"Accuracy": metric} if several else {})},
+            eps,
+            columns.by_dataset(titles, metric),
+        )
+        for eps in table.bounds(suite)
+        for metric in table.metrics
+    ]
+
+
+def _lead(table: Table, eps: float | None) -> dict[str, str]:
+    return {} if eps is None else {"Eps": format_eps(eps)}
+
+
+def _accuracies(
+    blocks: Sequence[_Block],
+    table: Table,
+    chosen: Mapping[str, str],
+    finder: Finder,
+    compared: str,
+) -> tuple[list[str], list[Line], int]:
+    """Return the headings and the lines of a table, and how many lines are the paper's.
+
+    `compared` is the number of the table to compare with the paper, or "".
+    """
+    suite, lines, of_paper = finder.selection.suite, [], 0
+    for block in blocks:
+        lead = [Entry(text) for text in block.lead.values()]
+        found = [finder.row(table.need(spec, block.eps, suite)) for spec in chosen]
+        for spec, entries in zip(chosen, filled(block.columns, found), strict=True):
+            lines.append((chosen[spec], [*lead, *entries]))
+            if compared in suite.printed:
+                beside = _beside(compared, spec, dict(zip(block.columns, entries, strict=True)))
+                lines += beside
+                of_paper += len(beside)
+    header = [*blocks[0].lead, *(column.title for column in blocks[0].columns)]
+    return header, lines, of_paper
 
 
 def _no_cells(number: str, table: Table, selection: Selection) -> ZSRobustError:
@@ -185,23 +173,32 @@ def _no_cells(number: str, table: Table, selection: Selection) -> ZSRobustError:
     )
 
 
-def _more(
-    specs: Sequence[str], cells: pd.DataFrame, table: Table, selection: Selection
+def _titles(
+    table: Table, selection: Selection, own: pd.DataFrame, more: Sequence[str]
 ) -> dict[str, str]:
-    """Return the titles of further rows, with their specs if another row has the same title."""
+    """Return the titles of all rows by their specs.
+
+    A row of a table of measures has the title that its cells store, which can be more precise.
+    `more` adds rows, with their specs if another row has the same title.
+    """
+    cells = own if table.swept or table.measures else selection.cells(own)
     known = dict(zip(cells["defense"], cells["defense_title"], strict=True))
-    for spec in specs:
+    for spec in more:
         if spec not in known:
             see = f"Next: {selection.command([spec])}"
             raise suggest("defense among these results:", spec, list(known), see)
-    taken = [*table.rows.values(), *(known[spec] for spec in specs)]
-    return {
+    titles = dict(table.rows)
+    if table.measures:
+        titles |= {spec: known[spec] for spec in titles if spec in known}
+    taken = [*titles.values(), *(known[spec] for spec in more)]
+    further = {
         spec: f"{known[spec]} ({spec})" if taken.count(known[spec]) > 1 else known[spec]
-        for spec in specs
+        for spec in more
     }
+    return {**titles, **further}
 
 
-def _beside(number: str, spec: str, ours: Mapping[Column, Entry]) -> list[tuple[str, list[Entry]]]:
+def _beside(number: str, spec: str, ours: Mapping[Column, Entry]) -> list[Line]:
     """Return the lines of the paper's numbers and of the differences; none without numbers."""
     claims = [_claim(number, spec, column) for column in ours]
     if not any(claims):
@@ -234,16 +231,25 @@ def _underneath(
     table: Table,
     selection: Selection,
     titles: Mapping[str, str],
+    measures: Sequence[Measure],
     intervals: bool,
 ) -> list[str]:
     """Return the paragraphs below a table: what its numbers were measured on, and how."""
     suite = selection.suite
-    time = " Time: seconds of one training epoch." if table.by_dataset else ""
+    attacks = ", ".join(dict.fromkeys([table.attack, *sorted(set(cells["attack"]))]))
+    target = titles.get(suite.train_on, suite.train_on)
+    has_times = bool(measures) or table.by_dataset
+    zero_shot = (
+        f" Zero-shot means leave out {target}, the target dataset of training."
+        if not measures
+        else ""
+    )
     lines = [
-        f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; attack "
-        f"{table.attack}, eps {selection.bound}; {DASH}: not measured, or failed.{time}",
-        f"Means are over {counted(len(suite.datasets), 'dataset')}. Zero-shot means leave out "
-        f"{titles.get(suite.train_on, suite.train_on)}, the target dataset of training. Above "
+        f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; "
+        f"attack{'s' if ',' in attacks else ''} {attacks}, eps {_bounds(table, selection)}; "
+        f"{DASH}: not measured, or failed."
+        + (" Time: seconds of one training epoch." if has_times else ""),
+        f"Means are over {counted(len(suite.datasets), 'dataset')}.{zero_shot} Above "
         "chance: the mean of (accuracy - chance) / (1 - chance), at least 0 for each dataset. "
         "Chance is the share of the most frequent class, which a constant answer scores.",
     ]
@@ -254,6 +260,7 @@ def _underneath(
         )
     if table.note:
         lines.append(table.note)
+    lines += dict.fromkeys(measure.note for measure in measures if measure.note)
     sizes = [
         f"{titles[name]} {'/'.join(map(str, sorted(set(group['images']))))}"
         for name in suite.datasets

@@ -186,11 +186,23 @@ class Identity:
     def row(self) -> str:
         """Digest of the defense, attack and switches; all cells in a row of a table share it."""
         stored = self.to_json()
-        defense = {name: value for name, value in stored["defense"].items() if name != PRINTED}
+        defense = _compared(stored["defense"])
         attack = {name: value for name, value in stored["attack"].items() if name != "plan"}
         more = [stored[name] for name in ("switches", "search") if name in stored]
-        text = json.dumps([defense, attack, *more], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _short_digest([defense, attack, *more])
+
+    @property
+    def deployed(self) -> str:
+        """Digest of the defense; cells of one checkpoint share it, whatever their attack is."""
+        return _short_digest(_compared(self.to_json()["defense"]))
+
+
+def _compared(defense: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in defense.items() if name != PRINTED}
+
+
+def _short_digest(stored: Any) -> str:
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_checkpoint(name: str) -> bool:

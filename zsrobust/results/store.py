@@ -219,13 +219,15 @@ def load_results(
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
-    knowledge classes largest_class most_predicted. `defense` and `attack` are spec strings.
-    `history` is the history of the training, a dictionary per epoch. `flags` lists names of red
-    flags and notes, whose words `zsrobust.results.flags.look_up` returns. `knowledge` is what the
-    attack knows about a test-time defense, "adaptive" or "oblivious", and "" for other defenses.
+    knowledge classes largest_class most_predicted memory deployed. `defense` and `attack` are spec
+    strings. `history` is the history of the training, a dictionary per epoch. `flags` lists names
+    of red flags and notes, whose words `zsrobust.results.flags.look_up` returns. `knowledge` is
+    what the attack knows about a test-time defense, "adaptive" or "oblivious", and "" for other
+    defenses.
     `classes` is the number of the dataset's classes, `largest_class` that of the images of the most
     frequent one, and `most_predicted` that of the adversarial images of the class predicted most
-    often. Each of the three is None where a result does not store it.
+    often. `memory` is the peak memory of a training step, in bytes. Each of the four is None where
+    a result does not store it. `deployed` is the digest of the defense, checkpoint included.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
@@ -242,7 +244,7 @@ _OF_CLASSES = ("largest_class", "most_predicted")
 COLUMNS = [
     *("suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title"),
     *("seed", "limit", *_COUNTS, "epoch_seconds", "history", "seconds", "flags", "versions"),
-    *("path", "made", "knowledge", "classes", *_OF_CLASSES),
+    *("path", "made", "knowledge", "classes", *_OF_CLASSES, "memory", "deployed"),
 ]
 
 
@@ -260,4 +262,12 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "knowledge": identity.defense.knowledge,
         "classes": identity.dataset.classes,
         **{name: getattr(result, name) for name in _OF_CLASSES},
+        "memory": _memory(result),
+        "deployed": identity.deployed,
     }
+
+
+def _memory(result: Result) -> float | None:
+    """Return the largest peak memory of an epoch, in bytes; older results do not store it."""
+    epochs = result.training.get("history") or []
+    return max((epoch["memory"] for epoch in epochs if epoch.get("memory")), default=None)

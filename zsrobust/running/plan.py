@@ -81,7 +81,9 @@ def plan(
     Without specs, these are the cells of Tables 1 to 3. Any registered dataset is valid. Raises
     ZSRobustError for unknown names.
     """
-    wanted = list(needs) or [need for number in ("1", "2", "3") for need in tables.needs(number)]
+    wanted = list(needs) or [
+        need for number in ("1", "2", "3") for need in tables.needs(number, suite)
+    ]
     if defense_specs or attack_specs:
         chosen_defenses = [normalize(spec, defenses) for spec in defense_specs]
         chosen_attacks = [normalize(spec, attacks) for spec in attack_specs]
@@ -91,12 +93,15 @@ def plan(
             for attack in chosen_attacks or [need.attack for need in wanted]
         ]
     keys = []
-    for defense, spec, bound in dict.fromkeys(wanted):
-        attack, bare = resolve_attack(spec, suite, eps if eps is not None else bound)
-        usual = suite.limits.get(split_spec(spec)[0])
-        for name in dataset_names or suite.datasets:
-            size = whole(limit if limit is not None else usual, name)
-            keys.append(Key(defense, bare, attack.eps, name, size, seed))
+    for need in dict.fromkeys(wanted):
+        attack, bare = resolve_attack(need.attack, suite, eps if eps is not None else need.eps)
+        usual = suite.limits.get(split_spec(need.attack)[0])
+        left_out = set(suite.datasets).difference(need.datasets(suite))
+        for name in dataset_names or need.datasets(suite):
+            if name not in left_out:
+                size = whole(limit if limit is not None else usual, name)
+                keys.append(Key(need.defense, bare, attack.eps, name, size, seed))
+    keys = list(dict.fromkeys(keys))  # two tables can show the same cell
     order = list(dict.fromkeys(key.defense for key in keys))
     keys.sort(key=lambda key: order.index(key.defense))
     return [Cell.of(key, suite, protocol) for key in keys]

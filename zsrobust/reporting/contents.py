@@ -1,0 +1,178 @@
+"""Contents of the tables: the rows and columns of each, as data. No torch here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.reporting import zoo
+from zsrobust.reporting.measures import Measure
+from zsrobust.reporting.rows import Metric, Need
+from zsrobust.settings import suites
+from zsrobust.settings.suites import Suite
+
+#: The paper's rows, in its order, with their titles.
+ROWS = {
+    "clip": "CLIP",
+    "ft_standard": "FT-Standard",
+    "tecoa": "FT-TeCoA",
+    "pmg_aft": "PMG-AFT",
+    "vpt_tecoa": "VPT-TeCoA",
+    "vpt_pmg_aft": "VPT-PMG-AFT",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, or one of ours: the cells that it shows."""
+
+    caption: str
+    metrics: tuple[Metric, ...] = ("robust",)
+    attack: str = "pgd10"  #: clean accuracy is read from the cells of this attack, too
+    rows: Mapping[str, str] = field(default_factory=lambda: ROWS)  #: title by the defense's spec
+    by_dataset: bool = True  #: whether each dataset has a column; averages have one anyway
+    second: bool = False  #: whether its suite is the one with the second target dataset
+    note: str = ""  #: the meaning of its rows
+    #: the bounds of the suite's sweep that it shows, each for training and test; "" is one eps
+    swept: Literal["", "others", "all"] = ""
+    #: the columns of a table over several attacks, seeds or bounds, which replace all others
+    measures: Callable[[Suite], Sequence[Measure]] | None = None
+
+    def bounds(self, suite: Suite) -> list[float | None]:
+        """Return the bounds that it shows, from small to large; None is the selection's own.
+
+        Raises ZSRobustError for a suite without such bounds.
+        """
+        if not self.swept:
+            return [None]
+        return [*zoo.bounds(suite, "this table", others=self.swept == "others")]
+
+    def need(self, spec: str, eps: float | None, suite: Suite) -> Need:
+        """Return the cells of a row at one of the bounds."""
+        if eps is None:
+            return Need(spec, self.attack)
+        return zoo.at_bound(spec, eps, suite, self.attack)
+
+    def needs(self, spec: str, suite: Suite) -> list[Need]:
+        """Return all cells of a row, by its spec; raises ZSRobustError like `bounds`."""
+        if self.measures is not None:
+            return [need for each in self.measures(suite) for need in each.needs(spec)]
+        return [self.need(spec, eps, suite) for eps in self.bounds(suite)]
+
+
+TABLES = {
+    "1": Table("Zero-shot robust accuracy (%) under PGD-10"),
+    "2": Table("Zero-shot clean accuracy (%)", ("clean",)),
+    "3": Table(
+        "Zero-shot robust accuracy (%) under AutoAttack",
+        attack="autoattack",
+        rows={name: ROWS[name] for name in ("clip", "tecoa", "pmg_aft")},
+    ),
+    "4": Table(
+        "The terms of the loss: average accuracy (%), robust under PGD-10",
+        ("clean", "robust"),
+        rows={
+            "tecoa": "FT-TeCoA (α = 0, β = 0)",
+            "pmg_aft:beta=0": "+ L_general (α = 1, β = 0)",
+            "pmg_aft": "+ L_general + L_clean (α = 1, β = 1)",
+        },
+        by_dataset=False,
+    ),
+    "5": Table(
+        "The layer and the distance of L_general: average accuracy (%), robust under PGD-10",
+        ("clean", "robust"),
+        rows={
+            "pmg_aft": "Output + KL",
+            "pmg_aft:distance=l2": "Output + L2",
+            "pmg_aft:distance=l2,layer=feature": "Feature + L2",
+            "pmg_aft:distance=cosine,layer=feature": "Feature + cosine",
+        },
+        by_dataset=False,
+    ),
+    "s1": Table("Second target dataset: zero-shot robust accuracy (%) under PGD-10", second=True),
+    "s2": Table("Second target dataset: zero-shot clean accuracy (%)", ("clean",), second=True),
+    "s3": Table(
+        "The weights α and β of PMG-AFT: average accuracy (%), robust under PGD-10",
+        ("clean", "robust"),
+        rows={
+            "tecoa": "α = 0, β = 0 (FT-TeCoA)",
+            "pmg_aft:alpha=0": "α = 0, β = 1",
+            "pmg_aft:alpha=0,beta=2": "α = 0, β = 2",
+            "pmg_aft:beta=0": "α = 1, β = 0",
+            "pmg_aft": "α = 1, β = 1",
+            "pmg_aft:beta=2": "α = 1, β = 2",
+            "pmg_aft:alpha=2,beta=0": "α = 2, β = 0",
+            "pmg_aft:alpha=2": "α = 2, β = 1",
+            "pmg_aft:alpha=2,beta=2": "α = 2, β = 2",
+        },
+        by_dataset=False,
+        note="α: weight of L_general. β: weight of L_clean.",
+    ),
+    "s4": Table(
+        "Zero-shot robust and clean accuracy (%) at other bounds, under PGD-10",
+        ("robust", "clean"),
+        swept="others",
+        note="Defenses are trained and tested at the same bound, except for CLIP and FT-Standard, "
+        "whose training has no bound.",
+    ),
+    "s5": Table(
+        "The terms, the layer and the distance by dataset: clean and robust accuracy (%) under "
+        "PGD-10",
+        ("clean", "robust"),
+        rows={
+            "tecoa": "FT-TeCoA (α = 0, β = 0)",
+            "pmg_aft:beta=0": "+ L_general (α = 1, β = 0)",
+            "pmg_aft": "+ L_general + L_clean (output + KL)",
+            "pmg_aft:distance=l2": "Output + L2",
+            "pmg_aft:distance=l2,layer=feature": "Feature + L2",
+            "pmg_aft:distance=cosine,layer=feature": "Feature + cosine",
+        },
+        note="The rows of Tables 4 and 5. The first three add terms of the loss. The last three "
+        "have all terms, with another layer or distance of L_general.",
+    ),
+    "t1": Table(
+        "Test-time defenses around FT-TeCoA: average accuracy (%), robust under PGD-10",
+        ("clean", "robust"),
+        rows={
+            "tecoa": "FT-TeCoA",
+            "tte:of=tecoa": "+ TTE, adaptive",
+            "tte:knowledge=oblivious,of=tecoa": "+ TTE, oblivious",
+            "ttc:of=tecoa": "+ TTC, adaptive",
+            "ttc:knowledge=oblivious,of=tecoa": "+ TTC, oblivious",
+        },
+        by_dataset=False,
+        note="adaptive: the attack sees the test-time defense. oblivious: the attack sees FT-TeCoA "
+        "alone; the number does not apply to attackers who know the defense.",
+    ),
+}
+
+
+def find(number: str) -> Table:
+    """Return a table by its number; raises ZSRobustError for one that does not exist."""
+    if number not in TABLES:
+        raise ZSRobustError(
+            f"There is no table {number!r}. Tables: {', '.join(TABLES)}. Try: zsrobust table 1 "
+            "--suite mini"
+        )
+    return TABLES[number]
+
+
+def needs(number: str, suite: Suite) -> list[Need]:
+    """Return the rows of cells that a table shows; raises ZSRobustError like `find`.
+
+    It also raises ZSRobustError for a suite without the bounds that the table shows.
+    """
+    table = find(number)
+    return list(dict.fromkeys(need for spec in table.rows for need in table.needs(spec, suite)))
+
+
+def suite_name(number: str, suite: Suite) -> str:
+    """Return the name of a table's suite; raises ZSRobustError if the second one is missing."""
+    if not find(number).second or suite.name in suites.firsts():
+        return suite.name
+    if suite.second is None:
+        raise ZSRobustError(
+            f"The suite {suite.name} has no second target dataset for Table {number}. Try: "
+            "zsrobust table 1"
+        )
+    return suite.second
