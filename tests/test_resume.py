@@ -56,7 +56,7 @@ ADAMW = replace(TECOA, optimizer="adamw", lr=1e-3, weight_decay=0.1)
 PROMPTS = replace(PMG_AFT, trainable="prompts", lr=1.0, options={**OPTIONS, "tokens": 2})
 BF16 = replace(PMG_AFT, precision="bfloat16")
 FARE = replace(TECOA, objective="fare")
-LORE = replace(FARE, objective="lore", options={"rho": 0.1, "primal_steps": 2})
+LORE = replace(FARE, objective="lore", options={"rho": 0.1, "primal_steps": 2, "dual_lr": 1e-3})
 LORE_ADAMW = replace(LORE, optimizer="adamw", lr=1e-3)
 STEPS = 6
 

@@ -80,8 +80,13 @@ class Learner:
         self.weights, self.buffers = learning(encoder), dict(encoder.named_buffers())
         self.start = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.dual = self._dual()
-        self.ascending = {} if self.dual is None else learning(self.dual)
-        self.optimizer = _optimizer(recipe, [*self.weights.values()], [*self.ascending.values()])
+        self.optimizer = _optimizer(recipe, list(self.weights.values()))
+        self.players = [(self.weights, self.optimizer)]  #: what is learned, each by its optimizer
+        if self.dual is not None:
+            ascending = {f"dual.{name}": one for name, one in learning(self.dual).items()}
+            rate = recipe.options["dual_lr"]
+            climber = torch.optim.Adam(ascending.values(), rate, maximize=True)
+            self.players.append((ascending, climber))
         self.steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
         whole = recipe.schedule == "code"
         warmup = recipe.warmup if whole else min(recipe.warmup, self.steps // 2)
@@ -103,8 +108,8 @@ class Learner:
 
     @property
     def learned(self) -> dict[str, nn.Parameter]:
-        """All that the optimizer moves: the student's weights, and those of the dual network."""
-        return {**self.weights, **{f"dual.{name}": one for name, one in self.ascending.items()}}
+        """All that is learned: the student's weights, and those of the dual network."""
+        return {name: one for weights, _ in self.players for name, one in weights.items()}
 
     def _check_parts(self) -> None:
         """Raise ZSRobustError if parts of a batch do not give the whole batch's gradients."""
@@ -181,10 +186,10 @@ class Learner:
         """Move the weights along their gradients; `done` steps were taken before."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * self.rate(done)
-        if (done + 1) % self.recipe.options.get("primal_steps", 1):
-            for weight in self.ascending.values():
-                weight.grad = None  # the dual network waits for its turn
         self.optimizer.step()
+        for _, climber in self.players[1:]:
+            if (done + 1) % self.recipe.options["primal_steps"] == 0:
+                climber.step()
         self._settle()
 
     def _settle(self) -> None:
@@ -198,10 +203,11 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, buffers and optimizer state after the last step, on the CPU."""
         kinds: dict[str, dict[str, Tensor]] = {"weight": {**self.learned}, "buffer": self._settled}
-        for name, weight in self.learned.items():
-            for kind, value in self.optimizer.state[weight].items():
-                if isinstance(value, Tensor):
-                    kinds.setdefault(kind, {})[name] = value
+        for weights, optimizer in self.players:
+            for name, weight in weights.items():
+                for kind, value in optimizer.state[weight].items():
+                    if isinstance(value, Tensor):
+                        kinds.setdefault(kind, {})[name] = value
         return _stored(
             {f"{kind}/{name}": kinds[kind][name] for kind in kinds for name in kinds[kind]}
         )
@@ -210,16 +216,17 @@ class Learner:
         """Load another learner's tensors; raises ZSRobustError first if one does not fit."""
         own = {f"weight/{name}": weight.detach() for name, weight in self.learned.items()}
         own |= {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
-        places = {name: place for place, name in enumerate(self.learned)}
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[str, dict[str, Tensor]] = {}
         for kind, name in [full.split("/", 1) for full in tensors.keys() - own.keys()]:
-            state.setdefault(places.get(name, -1), {})[kind] = tensors[f"{kind}/{name}"]
+            state.setdefault(name, {})[kind] = tensors[f"{kind}/{name}"]
         fits = all(
             name in tensors and tensors[name].shape == value.shape for name, value in own.items()
         )
-        if not fits or -1 in state:
+        if not fits or state.keys() - self.learned.keys():
             raise ZSRobustError("its weights do not fit")
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for weights, optimizer in self.players:
+            theirs = {at: state[name] for at, name in enumerate(weights) if name in state}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": theirs})
         for name, value in own.items():
             value.copy_(tensors[name])
         self._settle()
@@ -255,19 +262,14 @@ def _checkpoint_activations(encoder: nn.Module) -> None:
             enable(True)
 
 
-def _optimizer(
-    recipe: Recipe, weights: list[nn.Parameter], ascending: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [{"params": weights}]
-    if ascending:
-        groups.append({"params": ascending, "maximize": True})
+def _optimizer(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
     # One kernel for all weights on a GPU. None leaves the choice to torch.
     fused = weights[0].device.type == "cuda" or None
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+            weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
         )
-    return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+    return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
 def _warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:

@@ -193,9 +193,9 @@ class MinMax:
     encodes them once. `step.heads` has their heads, (H, K, D), scaled as the classifier's.
 
     `dual(D)` returns a network for embeddings of D numbers, with weights from torch's random
-    numbers. `step.dual` is that network. It ascends the loss that the student descends, at the
-    same learning rate, after every `primal_steps` steps (an option of the recipe). It is part of
-    the training's state, and not of the tower.
+    numbers. `step.dual` is that network. Adam ascends the loss that the student descends, at the
+    rate `dual_lr` and after every `primal_steps` steps (options of the recipe). The network is part
+    of the training's state, and not of the tower.
     """
 
     minimize: Objective
