@@ -231,7 +231,7 @@ def test_an_export_is_pushed_through_the_real_client(zsrobust, tmp_path, monkeyp
 def test_a_refused_upload_is_one_line():
     from huggingface_hub.errors import HfHubHTTPError
 
-    from zsrobust.defenses.weights import hub_error
+    from zsrobust.defenses.places import hub_error
 
     error = HfHubHTTPError(
         "403 Forbidden: None.\nCannot access content",

@@ -1,6 +1,9 @@
+import dataclasses
+import hashlib
 import json
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fresh
@@ -11,9 +14,11 @@ import torch
 from hubserver import HubServer
 from tiny import make_clip, moved
 
+from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import join_spec, split_spec
-from zsrobust.defenses import defenses
+from zsrobust.defenses import defenses, places
+from zsrobust.defenses.downloads import check_download, record_of
 from zsrobust.defenses.weights import Weights, load_tower, register_weights
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import load_clip
@@ -86,6 +91,11 @@ def own(path, clip, **sources):
     return path
 
 
+def trained(clip):
+    """What AdvFLYP's training stores of a ViT: the image tower, under its names in the whole model."""
+    return {f"visual.{name}": tensor for name, tensor in state(clip).items()}
+
+
 NUMBERS = {
     "input_resolution": torch.tensor(16),
     "context_length": torch.tensor(16),
@@ -109,6 +119,11 @@ FILES = {
         "vision_encoder_state_dict": module(
             {**state(clip), "prompt_pos_embedding": torch.ones(5, 32)}
         ),
+    },
+    "advflyp": lambda clip: {**BESIDE, "partial_state_dict": trained(clip)},
+    "advflyp, parallel": lambda clip: {**BESIDE, "partial_state_dict": module(trained(clip))},
+    "advflyp, with texts": lambda clip: {
+        "partial_state_dict": {**trained(clip), "logit_scale": clip.model.logit_scale.detach()}
     },
     "wrapped": lambda clip: {"state_dict": module(whole(clip))},
     "uncounted": lambda clip: {
@@ -279,6 +294,34 @@ def test_a_damaged_file_is_one_line(clip, tmp_path, name):
         assert "\n" not in str(caught.value)
 
 
+def test_a_part_of_a_model_has_the_whole_image_tower_or_is_refused(clips, clip, tmp_path):
+    path, whole_tower = tmp_path / "a.pt", trained(clip)
+    text = {"transformer.resblocks.0.attn.in_proj_bias": torch.ones(3)}
+    parameters = {name for name, _ in clips["resnet"].encoder.named_parameters()}
+    without_statistics = {
+        name: each
+        for name, each in trained(clips["resnet"]).items()
+        if name.removeprefix("visual.") in parameters
+    }
+    for partial, backbone, message in [
+        ({**whole_tower, "visual.proj": torch.zeros(3)}, "vit", r"proj is \(3,\) instead of"),
+        ({**whole_tower, "visual.more": torch.zeros(3)}, "vit", "more is unexpected"),
+        ({**whole_tower, **text}, "vit", "text tower in .*a.pt is not that of .*in_proj_bias"),
+        ({**whole_tower, "other": torch.zeros(3)}, "vit", "text tower .* is not that of .*: other"),
+        ({name: whole_tower[name] for name in list(whole_tower)[1:]}, "vit", "is missing"),
+        (without_statistics, "resnet", "bn1.running_mean is missing"),
+        (state(clip), "vit", "part of a model, .*, without the image tower. Expected .* visual."),
+        (text, "vit", "part of a model, transformer.*, without the image tower"),
+        ({}, "vit", "holds no state dict"),
+        ({**whole_tower, "visual.proj": 3}, "vit", "holds no state dict"),
+        ({**whole_tower, 3: torch.zeros(3)}, "vit", "holds no state dict"),
+    ]:
+        torch.save({**BESIDE, "partial_state_dict": partial}, path)
+        with pytest.raises(ZSRobustError, match=message) as caught:
+            load_tower(str(path), clips[backbone])
+        assert "\n" not in str(caught.value)
+
+
 def test_another_text_tower_is_refused(clip, tmp_path):
     weights = whole(clip)
     weights["token_embedding.weight"] = weights["token_embedding.weight"] + 1
@@ -343,18 +386,35 @@ def test_an_entry_names_its_backbone_and_where_to_get_it_before_anything_is_load
     import open_clip
 
     entry = defenses[name]
-    architecture, _, tag = entry.backbone.partition("/")
-    trained = open_clip.get_pretrained_cfg(architecture, tag)
-    assert bool(trained.get("quick_gelu")) == bool(
-        open_clip.get_model_config(architecture).get("quick_gelu")
-    )
-    with pytest.raises(
-        ZSRobustError, match=f"needs the backbone {entry.backbone}; the suite mini has package:"
-    ):
+    by_hand = entry.where.startswith("https://")
+    if entry.backbone.startswith("hf-hub:"):  # with its own text tower: it is its own backbone
+        assert entry.backbone == f"hf-hub:{entry.where}"
+    else:
+        architecture, _, tag = entry.backbone.partition("/")
+        weights = open_clip.get_pretrained_cfg(architecture, tag)
+        assert bool(weights.get("quick_gelu")) == bool(
+            open_clip.get_model_config(architecture).get("quick_gelu")
+        )
+    ours = next((each for each in ("paper",) if suites.load(each).backbone == entry.backbone), None)
+    suite, note = ours or "FILE.toml", "" if ours else f'backbone = "{entry.backbone}"'
+    with pytest.raises(ZSRobustError) as caught:
         Workshop(suites.load("mini"), tmp_path).tower(name)
-    if entry.where.startswith("https://"):
-        with pytest.raises(ZSRobustError, match="is fetched by hand: https://"):
-            workshop(None, tmp_path, entry.backbone).tower(name)
+    line = str(caught.value)
+    if by_hand:
+        assert f"Open {entry.where} in a browser" in line
+        assert f"zsrobust run --suite {suite} --defense weights:FILE" in line
+    else:
+        assert f"needs the backbone {entry.backbone}; the suite mini has package:" in line
+        assert places.HUB_ID.fullmatch(entry.where)
+        assert f"--suite {suite}" in line
+    assert note in line
+    assert "\n" not in line
+
+
+def test_a_link_names_the_suite_that_was_asked_for_if_it_fits(tmp_path):
+    own = dataclasses.replace(suites.load("paper"), asked="my suite.toml")
+    with pytest.raises(ZSRobustError, match="run --suite 'my suite.toml' --defense weights:FILE$"):
+        Workshop(own, tmp_path).tower("saft_released")
 
 
 def test_a_users_entry_is_checked_and_its_file_must_have_the_hash(clip, tmp_path, monkeypatch):
@@ -368,6 +428,9 @@ def test_a_users_entry_is_checked_and_its_file_must_have_the_hash(clip, tmp_path
         ({"title": 3}, "The weights mine: title = 3 is not valid; expected a line of text"),
         ({"sha256": "abc"}, "sha256 = 'abc' is not valid; expected 64 hexadecimal digits"),
         ({"sha256": "a" * 64 + "\n"}, "expected 64 hexadecimal digits"),
+        ({"file": "../a.pt"}, "expected the name of a file in the repository"),
+        ({"file": "/a.pt"}, "expected the name of a file in the repository"),
+        ({"file": "a.pt", "where": "https://a/b"}, "file = 'a.pt' is not valid beside a link"),
         ({"note": "two\nlines"}, "note = .* is not valid; expected a line of text"),
     ]:
         with pytest.raises(ZSRobustError, match=message):
@@ -458,3 +521,129 @@ def test_a_hub_id_is_downloaded_once_and_read_offline_thereafter(clip, tmp_path)
         again = found[9:]
         assert again[:4] == [expected] * 4
         assert "HF_HUB_OFFLINE is set" in again[4]
+
+
+DIGESTS = ["a" * 64, "b" * 64]
+
+
+def test_the_first_download_is_recorded_and_another_is_refused(tmp_path):
+    for place in ("org/name", "org/name@v1", "org/name:a.pt", "org-name/a"):
+        check_download(tmp_path, place, DIGESTS[0])  # each place has its own record
+        check_download(tmp_path, place, DIGESTS[0])
+    check_download(tmp_path, "org/name@v2", DIGESTS[1])
+    path = record_of(tmp_path, "org/name")
+    before = path.read_bytes()
+    with pytest.raises(ZSRobustError) as caught:
+        check_download(tmp_path, "org/name", DIGESTS[1])
+    for part in ("org/name has changed", *DIGESTS, f"remove {path}"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert json.loads(before) == {"place": "org/name", "sha256": DIGESTS[0]}
+    path.unlink()
+    check_download(tmp_path, "org/name", DIGESTS[1])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"place": "a", "sha256": "b"}', b"\xff"])
+def test_a_damaged_record_is_one_line(tmp_path, content):
+    record_of(tmp_path, "org/name").write_bytes(content)
+    with pytest.raises(ZSRobustError, match="Remove it: the next run records") as caught:
+        check_download(tmp_path, "org/name", DIGESTS[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_first_downloads_at_the_same_time_agree_on_one_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "PAUSE", 0.01)
+    digests = [f"{number:064x}" for number in range(8)]
+
+    def download(digest):
+        try:
+            check_download(tmp_path, "org/name", digest)
+        except ZSRobustError as error:
+            return str(error)
+        return digest
+
+    with ThreadPoolExecutor(len(digests)) as pool:
+        answers = list(pool.map(download, digests))
+    (kept,) = set(answers) & set(digests)
+    assert json.loads(record_of(tmp_path, "org/name").read_bytes())["sha256"] == kept
+    assert sum(f"the first download had {kept}" in answer for answer in answers) == 7
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+OF_ENTRIES = """
+import json, sys
+from pathlib import Path
+from zsrobust.defenses.weights import register_weights
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.registry import ZSRobustError
+from zsrobust.settings.suites import Suite
+suite = Suite(name="tiny", title="-", backbone=sys.argv[1], train_on="-", datasets=("-",), attack={})
+workshop = Workshop(suite, Path("checkpoints"))
+for number, entry in enumerate(map(json.loads, sys.argv[2:])):
+    register_weights(f"entry{number}", {"title": "Mine", "paper": "-", **entry})
+    try:
+        print(json.dumps(workshop.tower(f"entry{number}").identity))
+    except ZSRobustError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_an_entry_names_a_file_of_a_repository_and_a_changed_download_is_refused(clip, tmp_path):
+    def saved(weights, name):
+        torch.save(weights, tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    first, second = saved(state(clip), "a.pt"), saved(half(state(clip)), "b.pt")
+    old, new = (hashlib.sha256(each).hexdigest() for each in (first, second))
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+
+    def run(*entries, **changed):
+        places = [json.dumps({"where": "org/sim", **entry}) for entry in entries]
+        done = fresh.Process(
+            fresh.script,
+            OF_ENTRIES,
+            clip.name,
+            *places,
+            folder=tmp_path,
+            environment={**environment, "HF_ENDPOINT": hub.url, **changed},
+        ).end()
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    with HubServer() as hub:
+        revision = hub.add(
+            "org/sim", {"sim4.pt": first, "deep/sim2.pt": first, "README.md": b"-"}, kind="model"
+        )
+        four, two, missing, folder_of_clip, pinned = run(
+            {"file": "sim4.pt"},
+            {"file": "deep/sim2.pt"},
+            {"file": "sim3.pt"},
+            {},
+            {"file": "sim4.pt", "revision": revision, "sha256": old},
+        )
+        assert four["file_sha256"] == two["file_sha256"] == pinned["file_sha256"] == old
+        assert four == two == pinned
+        assert "Cannot download org/sim: " in missing
+        assert "Cannot download org/sim: " in folder_of_clip
+        records = sorted((tmp_path / "checkpoints" / "downloads").iterdir())
+        assert [json.loads(path.read_bytes())["place"] for path in records] == [
+            "org/sim:deep/sim2.pt",
+            "org/sim:sim4.pt",
+        ]  # not that of the entry with a sha256
+        assert run({"file": "sim4.pt"}, HF_HUB_OFFLINE="1") == [four]
+        pushed = {"sim4.pt": second, "deep/sim2.pt": first}
+        hub.add("org/sim", pushed, revision="1" * 40, kind="model")
+        refused, same, other = run(
+            {"file": "sim4.pt"}, {"file": "deep/sim2.pt"}, {"file": "sim4.pt", "sha256": old}
+        )
+        assert f"org/sim:sim4.pt has changed: its sha256 is {new}" in refused
+        assert f"the first download had {old}" in refused
+        assert same == two
+        assert f"has the sha256 {new}, not {old}" in other
+        records[1].unlink()
+        assert run({"file": "sim4.pt"})[0]["file_sha256"] == new

@@ -6,9 +6,7 @@ defenses by their names.
 
 import dataclasses
 import hashlib
-import json
-import os
-import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -20,22 +18,24 @@ from torch import nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import is_file, is_folder
-from zsrobust.core.hub import check_network
 from zsrobust.core.values import Line, Name, check, read_toml
 from zsrobust.defenses import Defense, Tower, defenses
-from zsrobust.defenses.weight_files import read_tower
+from zsrobust.defenses.downloads import FOLDER, Sha256, check_download
+from zsrobust.defenses.fitting import read_tower
+from zsrobust.defenses.places import find
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip
+from zsrobust.settings import suites
+from zsrobust.settings.suites import Suite
 
-CONFIG = "open_clip_config.json"
-#: The weights in a folder; the first of these that exists counts.
-FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-#: What ends so is a file, never a hub id.
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt")
-Sha256 = Annotated[
-    str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 hexadecimal digits, in lower case")
+#: A file in a repository: a relative path, which stays inside.
+Inside = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?!.*\.\.)[\w.-]+(/[\w.-]+)*\Z",
+        description="the name of a file in the repository",
+    ),
 ]
-HUB_ID = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Weights(Defense):
     """A defense that is made already: its image tower is read, not trained."""
 
     where: str = ""  #: a file, a folder, a hub id; or the page from which it is fetched by hand
+    file: str | None = None  #: the weights in a folder or a repository that is not open_clip's
     backbone: str | None = None  #: whose text tower it belongs to, as a suite names it
     revision: str | None = None  #: of a hub id
     sha256: str | None = None  #: of the file
@@ -65,116 +66,65 @@ class Weights(Defense):
 
     def tower(self, workshop: Workshop) -> Tower:
         """Return the tower; raises ZSRobustError for a suite with another backbone."""
-        suite = workshop.suite
-        if self.backbone and not _agree(self.backbone, suite.backbone):
-            raise ZSRobustError(
-                f"{self.title} needs the backbone {self.backbone}; the suite {suite.name} has "
-                f"{suite.backbone}. "
-                f'Run it with a suite whose file says: backbone = "{self.backbone}"'
-            )
+        suite, needed = workshop.suite, self.backbone
         if self.where.startswith(("https://", "http://")):
+            named, note = _suite_with(needed, suite)
             raise ZSRobustError(
-                f"{self.title} is fetched by hand: {self.where} Then run it as weights:FILE"
+                f"{self.title} is fetched by hand. Open {self.where} in a browser, save the file, "
+                f"and run: zsrobust run --suite {named} --defense weights:FILE{note}"
+            )
+        if needed and not _agree(needed, suite.backbone):
+            named, note = _suite_with(needed, suite)
+            raise ZSRobustError(
+                f"{self.title} needs the backbone {needed}; the suite {suite.name} has "
+                f"{suite.backbone}. Run it with --suite {named}{note}"
             )
         place = f"{self.where}@{self.revision}" if self.revision else self.where
-        return Tower(*load_tower(place, workshop.clip, self.sha256))
+        records = workshop.folder / FOLDER
+        return Tower(*load_tower(place, workshop.clip, self.sha256, self.file, records))
+
+
+def _suite_with(backbone: str | None, given: Suite) -> tuple[str, str]:
+    """Return the name of a suite with a backbone, and what its file must say if it is not known."""
+    if backbone is None or _agree(backbone, given.backbone):
+        return shlex.quote(given.asked or given.name), ""
+    for name in suites.names():
+        if suites.load(name).backbone == backbone and name not in suites.firsts():
+            return name, ""
+    return "FILE.toml", f' (FILE.toml is a suite with backbone = "{backbone}")'
 
 
 def load_tower(
-    place: str, clip: Clip, sha256: str | None = None
+    place: str,
+    clip: Clip,
+    sha256: str | None = None,
+    file: str | None = None,
+    records: Path | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the image tower at a place, frozen, and what identifies it.
 
-    `place` is a file, an open_clip folder, or a hub id, which is downloaded if it is not here;
-    `sha256` is what the file must have. Raises ZSRobustError if it has another, if there is
-    nothing, and for what does not belong to the backbone.
+    `place` is a file, an open_clip folder, or a hub id, which is downloaded if it is not here; with
+    `file`, the weights are this file of a folder or a repository. `sha256` is what the file of
+    weights must have. Without it, what the hub gave must be the file of its first download, as
+    recorded in the folder `records`. Raises ZSRobustError if it is another, if there is nothing,
+    and for what does not belong to the backbone.
     """
-    path, config = _find(place)
-    found = {}
-    if sha256 or config is None:
-        with path.open("rb") as file:
-            found["file_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        if sha256 and found["file_sha256"] != sha256:
+    found = find(place, file)
+    download = None if sha256 or records is None else found.download
+    about = {}
+    if sha256 or download or found.config is None:
+        with found.path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if sha256 and digest != sha256:
             raise ZSRobustError(
-                f"{path} has the sha256 {found['file_sha256']}, not {sha256}. Fetch it again."
+                f"{found.path} has the sha256 {digest}, not {sha256}. Fetch it again."
             )
-    encoder, identity = read_tower(path, config, clip)
-    return encoder, {**identity, **found}
-
-
-def _find(place: str) -> tuple[Path, dict[str, Any] | None]:
-    """Return the file of weights at a place, and the configuration beside it or None."""
-    path = Path(os.path.expanduser(place))
-    if is_file(path):
-        return path, None
-    if not is_folder(path):
-        match = HUB_ID.fullmatch(place)
-        if match is None or place.endswith(SUFFIXES):
-            raise ZSRobustError(
-                f"No weights at {place}. Give a file, an open_clip folder, or a hub id: "
-                "weights:ORG/NAME"
-            )
-        path = _download(match[1], match[2])
-    try:
-        config = json.loads((path / CONFIG).read_bytes())
-        return next(path / name for name in FILES if (path / name).is_file()), config
-    except (OSError, ValueError, RecursionError, StopIteration):
-        raise ZSRobustError(
-            f"{place} is not an open_clip folder: {CONFIG}, or {' or '.join(FILES)}, is missing."
-        ) from None
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    """Return the folder of a repository's snapshot, with its configuration and weights."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
-    try:
-        if not isinstance(try_to_load_from_cache(repo, CONFIG, revision=revision), str):
-            check_network(
-                f"{repo} is neither a file nor a folder, its weights on the hub are not here"
-            )
-        folder = Path(hf_hub_download(repo, CONFIG, revision=revision)).parent
-        for name in FILES:
-            try:
-                hf_hub_download(
-                    repo, name, revision=folder.name
-                )  # the same commit, whatever is pushed meanwhile
-                break
-            except EntryNotFoundError:
-                if name == FILES[-1]:
-                    raise
-    except (OSError, EntryNotFoundError, HFValidationError) as error:
-        raise hub_error(f"Cannot download {repo}", error) from error
-    return folder
-
-
-def hub_error(what: str, error: Exception) -> ZSRobustError:
-    """Return the hub's answer as one line, with what to do."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-    if isinstance(error, GatedRepoError):
-        reason = "it is gated. Accept its terms on its page, and set HF_TOKEN"
-    elif isinstance(error, RepositoryNotFoundError):
-        reason = (
-            "there is no such repository, or it is not yours to see. If it should be, set HF_TOKEN"
-        )
-    elif isinstance(error, RevisionNotFoundError):
-        reason = "it has no such revision"
-    elif (
-        isinstance(error, HfHubHTTPError)
-        and error.response is not None
-        and error.response.status_code in (401, 403)
-    ):
-        reason = "you may not. Set HF_TOKEN to a token that may"
-    return ZSRobustError(f"{what}: {reason}.")
+        if records is not None and download:
+            check_download(records, download, digest)
+        if sha256 or found.config is None:  # a record leaves the tower's identity as it is
+            about["file_sha256"] = digest
+    encoder, identity = read_tower(found.path, found.config, clip)
+    return encoder, {**identity, **about}
 
 
 def _agree(needed: str, backbone: str) -> bool:
@@ -190,6 +140,7 @@ class Published:
     title: Line
     paper: Line
     where: Line
+    file: Inside | None = None
     backbone: Line | None = None
     revision: Line | None = None
     sha256: Sha256 | None = None
@@ -203,11 +154,15 @@ def register_weights(name: str, fields: Mapping[str, Any], folder: Path = Path()
     Raises ZSRobustError for a field that is missing, unknown or not valid, and for a taken name.
     """
     check(name, Name, "The name of the weights")
-    given = vars(check(fields, Published, f"The weights {name}"))
-    beside = folder / given["where"]
-    if is_file(beside) or is_folder(beside):
-        given = {**given, "where": str(beside)}
-    defenses.register(name)(Weights(**given))
+    entry = check(fields, Published, f"The weights {name}")
+    if entry.file and "://" in entry.where:
+        raise ZSRobustError(
+            f"The weights {name}: file = {entry.file!r} is not valid beside a link; where must "
+            "be a folder or a hub id. Leave file out."
+        )
+    beside = folder / entry.where
+    where = str(beside) if is_file(beside) or is_folder(beside) else entry.where
+    defenses.register(name)(Weights(**{**vars(entry), "where": where}))
 
 
 defenses.register("weights")(
