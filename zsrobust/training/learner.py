@@ -144,7 +144,8 @@ class Learner:
 
     def _accumulate(self, epoch: int, positions: Tensor, whole: int, weight: float) -> Tensor:
         """Return the totals, (2,), of parts of a batch of `whole` images; add up gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for _, optimizer in self.players:
+            optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.device, dtype=exactly(self.device))
         for part in positions.split(self.micro_batch or len(positions)):
             step = self._step(epoch, part, len(part) / whole)
