@@ -20,8 +20,8 @@ from zsrobust.cli.request import Places, Request
 @click.option("--intervals", is_flag=True, help="Add 95% intervals.")
 @click.option(
     "--compare",
-    type=click.Choice(["paper"]),
-    help="Add the paper's numbers and the differences.",
+    type=click.Choice(["paper", "claims"]),
+    help="Add the paper's numbers and the differences; or print the claims of later papers.",
 )
 @out_option(".md, .tex, .csv or .html")
 @store_options
@@ -43,19 +43,19 @@ def table(
     """
     from zsrobust.cli.cells import number_in, stored
     from zsrobust.core.specs import normalize
-    from zsrobust.reporting import formats, tables
+    from zsrobust.reporting import claims, formats, tables
 
     number = number or number_in(out, "table")
     tables.find(number)
     results, selection = stored(places.store, request, number)
-    page = tables.build(
-        number,
-        results,
-        selection,
-        intervals=intervals,
-        compare=compare == "paper",
-        more=[normalize(spec) for spec in defenses],
-    )
+    more = [normalize(spec) for spec in defenses]
+    if compare == "claims":
+        page = claims.build(number, results, selection, intervals=intervals, more=more)
+    else:
+        paper = compare == "paper"
+        page = tables.build(
+            number, results, selection, intervals=intervals, compare=paper, more=more
+        )
     print_text(formats.render(page, out.suffix if out else ".md"), out)
 
 

@@ -25,6 +25,7 @@ from zsrobust.defenses.fitting import read_tower
 from zsrobust.defenses.places import find
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip
+from zsrobust.results.printed import Printed
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
@@ -49,6 +50,7 @@ class Weights(Defense):
     sha256: str | None = None  #: of the file
     license: str | None = None
     note: str | None = None
+    claims: tuple[Printed, ...] = ()  #: what its authors print of it
 
     def configure(self, fields: Mapping[str, str], where: str) -> "Weights":
         """Return the defense of `weights:PLACE`; an entry has no fields."""
@@ -146,6 +148,7 @@ class Published:
     sha256: Sha256 | None = None
     license: Line | None = None
     note: Line | None = None
+    claims: tuple[Printed, ...] = ()
 
 
 def register_weights(name: str, fields: Mapping[str, Any], folder: Path = Path()) -> None:
