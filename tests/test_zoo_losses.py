@@ -1,6 +1,7 @@
-"""The losses of Sim-CLIP, AGFT, TGA-ZSR and UCAT against loops over images, patches and classes."""
+"""The losses of the zoo against loops over images, patches, classes and descriptions."""
 
 import copy
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,11 +13,15 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch.distributions import Dirichlet, kl_divergence
 
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets import datasets
 from zsrobust.defenses import defenses
+from zsrobust.defenses.comp_tga import complementary
 from zsrobust.defenses.tga_zsr import attention
 from zsrobust.defenses.ucat import KL_WEIGHT, concentrations, divergence
 from zsrobust.models.zeroshot import ZeroShotClassifier
 from zsrobust.training import MinMax, Step, objectives
+from zsrobust.training import texts as texts_digest
 
 IMAGES, CLASSES, SIDE, GRID, WIDTH = 5, 4, 12, 3, 6
 SCALE, MEAN, STD = 7.0, [0.5, 0.4, 0.3], [0.25, 0.25, 0.2]
@@ -44,7 +49,17 @@ def step():
     texts = torch.randn(CLASSES, WIDTH, generator=generator, dtype=torch.float64)
     head = F.normalize(texts, dim=-1) * SCALE
     images = torch.rand(IMAGES, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
-    return Step(images, torch.tensor(LABELS), classifier(), classifier(), crafted, {})
+    student, teacher = classifier(), classifier()
+    more = torch.randn(5, CLASSES, WIDTH, generator=generator.manual_seed(1), dtype=torch.float64)
+    return Step(
+        images,
+        torch.tensor(LABELS),
+        student,
+        teacher,
+        crafted,
+        {},
+        heads=F.normalize(more, dim=-1) * SCALE,
+    )
 
 
 def fresh(step, rows=slice(None), **options):
@@ -100,11 +115,16 @@ def texts_of(step):
     return step.student.head / SCALE
 
 
-def logits_of(step, classifier, images):
+def logits_of(step, classifier, images, texts=None):
     """Return the logits, (N, K), cosine by cosine."""
     return torch.stack(
         [
-            torch.stack([SCALE * cosine(row[0], text) for text in texts_of(step)])
+            torch.stack(
+                [
+                    SCALE * cosine(row[0], text)
+                    for text in (texts_of(step) if texts is None else texts)
+                ]
+            )
             for row in rows_of(classifier, images)
         ]
     )
@@ -167,7 +187,7 @@ def enlarging():
     return weights
 
 
-def maps_by_hand(step, classifier, images, over):
+def maps_by_hand(step, classifier, images, over, texts=None):
     """Return an attention map (SIDE, SIDE) for each image, patch by patch."""
     found = []
     for tokens, label in zip(rows_of(classifier, images), step.labels.tolist(), strict=True):
@@ -176,24 +196,61 @@ def maps_by_hand(step, classifier, images, over):
             patches = [token / lengths for token in tokens[1:]]
         else:
             patches = [token / token.square().sum().sqrt() for token in tokens[1:]]
-        values = [(patch * texts_of(step)[label]).sum() for patch in patches]
+        text = (texts_of(step) if texts is None else texts)[label]
+        values = [(patch * text).sum() for patch in patches]
         low, high = min(values), max(values)
         grid = torch.stack([(value - low) / (high - low) for value in values]).view(GRID, GRID)
         found.append(enlarging() @ grid @ enlarging().T)
     return found
 
 
-def tga_by_hand(step, over, alpha=0.08, beta=0.05):
-    adversarial = crafted(step.images, step.labels)
-    loss = cross_entropy(logits_of(step, step.student, adversarial), step.labels.tolist())
-    original = maps_by_hand(step, step.teacher, step.images, over)
+def tga_by_hand(step, over):
+    loss = cross_entropy(
+        logits_of(step, step.student, crafted(step.images, step.labels)), step.labels.tolist()
+    )
+    return loss + terms_by_hand(step, lambda *given: maps_by_hand(step, *given, over))
+
+
+def terms_by_hand(step, maps, alpha=0.08, beta=0.05):
+    """Return both attention terms, image by image; `maps` are those of a classifier and images."""
+    adversarial, loss = crafted(step.images, step.labels), 0
+    original = maps(step.teacher, step.images)
     for weight, images in ((alpha, adversarial), (beta, step.images)):
-        for ours, theirs in zip(
-            maps_by_hand(step, step.student, images, over), original, strict=True
-        ):
+        for ours, theirs in zip(maps(step.student, images), original, strict=True):
             distance = (ours - theirs.detach()).square().sum().sqrt()
             loss = loss + weight * distance / len(adversarial)
     return loss
+
+
+def comp_tga_by_hand(step):
+    def maps(classifier, images):
+        likes = maps_by_hand(step, classifier, images, "channels")
+        denied = maps_by_hand(step, classifier, images, "channels", step.heads[0])
+        return [like - like * deny for like, deny in zip(likes, denied, strict=True)]
+
+    adversarial = logits_of(step, step.student, crafted(step.images, step.labels))
+    loss = cross_entropy(adversarial, step.labels.tolist())
+    return loss + terms_by_hand(step, maps, alpha=0.10, beta=0.07)
+
+
+def saft_rows_by_hand(step):
+    """Return the cross-entropy of each image, description by description."""
+    adversarial = crafted(step.images, step.labels)
+    rows = [0] * len(adversarial)
+    for texts in step.heads:
+        logits = logits_of(step, step.student, adversarial, texts)
+        for at, (row, label) in enumerate(zip(logits, step.labels.tolist(), strict=True)):
+            rows[at] = rows[at] + (row.exp().sum().log() - row[label]) / len(step.heads)
+    return rows
+
+
+def saft_by_hand(step):
+    def maps(classifier, images):
+        each = [maps_by_hand(step, classifier, images, "channels", texts) for texts in step.heads]
+        return [sum(of_image) / len(each) for of_image in zip(*each, strict=True)]
+
+    rows = saft_rows_by_hand(step)
+    return sum(rows) / len(rows) + terms_by_hand(step, maps)
 
 
 def ucat_by_hand(step, kl_weight, temperature=0.07):
@@ -216,6 +273,8 @@ CASES = {
     "agft": ({"scale": 1.8, "r": 0.4}, agft_by_hand),
     "tga_zsr": (TGA, lambda step: tga_by_hand(step, "channels")),
     "tga_zsr_code": (TGA, lambda step: tga_by_hand(step, "tokens")),
+    "comp_tga": ({"alpha": 0.10, "beta": 0.07}, comp_tga_by_hand),
+    "saft": (TGA, saft_by_hand),
     "ucat": (UCAT, lambda step: ucat_by_hand(step, **UCAT)),
 }
 
@@ -468,6 +527,8 @@ def test_evidence_does_not_depend_on_the_logit_scale(step):
 
 
 PINNED = {
+    "comp_tga": "73fb16a02611a8fa",
+    "saft": "b748dc37665bd24b",
     "sim_clip": "c6e6a6da6a889cf0",
     "sim_clip_code": "0200602724184f62",
     "agft": "5bc2f34ad7002754",
@@ -475,3 +536,72 @@ PINNED = {
     "tga_zsr_code": "1fdcba0b3c168e05",
     "ucat": "7472a763d72bd966",
 }
+
+
+def test_the_attack_of_saft_climbs_the_mean_over_descriptions(step):
+    given = fresh(step, **TGA)
+    climbed = objectives["saft"].maximize(given, given.student_adversarial)
+    expected = torch.stack(saft_rows_by_hand(step))
+    assert torch.allclose(climbed, expected, rtol=1e-11)
+
+
+def test_saft_with_one_description_that_is_the_prompt_is_tga_zsr(step):
+    same = replace(step, heads=step.student.head[None].repeat(5, 1, 1))
+    value, grad = learned(same, "saft", **TGA)
+    expected, by_tga = learned(step, "tga_zsr", **TGA)
+    assert value == pytest.approx(expected, rel=1e-12)
+    assert torch.allclose(grad, by_tga, rtol=1e-10, atol=1e-13)
+
+
+def test_comp_tga_whose_negation_is_the_prompt_looks_at_what_is_neither_sure_nor_denied(step):
+    """A (1 - A) is at most a quarter, and 0 where A is 0 or 1."""
+    same = fresh(replace(step, heads=step.student.head[None]), **TGA)
+    found = complementary(same, same.student_clean)
+    assert found.max() <= 0.25 + 1e-12
+    corners = attention(same.student_clean, same.student.head[same.labels])
+    assert torch.equal(found[(corners == 0) | (corners == 1)].abs().max(), torch.zeros(()).double())
+
+
+def test_the_further_texts_are_negations_and_descriptions():
+    train = datasets["mini_train"]
+    ((first, *_),) = objectives["comp_tga"].texts(train)
+    assert first == ["This is not a photo of a red circle"]
+    heads = objectives["saft"].texts(train)
+    assert [head[0] for head in heads] == [
+        ["this is a photo of a red circle"],
+        ["a red circle"],
+        ["a red circle on a black background"],
+        ["a red circle on a gray background"],
+        ["a red circle on a light background"],
+    ]
+    assert [len(head) for head in heads] == [len(train.classes)] * 5
+    assert ["an orange star"] in objectives["saft"].texts(datasets["mini_objects"])[1]
+
+
+def test_texts_are_part_of_the_checkpoints_digest():
+    train, other = datasets["mini_train"], [["b"] * 5] * 25
+    saft, tecoa = (defenses.create(name).recipe for name in ("saft", "tecoa"))
+    changed = replace(train, describe=lambda: other)
+    assert texts_digest(saft, train) != texts_digest(saft, changed)
+    assert texts_digest(tecoa, train) == texts_digest(tecoa, changed)
+
+
+def test_descriptions_are_read_from_the_data_root(tmp_path, monkeypatch):
+    dataset = replace(datasets["mini_shapes"], classes=("cat", "dog"))
+    monkeypatch.delenv("ZSROBUST_DATA", raising=False)
+    with pytest.raises(ZSRobustError, match="mini_shapes has no descriptions.*--data-root"):
+        dataset.descriptions()
+    monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path))
+    path = tmp_path / "descriptions" / "mini_shapes.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"dog": ["barks"] * 5, "cat": ["meows"] * 5, "cow": []}))
+    assert dataset.descriptions() == [["meows"] * 5, ["barks"] * 5]
+    path.write_text(json.dumps({"dog": ["barks"] * 5, "cat": []}))
+    with pytest.raises(ZSRobustError, match="no descriptions of 1 of the 2 classes .*: cat"):
+        dataset.descriptions()
+    path.write_text("{")
+    with pytest.raises(ZSRobustError, match="is not valid JSON"):
+        dataset.descriptions()
+    path.write_text(json.dumps({"dog": ["barks"], "cat": ["meows"]}))
+    with pytest.raises(ZSRobustError, match="saft: 'cat' of mini_shapes has 1 descriptions"):
+        objectives["saft"].texts(dataset)
