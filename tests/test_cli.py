@@ -196,7 +196,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         ),
         (
             ("table", "9", *MINI),
-            "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, s3, s4, s5, t1",
+            "There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, s3, s4, s5, t1, z1, z2",
         ),
         (
             ("table", "s1", *MINI),

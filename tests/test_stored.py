@@ -15,7 +15,7 @@ from zsrobust.settings import suites
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "results"
 #: Tables and figures whose cells of the zoo are still being computed.
-AWAITED = {"s3", "s4", "s5"}
+AWAITED = {"s3", "s4", "s5", "z1", "z2"}
 NUMBERS = [number for number in tables.TABLES if number not in AWAITED]
 
 
@@ -63,7 +63,10 @@ def test_every_cell_is_there_whole_and_of_todays_format(frame):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_tables_are_those_of_the_cells(frame, number):
     made = page(frame, number)
-    assert "—" not in "".join(entry.text for _, entries in made.rows for entry in entries)
+    for _, entries in made.rows:
+        for title, entry in zip(made.header[1:], entries, strict=True):
+            # Neither CLIP nor a mixture takes a training step.
+            assert entry.text != "—" or title == "Memory (MiB)"
     for suffix in (".md", ".tex", ".csv"):
         stored = STORED / "mini" / f"table{number if number.isdigit() else f'_{number}'}{suffix}"
         assert formats.render(made, suffix) == stored.read_text(encoding="utf-8")

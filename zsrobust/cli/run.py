@@ -62,7 +62,7 @@ _order = passes(
     several("--defense", "defenses", "Name or spec, for example tecoa:lr=1e-4. Repeatable."),
     several("--attack", "attacks", "Name or spec, for example pgd:steps=20. Repeatable."),
     several("--dataset", "datasets", "Name. Repeatable. Default: all of the suite."),
-    several("--table", "numbers", "Rows of this table: 1 to 5, s1 to s5, t1.", metavar="N"),
+    several("--table", "numbers", "Rows of this table: 1 to 5, s1 to s5, t1, z1, z2.", metavar="N"),
     several("--figure", "figures", "Rows of this figure: 1, 2, 4, 5.", metavar="N"),
     click.option("--force", is_flag=True, help="Recompute stored cells."),
     click.option(

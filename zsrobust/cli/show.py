@@ -38,8 +38,8 @@ def table(
 
     NUMBER: 1 robust, 2 clean, 3 AutoAttack, 4 the terms of the loss, 5 layer and distance, s1 and
     s2 the second target dataset, s3 the weights of the loss, s4 other bounds, s5 Tables 4 and 5 by
-    dataset, t1 test-time defenses (not in the paper). Without NUMBER, it is read from the name of
-    --out.
+    dataset. Not in the paper: t1 test-time defenses, z1 trained defenses, z2 the same at several
+    bounds. Without NUMBER, it is read from the name of --out.
     """
     from zsrobust.cli.cells import number_in, stored
     from zsrobust.core.specs import normalize

@@ -51,6 +51,11 @@ class Entry:
     about: str = ""  #: the images or datasets behind it, or why it is missing
     cell: str | None = None  #: path of its cell's JSON; None for a mean
 
+    @property
+    def printed(self) -> str:
+        """The number with its standard deviation: "31.25 ± 0.50"."""
+        return f"{self.text} ± {self.spread}" if self.spread else self.text
+
 
 @dataclass(frozen=True)
 class Column:

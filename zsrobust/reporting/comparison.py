@@ -134,7 +134,7 @@ def compare(
     apart: list[tuple[str, str]] = []
     for name in suite.datasets:
         cells = (row.cells.get(name) for row in pair)
-        counts = _counted(dict(zip((first, second), cells, strict=True)), metric)
+        counts = paired_counts(list(zip((first, second), cells, strict=True)), metric)
         if isinstance(counts, str):
             apart.append((titles.get(name, name), counts))
         else:
@@ -188,11 +188,13 @@ def _titles(first: Row, second: Row, *specs: str) -> tuple[str, str]:
     return (one, other) if one != other else (specs[0], specs[1])
 
 
-def _counted(cells: Mapping[str, Mapping[Hashable, Any] | None], metric: Metric) -> Counts | str:
-    """Return the counts of two cells by defense, or why the cells cannot be compared."""
+def paired_counts(
+    cells: Sequence[tuple[str, Mapping[Hashable, Any] | None]], metric: Metric
+) -> Counts | str:
+    """Return the counts of two cells, each with its defense, or why they cannot be compared."""
     found: list[Verified] = []
     identities: list[Identity] = []
-    for spec, cell in cells.items():
+    for spec, cell in cells:
         if cell is None:
             return f"the cell of {spec} is missing"
         if cell["status"] != "ok":

@@ -1,11 +1,14 @@
 """Contents of the tables: the rows and columns of each, as data. No torch here."""
 
+import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting import zoo
+from zsrobust.reporting import measures, zoo
+from zsrobust.reporting.columns import above_chance, average, epoch_time, flagged, memory
 from zsrobust.reporting.measures import Measure
 from zsrobust.reporting.rows import Metric, Need
 from zsrobust.settings import suites
@@ -20,6 +23,11 @@ ROWS = {
     "vpt_tecoa": "VPT-TeCoA",
     "vpt_pmg_aft": "VPT-PMG-AFT",
 }
+
+BUDGET = (
+    "All adversarial trainings share the suite's budget of epochs and batches. No method is tuned "
+    "alone."
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,39 @@ class Table:
         if self.measures is not None:
             return [need for each in self.measures(suite) for need in each.needs(spec)]
         return [self.need(spec, eps, suite) for eps in self.bounds(suite)]
+
+
+def _trained_defenses(suite: Suite) -> list[Measure]:
+    """Return the columns of Table z1."""
+    robust = flagged(average("robust"))
+    under = functools.partial(measures.under, suite=suite)
+    return [
+        measures.over_seeds("Clean", average("clean")),
+        measures.over_seeds("Clean, above chance", above_chance("clean")),
+        measures.over_seeds("PGD-10", robust),
+        measures.over_seeds("PGD-10, above chance", above_chance("robust")),
+        measures.difference("tecoa"),
+        under("PGD-100", robust, "pgd100"),
+        under("PGD-100, above chance", above_chance("robust"), "pgd100"),
+        under("AutoAttack", robust, "autoattack", every=4),
+        under("AutoAttack, above chance", above_chance("robust"), "autoattack", every=4),
+        measures.first_seed("Time (s)", epoch_time, "Time: seconds of one training epoch."),
+        measures.any_seed(
+            "Memory (MiB)", memory, "Memory: peak of the tensors of one training step."
+        ),
+    ]
+
+
+def _at_bounds(suite: Suite) -> list[Measure]:
+    """Return the columns of Table z2; raises ZSRobustError for a suite without bounds."""
+    columns = {
+        "Clean": average("clean"),
+        "Robust": flagged(average("robust")),
+        "Clean, above chance": above_chance("clean"),
+        "Robust, above chance": above_chance("robust"),
+    }
+    found = [measures.at_bounds(title, read, suite, "Table z2") for title, read in columns.items()]
+    return [*itertools.chain(*found), measures.crossing(suite, "Table z2")]
 
 
 TABLES = {
@@ -143,6 +184,20 @@ TABLES = {
         by_dataset=False,
         note="adaptive: the attack sees the test-time defense. oblivious: the attack sees FT-TeCoA "
         "alone; the number does not apply to attackers who know the defense.",
+    ),
+    "z1": Table(
+        "Trained defenses: average accuracy (%), clean and robust",
+        rows=zoo.titles(),
+        measures=_trained_defenses,
+        note=BUDGET,
+    ),
+    "z2": Table(
+        "Trained defenses at several bounds: average accuracy (%), clean and robust under PGD-10",
+        rows=zoo.titles(),
+        swept="all",
+        measures=_at_bounds,
+        note=f"{BUDGET} They are trained and tested at the same bound, except for CLIP and "
+        "FT-Standard, whose training has no bound. All numbers are of the first training seed.",
     ),
 }
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -55,7 +56,8 @@ def markdown(page: Page) -> str:
     """Return the table as Markdown, with the best number of each column in bold."""
 
     def show(entry: Entry) -> str:
-        text = f"**{entry.text}**" if entry.best else entry.text
+        text = f"**{entry.printed}**" if entry.best else entry.printed
+        text += f" {entry.mark}" if entry.mark else ""
         if interval := page.interval(entry):
             text += f" ({interval})"
         return text + "".join(f" [{number}]" for number in page.numbers(entry))
@@ -81,8 +83,9 @@ def latex(page: Page) -> str:
     wide = len(page.header) > 8  # as wide as the page; other tables are as wide as a column
 
     def show(entry: Entry) -> str:
-        text = _tex(entry.text)
+        text = _tex(entry.printed)
         text = rf"\textbf{{{text}}}" if entry.best else text
+        text += f" {_tex(entry.mark)}" if entry.mark else ""
         if interval := page.interval(entry):
             text = rf"\shortstack[r]{{{text}\\\scriptsize {_tex(interval)}}}"
         return text + "".join(rf"\textsuperscript{{{each}}}" for each in page.numbers(entry))
@@ -128,6 +131,8 @@ _TEX = {
     "≥": r"$\geq$",
     "→": r"$\to$",
     "×": r"$\times$",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
 }
 
 
@@ -136,20 +141,41 @@ def _tex(text: str) -> str:
 
 
 def comma_separated(page: Page) -> str:
-    """Return the table as CSV: numbers alone, "" if missing, each end of an interval a column."""
+    """Return the table as CSV: numbers alone, "" if missing.
+
+    Each end of an interval has a column. Standard deviations and marks have one, if there are any.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    ends = ("", " low", " high") if page.intervals else ("",)
     first, *titles = page.header
-    writer.writerow([first, *(f"{title}{end}" for title in titles for end in ends)])
+    parts = [_parts(page, place) for place in range(len(titles))]
+    header = [f"{title}{part}" for title, own in zip(titles, parts, strict=True) for part in own]
+    writer.writerow([first, *header])
     for title, entries in page.rows:
-        numbers = []
-        for entry in entries:
-            numbers.append("" if entry.text == DASH else entry.text)
-            if page.intervals:
-                numbers += [f"{100 * end:.2f}" for end in entry.interval or ()] or ["", ""]
+        numbers = [
+            read(entry) for entry, own in zip(entries, parts, strict=True) for read in own.values()
+        ]
         writer.writerow([title, *numbers])
     return out.getvalue()
+
+
+def _parts(page: Page, place: int) -> dict[str, Callable[[Entry], str]]:
+    """Return what a column becomes in CSV: the ends of the headings, and their values."""
+
+    def end(which: int) -> Callable[[Entry], str]:
+        return lambda entry: f"{100 * entry.interval[which]:.2f}" if entry.interval else ""
+
+    parts: dict[str, Callable[[Entry], str]] = {
+        "": lambda entry: "" if entry.text == DASH else entry.text
+    }
+    column = [entries[place] for _, entries in page.rows]
+    if any(entry.spread for entry in column):
+        parts[" sd"] = lambda entry: entry.spread
+    if any(entry.mark for entry in column):
+        parts[" mark"] = lambda entry: entry.mark
+    if page.intervals:
+        parts |= {" low": end(0), " high": end(1)}
+    return parts
 
 
 def html(page: Page) -> str:

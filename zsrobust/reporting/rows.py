@@ -68,6 +68,11 @@ class Row:
         return len(made) > 1
 
     @property
+    def deployed(self) -> set[str]:
+        """The digests of the defenses of its cells: one, unless checkpoints are mixed."""
+        return {str(cell["deployed"]) for cell in self.cells.values()}
+
+    @property
     def oblivious(self) -> bool:
         """Whether the attack ignored a part of the defense; such rows are not ranked."""
         return any(cell["knowledge"] == "oblivious" for cell in self.cells.values())

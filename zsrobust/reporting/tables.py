@@ -238,7 +238,7 @@ def _underneath(
     suite = selection.suite
     attacks = ", ".join(dict.fromkeys([table.attack, *sorted(set(cells["attack"]))]))
     target = titles.get(suite.train_on, suite.train_on)
-    has_times = bool(measures) or table.by_dataset
+    has_times = table.by_dataset and not measures
     zero_shot = (
         f" Zero-shot means leave out {target}, the target dataset of training."
         if not measures
