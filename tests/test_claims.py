@@ -191,6 +191,16 @@ def test_claims_about_other_datasets_or_suites_have_their_reason(tmp_path):
     assert "Ours, robust" not in build("s1", empty, Selection.of(second)).header
 
 
+def test_an_eps_selects_the_claims_at_this_eps(tmp_path):
+    empty, two = load_results(tmp_path), Selection.of(PAPER, eps=2 / 255)
+    page = build("1", empty, two, more=["fare1_vit_b32"])
+    assert [(line["Method"], line["Eps"].text) for line in lines(page)] == [
+        ("FARE¹ (RobustVLM)", "2/255")
+    ]
+    with pytest.raises(ZSRobustError, match="No row of Table 1 has claims at eps 2/255. For cl"):
+        build("1", empty, two)
+
+
 def test_on_mini_one_line_says_that_nothing_is_comparable_and_the_claims_are_shown(tmp_path):
     stored(tmp_path, "tecoa", "pgd10", 90, MINI)
     page = build("1", load_results(tmp_path), Selection.of(MINI))

@@ -297,7 +297,10 @@ def test_the_list_shows_everything_and_what_is_present(zsrobust):
     assert "not trained on mini yet" in listed
     assert zsrobust("list", "suites").stdout.startswith("SUITES")
     assert "attacked=all" in zsrobust("list", "protocols").stdout
-    assert "published: https://drive.google.com" in zsrobust("list", "defenses").stdout
+    listed = " ".join(zsrobust("list", "defenses").stdout.split())
+    assert "published: https://drive.google.com" in listed
+    assert "published: hossainzarif19/SimCLIP," in listed
+    assert "simclip4.pt; for" in listed
 
 
 def test_a_dry_run_tells_the_bill_and_computes_nothing(zsrobust, tmp_path):

@@ -184,10 +184,21 @@ def test_tensors_of_other_kinds(data, clip, place):
     weights = moved(clip.encoder.state_dict(), seed=1)
     for _ in range(data.draw(st.integers(0, 3))):
         name = data.draw(st.sampled_from([*sorted(map(str, weights)), *TEXTS[:4]]))
-        place_of = data.draw(st.sampled_from([name, name, 7, "state_dict"]))
+        place_of = data.draw(
+            st.sampled_from([name, name, f"visual.{name}", 7, "state_dict", "partial_state_dict"])
+        )
         weights[place_of] = changed(data.draw(st.sampled_from(KINDS)), weights.get(name, SHARED))
     wrapped = data.draw(
-        st.sampled_from([weights, {"state_dict": weights}, {"a": weights}, [weights]])
+        st.sampled_from(
+            [
+                weights,
+                {"state_dict": weights},
+                {"partial_state_dict": weights},
+                {"partial_state_dict": {f"visual.{name}": weights[name] for name in weights}},
+                {"a": weights},
+                [weights],
+            ]
+        )
     )
     if isinstance(wrapped, dict) and data.draw(st.booleans()):
         wrapped["vision_encoder_state_dict"] = wrapped

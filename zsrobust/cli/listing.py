@@ -55,7 +55,8 @@ def _defenses(workshop: Workshop) -> Iterator[list[Any]]:
 def _present(defense: Defense, workshop: Workshop) -> str:
     if isinstance(defense, Weights) and defense.where:
         backbone = f"; for {defense.backbone}" if defense.backbone else ""
-        return f"published: {defense.where}{backbone}"
+        file = f", {defense.file}" if defense.file else ""
+        return f"published: {defense.where}{file}{backbone}"
     paths = [workshop.checkpoint_path(recipe) for recipe in defense.recipes(workshop.suite)]
     if not paths:
         return "needs no training"

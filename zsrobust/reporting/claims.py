@@ -87,9 +87,10 @@ def build(
 
     A claim is comparable if it is over the datasets of the selection's suite, after training on the
     suite's target dataset. Ours is then the mean under the claim's own attack and eps, whatever
-    those of the table. Without a comparable claim, the page has only what others print. `more` adds
-    rows by their specs, and `intervals` adds 95% intervals to our means. Raises ZSRobustError for
-    an unknown table, a row of `more` without claims, and a table none of whose rows has claims.
+    those of the table. Without a comparable claim, the page has only what others print. An eps that
+    is not the suite's own selects the claims at this eps. `more` adds rows by their specs, and
+    `intervals` adds 95% intervals to our means. Raises ZSRobustError for an unknown table, a row of
+    `more` without claims, and a table none of whose rows has claims.
     """
     table, suite = find(number), selection.suite
     stated = known(suite)
@@ -99,7 +100,13 @@ def build(
         for spec in titles
         for printed in stated[spec]
         for eps in printed.robust
+        if selection.usual or eps == selection.bound
     ]
+    if not claims:
+        raise ZSRobustError(
+            f"No row of Table {number} has claims at eps {selection.bound}. For claims at every "
+            "eps, leave out --eps."
+        )
     compared = any(claim.printed.suite == suite.name for claim in claims)
     finder = Finder(results, replace(selection, attack=table.attack))
     lines = []
