@@ -129,10 +129,10 @@ def test_a_member_of_a_mixture_may_be_retrained_if_it_has_a_recipe(tmp_path, our
         fixed = {"tecoa": {"checkpoint": "c0", "recipe": RECIPE}}
         for dataset, recipe in (("mini_shapes", {"recipe": RECIPE}), ("mini_flags", {})):
             members = fixed | {"fare": {"checkpoint": checkpoint, **recipe}}
-            store(folder, "soup", dataset, robust=range(5), defense__members=members)
+            store(folder, "soup", dataset, robust=range(5), defense__towers=members)
     report = check(ours, tmp_path / "baseline", tolerance=100)
     assert [verdict.why for verdict in report.verdicts if verdict.way is None] == [
-        "another members.fare.checkpoint"
+        "another towers.fare.checkpoint"
     ]
     assert len(report.verdicts) == 2
 

@@ -695,8 +695,8 @@ def test_task_arithmetic_is_linear_in_its_weight_and_in_each_change(values, weig
 def test_another_checkpoint_of_any_member_is_another_identity(checkpoints, tmp_path):
     spec = f"soup:of=ft_standard+tecoa,{SHORT}"
     first = Workshop(MINI, checkpoints).tower(spec).identity
-    assert first["members"].keys() == {f"ft_standard:{SHORT}", f"tecoa:{SHORT}"}
-    digests = [each["checkpoint"] for each in first["members"].values()]
+    assert first["towers"].keys() == {f"ft_standard:{SHORT}", f"tecoa:{SHORT}"}
+    digests = [each["checkpoint"] for each in first["towers"].values()]
     assert len(set(digests)) == 2
     workshop = Workshop(MINI, tmp_path)
     place = workshop.checkpoint_path(defenses.create(f"tecoa:{SHORT}").recipe_for(MINI))
@@ -710,7 +710,7 @@ def test_another_checkpoint_of_any_member_is_another_identity(checkpoints, tmp_p
     safetensors.torch.save_file(weights, place, metadata)
     second = workshop.tower(spec).identity
     found = [each.name for each in differences({"defense": first}, {"defense": second})]
-    assert found == [f"defense.members.tecoa:{SHORT}.checkpoint"]
+    assert found == [f"defense.towers.tecoa:{SHORT}.checkpoint"]
 
 
 @pytest.mark.parametrize("name", ["soup", "task_arithmetic"])

@@ -339,7 +339,7 @@ def test_the_checkpoints_of_a_mixtures_members_are_verified(stored):
         digest = weights_digest({"proj": torch.full((2,), float(seed))})
         members[f"tecoa:seed={seed}"] = {"checkpoint": digest, "recipe": recipe}
     spec = "soup:of=tecoa:seed=1+tecoa:seed=2"
-    about = {"spec": spec, "title": "soup (FT-TeCoA + FT-TeCoA)", "members": members}
+    about = {"spec": spec, "title": "soup (FT-TeCoA + FT-TeCoA)", "towers": members}
     mixed = edited(result, {"defense": about})
     results.write(mixed, Outcomes.read(path), stored / "results", Samples.read(path))
     assert not findings(stored)

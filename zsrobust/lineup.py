@@ -12,6 +12,7 @@ import zsrobust.attacks.square
 import zsrobust.attacks.torchattacks
 import zsrobust.datasets.catalogue
 import zsrobust.defenses.agft
+import zsrobust.defenses.apt
 import zsrobust.defenses.clip
 import zsrobust.defenses.comp_tga
 import zsrobust.defenses.fare

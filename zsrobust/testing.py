@@ -123,10 +123,12 @@ def check_defense(spec: str, suite: str = "mini", checkpoints: str | Path = "che
     dataset = datasets[workshop.suite.datasets[0]]
     cut = cut_for(workshop.clip)
     images = tensor(dataset.open("test", cut), np.arange(4), cut)
-    classifier = workshop.clip.classifier(dataset.prompts(), tower.encoder).eval()
+    classifier = tower.classifier(workshop.clip, dataset.worded()).eval()
     wrapper = tower.wrapper
     deployed = wrapper.wrap(classifier).eval() if wrapper else classifier
-    target = wrapper.target(classifier, tower.knowledge) if wrapper else None
+    target: nn.Module | None = wrapper.target(classifier, tower.knowledge) if wrapper else None
+    if tower.attacked:
+        target = tower.classifier(workshop.clip, dataset.worded(), attacked=True)
     seen = deployed if target is None else target.eval()
     points = images.clone().requires_grad_()
     logits = deployed(points)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,20 @@ class Images:
         )
 
 
+class Wording(NamedTuple):
+    """The class names and the templates that the texts of classes are made of."""
+
+    classes: tuple[str, ...]  #: in label order
+    templates: tuple[str, ...]  #: with one "{}" each
+
+    @property
+    def prompts(self) -> list[list[str]]:
+        """The prompts of each class: its name in every template."""
+        return [
+            [template.replace("{}", name) for template in self.templates] for name in self.classes
+        ]
+
+
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
@@ -215,10 +229,13 @@ class Dataset:
             )
         return self.load(split)
 
+    def worded(self, wording: str = "plain") -> Wording:
+        """Return the class names and templates, in its own wording or in a named one."""
+        return Wording(*self.wordings.get(wording, (self.classes, self.templates)))
+
     def prompts(self, wording: str = "plain") -> list[list[str]]:
         """Return the prompts of each class, in its own wording or in a named one."""
-        classes, templates = self.wordings.get(wording, (self.classes, self.templates))
-        return [[template.replace("{}", name) for template in templates] for name in classes]
+        return self.worded(wording).prompts
 
     def descriptions(self) -> list[list[str]]:
         """Return several descriptions of each class; raises as `read_descriptions` does."""

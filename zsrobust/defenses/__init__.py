@@ -5,20 +5,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import Registry
 from zsrobust.core.specs import field_types, join_spec, normalize, parse_fields, split_spec
+from zsrobust.datasets import Wording
+from zsrobust.models.clip import Clip
+from zsrobust.models.heads import Head
 from zsrobust.models.wrappers import Knowledge, Wrapper
+from zsrobust.models.zeroshot import ZeroShotClassifier
 from zsrobust.settings.suites import Suite
-from zsrobust.training import Recipe
+from zsrobust.training import GROUPS, Recipe
 
 if TYPE_CHECKING:
     from zsrobust.defenses.workshop import Workshop
 
 #: Fields of a recipe that a spec cannot set: they are the method's, or the suite's.
-FIXED = ("objective", "backbone", "trainable", "options")
+FIXED = ("objective", "backbone", "trainable", "tower", "options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +69,8 @@ class Defense:
         """Return the recipe with the suite's values in it, and what the spec set on top."""
         if self.recipe is None:
             return None
-        groups = ("encoder", "prompts")
         values: dict[str, Any] = {
-            key: value for key, value in suite.recipe.items() if key not in groups
+            key: value for key, value in suite.recipe.items() if key not in GROUPS
         }
         values |= suite.recipe.get(self.recipe.trainable, {})
         known = {
@@ -99,7 +103,7 @@ class Defense:
 
 @dataclass(frozen=True)
 class Tower:
-    """An image tower and what identifies it."""
+    """An image tower, the head that belongs to it, and what identifies both."""
 
     encoder: nn.Module
     identity: dict[str, Any]  #: digests and recipe; part of a result's identity
@@ -107,7 +111,27 @@ class Tower:
         default_factory=dict
     )  #: how long it took, and the like; no part of it
     wrapper: Wrapper | None = None  #: what a test-time defense puts around the classifier
-    knowledge: Knowledge = "adaptive"  #: what an attack knows of the wrapper
+    knowledge: Knowledge = "adaptive"  #: what an attack knows of the wrapper, or of the head
+    head: Head | None = None  #: None: the backbone's text tower encodes the prompts
+    attacked: Head | None = None  #: the head that an oblivious attack sees; None: the deployed one
+
+    def classifier(
+        self,
+        clip: Clip,
+        wording: Wording,
+        scale: float | None = None,
+        normalization: str | None = None,
+        *,
+        attacked: bool = False,
+    ) -> ZeroShotClassifier:
+        """Return the classifier of a dataset's classes, without the wrapper; see `Clip.classifier`.
+
+        With `attacked`, it is the one that an oblivious attack sees.
+        """
+        head = self.attacked if attacked else self.head
+        with torch.no_grad():
+            rows = None if head is None else head(wording, scale)
+        return clip.classifier(wording.prompts, self.encoder, scale, normalization, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +154,10 @@ class Around(Defense):
         return f"{self.title} ({' + '.join(other.title for other in others)})"
 
     def own_fields(self) -> dict[str, Any]:
-        """Return the types of its own fields by name: `of`, and those that a subclass adds."""
+        """Return the types of its own fields: `of`, a subclass's, and those of its recipe."""
         inherited = {field.name for field in dataclasses.fields(Defense)}
-        return {name: kind for name, kind in field_types(self).items() if name not in inherited}
+        added = {name: kind for name, kind in field_types(self).items() if name not in inherited}
+        return {**added, **self.settable}
 
     @property
     def members(self) -> list[str]:
@@ -159,7 +184,8 @@ class Around(Defense):
             _check_members(of, specs, handed, where)
         others = [self._other(spec, own, handed, where) for spec in specs]
         joined = "+".join(spec for spec, _ in others)
-        changed = dataclasses.replace(self, of=joined, **values)
+        overrides = {name: values.pop(name) for name in values.keys() & self.settable.keys()}
+        changed = dataclasses.replace(self, of=joined, overrides=overrides, **values)
         title = changed.title_around(*(other for _, other in others))
         return dataclasses.replace(changed, title=title)
 
@@ -172,12 +198,18 @@ class Around(Defense):
             raise ZSRobustError(f"{where} sets {twice[0]} of {name!r} twice. Set it once.")
         self.check_around(defenses[name], where)
         other = defenses[name].configure({**attached, **handed}, f"{where} of {name!r}")
-        _check_unambiguous(own, spec, where)
+        if other.knowledge == "oblivious":
+            raise ZSRobustError(
+                f"{where}: an attack on {spec} does not know all of it. "
+                "Only the outermost defense sets what an attack knows. Leave it out"
+            )
+        _check_unambiguous(own, spec, where, self.own_fields())
         return join_spec(name, {**attached, **handed}), other
 
     def recipes(self, suite: Suite) -> list[Recipe]:
-        """Return the recipes of the other defenses."""
-        return [each for spec in self.members for each in defenses.create(spec).recipes(suite)]
+        """Return the recipes of the other defenses, and its own."""
+        others = [each for spec in self.members for each in defenses.create(spec).recipes(suite)]
+        return others + super().recipes(suite)
 
 
 def _check_members(of: str, specs: Sequence[str], handed: Mapping[str, str], where: str) -> None:
@@ -199,10 +231,13 @@ def _check_members(of: str, specs: Sequence[str], handed: Mapping[str, str], whe
         )
 
 
-def _check_unambiguous(own: Mapping[str, str], of: str, where: str) -> None:
+def _check_unambiguous(
+    own: Mapping[str, str], of: str, where: str, kinds: Mapping[str, Any]
+) -> None:
     """Raise ZSRobustError if a field of `own` reads as if it belonged to the fields that `of` sets.
 
-    In `ttc:of=tecoa:epochs=1,eps=2/255` both defenses have a field eps.
+    In `ttc:of=tecoa:epochs=1,eps=2/255` both defenses have a field eps. `kinds` are the types of
+    all fields that the outer defense has.
     """
     chain = _chain(of)
     attached = {key: text for _, fields in chain for key, text in fields.items()}
@@ -210,6 +245,11 @@ def _check_unambiguous(own: Mapping[str, str], of: str, where: str) -> None:
         shared = [name for name, _ in chain if key in defenses[name].own_fields()]
         if shared and key not in ("of", *attached):
             names = ":of=".join(name for name, _ in chain)
+            if attached.keys() & kinds.keys():
+                raise ZSRobustError(
+                    f"{where}: {key} is a field of {shared[0]!r}, too, and a spec cannot set both "
+                    f"apart. Register {names} with its fields under a name, and write of=NAME"
+                )
             apart = join_spec("", attached | {key: own[key]}).removeprefix(":")
             raise ZSRobustError(
                 f"{where}: {key} is a field of {shared[0]!r}, too. "
@@ -260,8 +300,11 @@ class Wrapped(Around):
         inner = workshop.tower(self.of)
         fields = {name: getattr(self, name) for name in self.own_fields() if name != "knowledge"}
         identity = {**inner.identity, "wrapper": fields}
-        return Tower(
-            inner.encoder, identity, inner.training, self.wrapper(workshop), self.knowledge
+        return dataclasses.replace(
+            inner,
+            identity=identity,
+            wrapper=self.wrapper(workshop),
+            knowledge=self.knowledge,
         )
 
 

@@ -43,9 +43,19 @@ def export(spec: str, workshop: Workshop, out: Path, results: Store) -> Path:
         raise ZSRobustError(
             f"{spec} cannot be exported: visual prompts are nothing that open_clip loads."
         )
+    if any(recipe.trainable == "context" for recipe in defense.recipes(workshop.suite)):
+        raise ZSRobustError(
+            f"{spec} cannot be exported: a learned context is nothing that open_clip loads. "
+            "Export the tower that it is for: zsrobust export tecoa"
+        )
     spec = normalize(spec)
     results.load()  # so that a damaged result is an error before the training, not after
     tower, clip = workshop.tower(spec), workshop.clip
+    if tower.head is not None:
+        raise ZSRobustError(
+            f"{spec} cannot be exported: its text tower is not the backbone's. "
+            "Use the folder that it came from"
+        )
     rows = _results(spec, workshop, tower, results)
     weights = _whole(spec, clip, tower)
     digests = {

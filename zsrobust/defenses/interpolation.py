@@ -33,25 +33,35 @@ class Mixture(Around):
         """Return what identifies the mixed tower; it has the digest of every checkpoint."""
         fields = {name: getattr(self, name) for name in self.own_fields()}
         members = zip(self.members, towers, strict=True)
-        return {**fields, "members": {spec: tower.identity for spec, tower in members}}
+        return {**fields, "towers": {spec: tower.identity for spec, tower in members}}
 
     def check_around(self, other: Defense, where: str) -> None:
-        """Raise ZSRobustError if the other defense is a wrapper or a mixture."""
+        """Raise ZSRobustError if the other defense is made from another one."""
         if isinstance(other, Wrapped):
             raise ZSRobustError(
                 f"{where}: only weights are mixed, and {other.title} is a wrapper. "
                 "Wrap the mixture: of=interpolation"
             )
-        if isinstance(other, Mixture):
+        if isinstance(other, Around):
             raise ZSRobustError(
-                f"{where}: {other.title} is a mixture, too. Mix defenses that are trained: of=tecoa"
+                f"{where}: {other.title} is made from another defense, too. "
+                "Mix defenses that are not: of=tecoa"
             )
 
     def tower(self, workshop: Workshop) -> Tower:
-        """Return the mixed tower; raises ZSRobustError for weights without CLIP's shape."""
+        """Return the mixed tower.
+
+        Raises ZSRobustError for weights without CLIP's shape, and for a head of a tower's own.
+        """
         original = workshop.clip.encoder.state_dict()
         towers = [workshop.tower(spec) for spec in self.members]
         tuned = [tower.encoder.state_dict() for tower in towers]
+        for spec, tower in zip(self.members, towers, strict=True):
+            if tower.head is not None:
+                raise ZSRobustError(
+                    f"{self.title}: {spec} has a text tower of its own, and only image towers are "
+                    "mixed. Choose tecoa or pmg_aft."
+                )
         for spec, weights in zip(self.members, tuned, strict=True):
             if weights.keys() != original.keys():
                 raise ZSRobustError(

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Progress as Preparing
@@ -13,7 +15,7 @@ from zsrobust.models.clip import Clip, load_clip, weights_are_here
 from zsrobust.results.digests import checkpoint_place
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, ranks, texts, train, trained_encoder
-from zsrobust.training.checkpoints import sources
+from zsrobust.training.checkpoints import source_of, sources
 
 Progress = Callable[[str, int, int, str], None]  #: name, steps done, steps in all, note
 
@@ -69,29 +71,34 @@ class Workshop:
 
     def trained(self, recipe: Recipe, name: str) -> Tower:
         """Return the tower of a recipe. It trains a missing checkpoint, or resumes a training."""
+        checkpoint = self.checkpoint(recipe, name)
+        encoder = trained_encoder(self.clip, recipe, checkpoint)
+        return Tower(encoder, checkpoint.identity, checkpoint.training)
+
+    def checkpoint(self, recipe: Recipe, name: str, tower: nn.Module | None = None) -> Checkpoint:
+        """Return the checkpoint of a recipe: trained if it is missing, resumed if unfinished.
+
+        `tower` is the image tower that a context is learned for; see `zsrobust.training.train`.
+        """
         report = (lambda line: self.preparing(line, 0, 0)) if self.patient else None
         path = self.checkpoint_path(recipe)
         with ranks.led(claims.sole(path, report)):  # by one of the runs that share the folder
-            checkpoint = self._read(recipe) if path.exists() else self._train(recipe, name)
-        identity = {
-            **checkpoint.sources,
-            "checkpoint": checkpoint.digest,
-            "recipe": recipe.to_dict(),
-        }
-        training = {"epoch_seconds": checkpoint.epoch_seconds, "history": checkpoint.history}
-        return Tower(trained_encoder(self.clip, recipe, checkpoint), identity, training)
+            if path.exists():
+                return self._read(recipe, tower)
+            return self._train(recipe, name, tower)
 
-    def _read(self, recipe: Recipe) -> Checkpoint:
+    def _read(self, recipe: Recipe, tower: nn.Module | None) -> Checkpoint:
         checkpoint = Checkpoint.read(self.checkpoint_path(recipe))
         dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
         # Images that are not here are not fetched to be compared.
         here = dataset.state("train", cut).opens
         images = dataset.open("train", cut).subset(recipe.limit) if here else None
-        asked = sources(recipe, self.clip, images) if images else None
+        asked = sources(recipe, self.clip, images) if images else checkpoint.sources
+        asked = {**asked, "backbone": self.clip.digest, **source_of(tower)}
         self._compare(checkpoint, recipe, texts(recipe, dataset), asked)
         return checkpoint
 
-    def _train(self, recipe: Recipe, name: str) -> Checkpoint:
+    def _train(self, recipe: Recipe, name: str, tower: nn.Module | None) -> Checkpoint:
         dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
         with ranks.first():
             dataset.prepare("train", cut, self.preparing)
@@ -104,20 +111,21 @@ class Workshop:
             lambda done, total, note: self.progress(name, done, total, note),
             micro_batch=self.micro_batch,
             checkpoint_activations=self.checkpoint_activations,
+            tower=tower,
         )
 
     def _compare(
-        self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, asked: dict[str, str] | None
+        self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, asked: dict[str, str]
     ) -> None:
         """Raise ZSRobustError if the recipe would make another checkpoint now.
 
-        `asked` are its sources now; None if the images are not here.
+        `asked` are its sources now; those of images are the stored ones if images are not here.
         """
         stored = checkpoint.sources
-        asked = {**(asked or stored), "backbone": self.clip.digest}
         compared = {
             "recipe": (checkpoint.recipe, recipe.to_dict()),
             "backbone": (stored.get("backbone"), asked["backbone"]),
+            "image tower": (stored.get("tower"), asked.get("tower")),
             "class texts": (checkpoint.prompts or prompts, prompts),
             "images": (stored.get("images"), asked.get("images")),
             "resizing of images": (stored.get("resized"), asked.get("resized")),
@@ -130,6 +138,6 @@ class Workshop:
             "there is now. "
             "Move it away, and it is trained again"
         )
-        if "backbone" not in differing:
+        if "backbone" not in differing and recipe.trainable != "context":
             line += f"; or evaluate it as it is: --defense weights:{checkpoint.path}"
         raise ZSRobustError(line)

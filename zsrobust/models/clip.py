@@ -84,15 +84,18 @@ class Clip:
         encoder: nn.Module | None = None,
         scale: float | None = None,
         normalization: str | None = None,
+        head: Tensor | None = None,
     ) -> ZeroShotClassifier:
         """Return the classifier of the classes with these prompts.
 
         `encoder` replaces this CLIP's image tower, `scale` its logit scale, and `normalization`, a
-        key of NORMALIZATIONS, its means and standard deviations.
+        key of NORMALIZATIONS, its means and standard deviations. `head`, (K, D), replaces the head
+        of the prompts.
         """
         tower = self.encoder if encoder is None else encoder
         mean, std = NORMALIZATIONS.get(normalization or "", (self.mean, self.std))
-        return ZeroShotClassifier(tower, self.head(prompts, scale), mean, std, self.side)
+        rows = self.head(prompts, scale) if head is None else head
+        return ZeroShotClassifier(tower, rows, mean, std, self.side)
 
 
 def cut_for(clip: Clip, zoom: float = 1.0, interpolation: Interpolation | None = None) -> Cut:

@@ -52,13 +52,10 @@ class DefenseIdentity:
 
     @property
     def trained(self) -> dict[str, Mapping[str, Any]]:
-        """The details with a checkpoint and a recipe, by their place: its own, and its members'."""
-        members = self.details.get("members", {})
-        parts = {"defense": self.details}
-        parts |= {f"defense.members.{spec}": details for spec, details in members.items()}
+        """The details with a checkpoint and a recipe, by their place: its own, and its towers'."""
         return {
             place: details
-            for place, details in parts.items()
+            for place, details in _towers("defense", self.details)
             if details.get("checkpoint") and details.get("recipe")
         }
 
@@ -206,9 +203,16 @@ def _short_digest(stored: Any) -> str:
 
 
 def is_checkpoint(name: str) -> bool:
-    """Return whether a field is the digest of a defense's checkpoint, or of a member's."""
-    member = name.startswith("defense.members.") and name.endswith(".checkpoint")
-    return member or name == "defense.checkpoint"
+    """Return whether a field is the digest of a checkpoint that a defense is made from."""
+    inner = name.startswith("defense.towers.") and name.endswith(".checkpoint")
+    return inner or name == "defense.checkpoint"
+
+
+def _towers(place: str, details: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a defense's details with their place, and those of the towers it is made from."""
+    yield place, details
+    for spec, inner in details.get("towers", {}).items():
+        yield from _towers(f"{place}.towers.{spec}", inner)
 
 
 def differences(

@@ -114,7 +114,11 @@ class Bench:
     def deploy(self, cell: Cell, tower: Tower) -> Deployed:
         """Return a defense on a cell's classes, frozen, in eval mode."""
         if tower.wrapper is None:
-            return Deployed(self._ready(self._plain(cell, tower)))
+            plain = self._ready(self._plain(cell, tower))
+            if tower.attacked is None:
+                return Deployed(plain)
+            attacked = self._plain(cell, tower, attacked=True)
+            return Deployed(plain, self._ready(attacked), tower.knowledge)
         target = tower.wrapper.target(self._plain(cell, tower), tower.knowledge)
         return Deployed(
             self._ready(tower.wrapper.wrap(self._plain(cell, tower))),
@@ -133,11 +137,14 @@ class Bench:
         )
         return self._ready(plain)
 
-    def _plain(self, cell: Cell, tower: Tower) -> ZeroShotClassifier:
+    def _plain(self, cell: Cell, tower: Tower, attacked: bool = False) -> ZeroShotClassifier:
         protocol = self.protocol
-        prompts = cell.dataset.prompts(protocol.prompts)
-        return self.workshop.clip.classifier(
-            prompts, tower.encoder, protocol.logit_scale, protocol.normalization
+        return tower.classifier(
+            self.workshop.clip,
+            cell.dataset.worded(protocol.prompts),
+            protocol.logit_scale,
+            protocol.normalization,
+            attacked=attacked,
         )
 
     def _ready(self, classifier: nn.Module) -> nn.Module:
@@ -230,7 +237,7 @@ def _select(dataset: str, cut: Cut, select: str, limit: int | None) -> Images:
 
 def identify_defense(cell: Cell, tower: Tower) -> DefenseIdentity:
     """Return the identity of a cell's defense, with the tower that was made for it."""
-    knowledge = {"knowledge": tower.knowledge} if tower.wrapper else {}
+    knowledge = {"knowledge": tower.knowledge} if tower.wrapper or tower.attacked else {}
     title = cell.defense.title if cell.defense else cell.key.defense
     return DefenseIdentity(cell.key.defense, title, {**knowledge, **tower.identity})
 

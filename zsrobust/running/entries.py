@@ -12,6 +12,7 @@ from zsrobust.datasets.catalogue import register_dataset
 from zsrobust.defenses import Defense, defenses
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
+from zsrobust.training import GROUPS
 
 _loaded: set[Path] = set()
 
@@ -87,6 +88,6 @@ def _recipe_type() -> type:
             kinds |= defense.settable
     plain = [(name, kind, None) for name, kind in kinds.items()]
     group = dataclasses.make_dataclass("Group", plain)
-    groups = [(name, group, None) for name in ("encoder", "prompts")]
-    others = [each for each in plain if each[0] not in ("encoder", "prompts")]
+    groups = [(name, group, None) for name in GROUPS]
+    others = [each for each in plain if each[0] not in GROUPS]
     return dataclasses.make_dataclass("Section", [*others, *groups])

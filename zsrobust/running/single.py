@@ -114,7 +114,8 @@ def examine_cells(bench: Bench, cells: Sequence[Cell], reporter: Reporter) -> It
         tower = bench.workshop.tower(name)
         if tower.knowledge == "oblivious":
             raise ZSRobustError(
-                f"{name}: the doctor attacks the deployed defense. Leave out knowledge=oblivious."
+                f"{name}: the doctor attacks the deployed defense. Leave out what its attack does "
+                "not know: knowledge=oblivious, or attack_prompt."
             )
         progress = partial(reporter.preparing, f"examining {name} on {dataset}")
         yield _diagnose(bench, cell, name, bench.deploy(cell, tower), progress)

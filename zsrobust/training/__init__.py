@@ -5,13 +5,15 @@ from zsrobust.training.checkpoints import (
     sources,
     student_encoder,
     texts,
+    trained_context,
     trained_encoder,
 )
 from zsrobust.training.loop import train
-from zsrobust.training.recipes import Precision, Recipe
+from zsrobust.training.recipes import GROUPS, Precision, Recipe
 from zsrobust.training.steps import MinMax, Objective, Outputs, Step, Texts, objectives
 
 __all__ = [
+    "GROUPS",
     "Checkpoint",
     "MinMax",
     "Objective",
@@ -25,5 +27,6 @@ __all__ = [
     "student_encoder",
     "texts",
     "train",
+    "trained_context",
     "trained_encoder",
 ]

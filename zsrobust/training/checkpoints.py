@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -15,16 +15,19 @@ from zsrobust.core.values import read_json
 from zsrobust.datasets import Dataset, Images
 from zsrobust.datasets.pixels import resizing
 from zsrobust.models.clip import Clip, weights_digest
+from zsrobust.models.heads import Context
 from zsrobust.models.visual_prompts import prompted
 from zsrobust.results.digests import seal
 from zsrobust.training import steps
 from zsrobust.training.recipes import Recipe
 from zsrobust.training.steps import MinMax, Objective, Texts
 
+M = TypeVar("M", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained image tower on disk: its weights, recipe and history."""
+    """A trained image tower or context on disk: its weights, recipe and history."""
 
     path: Path
     recipe: dict[str, Any]
@@ -63,15 +66,35 @@ class Checkpoint:
         return weights_digest(self.weights)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the checkpoint in a result: its sources, its digest, its recipe."""
+        return {**self.sources, "checkpoint": self.digest, "recipe": self.recipe}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How long the training took, and its history."""
+        return {"epoch_seconds": self.epoch_seconds, "history": self.history}
+
+    @property
     def epoch_seconds(self) -> float:
         """The mean seconds of an epoch."""
         return sum(epoch["seconds"] for epoch in self.history) / max(1, len(self.history))
 
 
-def sources(recipe: Recipe, clip: Clip, images: Images) -> dict[str, str]:
-    """Return the digests of the backbone and the images of a checkpoint, and their resizing."""
+def sources(
+    recipe: Recipe, clip: Clip, images: Images, tower: nn.Module | None = None
+) -> dict[str, str]:
+    """Return the digests of the backbone and the images of a checkpoint, and their resizing.
+
+    `tower` is the image tower that a context is learned for; its digest is a source, too.
+    """
     pictures = {"images": images.digest, **resizing(images, recipe.cut(clip))}
-    return {"backbone": clip.digest, **pictures}
+    return {"backbone": clip.digest, **source_of(tower), **pictures}
+
+
+def source_of(tower: nn.Module | None) -> dict[str, str]:
+    """Return the digest of the image tower that a context is learned for, if there is one."""
+    return {} if tower is None else {"tower": weights_digest(tower.state_dict())}
 
 
 def texts(recipe: Recipe, dataset: Dataset) -> str:
@@ -89,11 +112,17 @@ def further_texts(objective: Objective, dataset: Dataset) -> Texts:
     return []
 
 
-def made_from(recipe: Recipe, clip: Clip, dataset: Dataset, images: Images) -> dict[str, str]:
+def made_from(
+    recipe: Recipe,
+    clip: Clip,
+    dataset: Dataset,
+    images: Images,
+    tower: nn.Module | None = None,
+) -> dict[str, str]:
     """Return the metadata of a file that identifies what its weights were made from."""
     return {
         "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
-        "sources": json.dumps(sources(recipe, clip, images)),
+        "sources": json.dumps(sources(recipe, clip, images, tower)),
         "prompts": texts(recipe, dataset),
     }
 
@@ -111,10 +140,29 @@ def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
     return clip.copy()
 
 
+def student_context(clip: Clip, recipe: Recipe) -> Context:
+    """Return the context that a recipe learns, as it starts."""
+    return Context.start(clip, recipe.options.get("tokens", 0), recipe.seed)
+
+
 def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
     """Return a checkpoint's image tower, frozen; raises ZSRobustError if a weight is wrong."""
-    encoder = student_encoder(clip, recipe)
-    expected = learning(encoder)
+    if recipe.trainable == "context":
+        raise ZSRobustError(
+            f"The checkpoint {checkpoint.path} is a context of text prompts, not an image tower. "
+            "Evaluate it with its tower: --defense apt:of=tecoa"
+        )
+    return _filled(student_encoder(clip, recipe), clip, checkpoint)
+
+
+def trained_context(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> Context:
+    """Return a checkpoint's context, frozen; raises ZSRobustError if its shape is wrong."""
+    return _filled(student_context(clip, recipe), clip, checkpoint)
+
+
+def _filled(module: M, clip: Clip, checkpoint: Checkpoint) -> M:
+    """Return the module with a checkpoint's weights, frozen; raises ZSRobustError for others."""
+    expected = learning(module)
     given = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     wrong = sorted(
         name
@@ -129,4 +177,4 @@ def trained_encoder(clip: Clip, recipe: Recipe, checkpoint: Checkpoint) -> nn.Mo
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(checkpoint.weights[name])
-    return encoder.eval().requires_grad_(False)
+    return module.eval().requires_grad_(False)

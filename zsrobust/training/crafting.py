@@ -81,10 +81,15 @@ class Crafter:
                 f"The recipe of the objective {self.recipe.objective!r} has no attack. "
                 "The objective asks for adversarial images. Add one to the recipe: attack=pgd2"
             )
+        head = student.head
         with frozen(student), warnings.catch_warnings():
             # The warnings of attacks concern evaluations.
             warnings.simplefilter("ignore", UserWarning)
-            yield self.attack
+            student.head = head.detach()  # a learned context has a gradient
+            try:
+                yield self.attack
+            finally:
+                student.head = head
 
 
 def _plain(attack: Any) -> bool:

@@ -1,5 +1,6 @@
 """The learner: the student, its teacher, and the optimizer, one batch at a time."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +15,12 @@ from zsrobust.datasets import Dataset, Images
 from zsrobust.datasets.pixels import tensor
 from zsrobust.models.clip import Clip
 from zsrobust.training import steps
-from zsrobust.training.checkpoints import further_texts, learning, student_encoder
+from zsrobust.training.checkpoints import (
+    further_texts,
+    learning,
+    student_context,
+    student_encoder,
+)
 from zsrobust.training.crafting import Crafter
 from zsrobust.training.crew import Crew
 from zsrobust.training.recipes import Recipe
@@ -50,6 +56,7 @@ class Learner:
         images: Images,
         micro_batch: int | None,
         checkpoint_activations: bool,
+        tower: nn.Module | None = None,
     ) -> None:
         """Take the arguments of `zsrobust.training.train`."""
         if micro_batch is not None and micro_batch < 1:
@@ -60,13 +67,14 @@ class Learner:
         self.micro_batch, self.crew = micro_batch, Crew.here()
         self.objective, self.cut = steps.objectives[recipe.objective], recipe.cut(clip)
         self.crafter = Crafter(recipe, self.objective)
-        encoder = student_encoder(clip, recipe)
-        if checkpoint_activations:
+        self.wording = dataset.worded(recipe.prompts or "plain")
+        self.context = student_context(clip, recipe) if recipe.trainable == "context" else None
+        encoder = student_encoder(clip, recipe) if self.context is None else _kept(tower)
+        if checkpoint_activations and self.context is None:
             _checkpoint_activations(encoder)
-        prompts = dataset.prompts(recipe.prompts or "plain")
         self.student, self.teacher = (
             clip.classifier(
-                prompts,
+                self.wording.prompts,
                 BFloat16(tower) if recipe.precision == "bfloat16" else tower,
                 recipe.logit_scale,
                 recipe.normalization,
@@ -77,7 +85,8 @@ class Learner:
         heads = [clip.head(texts, recipe.logit_scale) for texts in further]
         self.heads = torch.stack(heads) if heads else NO_HEADS
         self.device = self.student.head.device
-        self.weights, self.buffers = learning(encoder), dict(encoder.named_buffers())
+        learned = encoder if self.context is None else self.context
+        self.weights, self.buffers = learning(learned), dict(learned.named_buffers())
         self.start = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.dual = self._dual()
         self.optimizer = _optimizer(recipe, list(self.weights.values()))
@@ -92,7 +101,7 @@ class Learner:
         warmup = recipe.warmup if whole else min(recipe.warmup, self.steps // 2)
         self.rate = _warmup_cosine(warmup, self.steps)
         self.whole_only = any(
-            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules()
+            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in learned.modules()
         )
         if micro_batch or self.crew.size > 1:
             self._check_parts()
@@ -162,6 +171,9 @@ class Learner:
         labels = torch.from_numpy(self.images.labels[rows]).to(self.device, non_blocking=True)
         draws = Draws.of(self.recipe.seed, f"epoch {epoch}", rows, self.device)
         self.student.train()
+        if self.context is not None:
+            self.student.encoder.eval()  # frozen: running statistics stay, too
+            self.student.head = self.context(self.wording, self.recipe.logit_scale)
         step = Step(
             tensor(self.images, rows, self.cut, self.device),
             labels,
@@ -244,6 +256,16 @@ class Learner:
             "distance": math.sqrt(moved / size) if size else math.sqrt(moved),
             "distance_code": abs(norms - norms_now) / norms if norms else norms_now,
         }
+
+
+def _kept(tower: nn.Module | None) -> nn.Module:
+    """Return a frozen copy of the tower that a context is learned for."""
+    if tower is None:
+        raise ZSRobustError(
+            "A recipe that trains a context needs the image tower of another defense. "
+            "Train it as a defense: zsrobust train apt"
+        )
+    return copy.deepcopy(tower).eval().requires_grad_(False)
 
 
 def exactly(device: torch.device) -> torch.dtype:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsrobust.attacks import exact
 from zsrobust.core.errors import ZSRobustError
@@ -42,8 +42,12 @@ def train(
     micro_batch: int | None = None,
     checkpoint_activations: bool = False,
     save_every: float = SAVE_EVERY,
+    tower: nn.Module | None = None,
 ) -> Checkpoint:
     """Return the checkpoint of the recipe's fine-tuned image tower, and write it to `path`.
+
+    If the recipe trains a context, it is that of a prompt for the image tower `tower`, which stays
+    as it is.
 
     `progress` receives, after every step, the steps done, the steps in all, and a note on loss and
     accuracy.
@@ -61,8 +65,9 @@ def train(
     Raises ZSRobustError if a loss, a gradient or a weight is not finite. The error names the step,
     the images of its batch, and the last saved state. No checkpoint is written in that case.
     """
-    learner = Learner(recipe, clip, dataset, images, micro_batch, checkpoint_activations)
-    training = Training(learner, made_from(recipe, clip, dataset, images), path, progress)
+    learner = Learner(recipe, clip, dataset, images, micro_batch, checkpoint_activations, tower)
+    origin = made_from(recipe, clip, dataset, images, tower)
+    training = Training(learner, origin, path, progress)
     training.resume()
     with training.saved_when_stopped():
         for epoch, positions in islice(batches(recipe, len(images)), training.done, None):

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
@@ -20,6 +20,11 @@ Precision = Literal["float32", "bfloat16"]
 Tokens = Annotated[int, Meta(ge=0, le=4096, description="a whole number from 0 to 4096")]
 #: Pixels on each side of an image of 224. More would leave no image inside.
 Border = Annotated[int, Meta(ge=1, le=111, description="a whole number from 1 to 111")]
+
+
+#: What a recipe trains. A suite has a group of values for each: `[recipe.encoder]`.
+Trainable = Literal["encoder", "prompts", "context"]
+GROUPS: tuple[str, ...] = get_args(Trainable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,8 @@ class Recipe:
     warmup: Whole = 1000  #: steps of linear warm-up, at most half of all steps
     #: "code": all steps of the warm-up, however short the training is, as in the released code
     schedule: Literal["code"] | None = None
-    trainable: Literal["encoder", "prompts"] = "encoder"
+    #: weights of the image tower, visual prompts, or the context of a text prompt
+    trainable: Trainable = "encoder"
     precision: Precision = "float32"  #: of the passes through the towers
     seed: Whole = 0
     logit_scale: float | None = None  #: in the loss and the attack; None is the model's own
@@ -60,7 +66,9 @@ class Recipe:
     prompts: Literal["released", "openai"] | None = None
     #: size of a class-balanced subset to train on, for short trials
     limit: Count | None = None
-    #: options of the objective and the prompts
+    #: of a context: the spec of the defense whose tower it is for, and the digests of its recipes
+    tower: str | None = None
+    #: options of the objective, the prompts and the context
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ _TYPES: Mapping[str, Any] = {
     "interpolation": Literal["bicubic", "bilinear"],
     "encoder": Mapping[str, Scalar],
     "prompts": Mapping[str, Scalar],
+    "context": Mapping[str, Scalar],
 }
 
 _FILES = Files(
