@@ -13,11 +13,14 @@ from torch import nn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images, Wording, datasets
 from zsrobust.defenses import Tower, defenses
+from zsrobust.defenses.export import export
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import load_clip, weights_digest
 from zsrobust.models.heads import Context, of_texts
+from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench, identify_defense
 from zsrobust.running.plan import plan
+from zsrobust.running.single import diagnose
 from zsrobust.settings import protocols, suites
 from zsrobust.testing import check_defense
 from zsrobust.training import Checkpoint, Recipe, train, trained_context, trained_encoder
@@ -416,14 +419,12 @@ def test_a_wrapper_keeps_the_head(workshop):
     )
 
 
-def test_a_context_stays_here_and_the_doctor_wants_the_deployed_defense(zsrobust):
-    told = zsrobust("export", SHORT, "--suite", "mini", "--out", "folder", ok=2).stderr
-    assert "a learned context is nothing that open_clip loads" in told
+def test_a_context_stays_here_and_the_doctor_wants_the_deployed_defense(workshop, tmp_path):
+    with pytest.raises(ZSRobustError, match="a learned context is nothing that open_clip loads"):
+        export(SHORT, workshop, tmp_path / "out", Store(tmp_path / "results"))
     spec = f"{SHORT},attack_prompt=fixed"
-    told = zsrobust(
-        "doctor", "--suite", "mini", "--defense", spec, "--dataset", "mini_shapes", ok=2
-    ).stderr
-    assert "Leave out what its attack does not know" in told
+    with pytest.raises(ZSRobustError, match="Leave out what its attack does not know"):
+        diagnose(spec, dataset="mini_shapes", checkpoints=workshop.folder)
 
 
 def test_a_tower_without_a_head_has_the_backbones(clips):

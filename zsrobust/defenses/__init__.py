@@ -203,7 +203,7 @@ class Around(Defense):
                 f"{where}: an attack on {spec} does not know all of it. "
                 "Only the outermost defense sets what an attack knows. Leave it out"
             )
-        _check_unambiguous(own, spec, where, self.own_fields())
+        _check_unambiguous(own, spec, where, self.settable)
         return join_spec(name, {**attached, **handed}), other
 
     def recipes(self, suite: Suite) -> list[Recipe]:
@@ -236,8 +236,8 @@ def _check_unambiguous(
 ) -> None:
     """Raise ZSRobustError if a field of `own` reads as if it belonged to the fields that `of` sets.
 
-    In `ttc:of=tecoa:epochs=1,eps=2/255` both defenses have a field eps. `kinds` are the types of
-    all fields that the outer defense has.
+    In `ttc:of=tecoa:epochs=1,eps=2/255` both defenses have a field eps. `kinds` has the
+    fields of the outer defense's recipe.
     """
     chain = _chain(of)
     attached = {key: text for _, fields in chain for key, text in fields.items()}
