@@ -119,6 +119,7 @@ def alike(one: Checkpoint, other: Checkpoint) -> None:
 #: Every trained defense's own recipe, as short as the others.
 BUDGET = {"epochs": 2, "batch_size": 5, "warmup": 2}
 ATTACK = {"attack": "pgd2", "eps": 0.02, "step_size": 0.01}
+CONTEXT = {"options": {"tokens": 4}}  # the tiny text tower reads 16 tokens
 SHIPPED = {name: defenses[name] for name in defenses if getattr(defenses[name], "recipe", None)}
 OWN = {
     name: replace(
@@ -126,6 +127,7 @@ OWN = {
         **BUDGET,
         **(ATTACK if defense.recipe.attack else {}),
         lr=min(defense.recipe.lr * 20, 1.0),
+        **(CONTEXT if defense.recipe.trainable == "context" else {}),
     )
     for name, defense in SHIPPED.items()
 }

@@ -41,6 +41,7 @@ PASSES = {
     "tga_zsr_code": (2 + 2, 1, 2 + 2),
     "comp_tga": (2 + 2, 1, 2 + 2),  # both attentions come from the same tokens
     "saft": (2 + 2, 1, 2 + 2),  # as TGA-ZSR; more texts cost no passes
+    "apt:of=clip,tokens=4": (3 + 1, 0, 3),  # PGD-3; f(x') is of a frozen tower
     "ucat": (2 + 1, 1, 2 + 1),  # f(x'); f0(x)
     "ucat:kl_weight=0": (2 + 1, 0, 2 + 1),
 }

@@ -1,5 +1,6 @@
 """Checkpoints: trained weights with their recipe, sources and history."""
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -132,8 +133,14 @@ def learning(encoder: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in encoder.named_parameters() if weight.requires_grad}
 
 
-def student_encoder(clip: Clip, recipe: Recipe) -> nn.Module:
-    """Return a copy of the image tower; only what the recipe trains takes gradients."""
+def student_encoder(clip: Clip, recipe: Recipe, tower: nn.Module | None = None) -> nn.Module:
+    """Return a copy of the image tower; only what the recipe trains takes gradients.
+
+    For a context, this is a frozen copy of `tower`; None is the backbone's.
+    """
+    if recipe.trainable == "context":
+        kept = copy.deepcopy(clip.encoder if tower is None else tower)
+        return kept.eval().requires_grad_(False)
     if recipe.trainable == "prompts":
         start = {name: recipe.options[name] for name in ("border", "std") if name in recipe.options}
         return prompted(clip, recipe.options.get("tokens", 0), recipe.seed, **start)

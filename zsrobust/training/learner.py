@@ -1,6 +1,5 @@
 """The learner: the student, its teacher, and the optimizer, one batch at a time."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -69,7 +68,7 @@ class Learner:
         self.crafter = Crafter(recipe, self.objective)
         self.wording = dataset.worded(recipe.prompts or "plain")
         self.context = student_context(clip, recipe) if recipe.trainable == "context" else None
-        encoder = student_encoder(clip, recipe) if self.context is None else _kept(tower)
+        encoder = student_encoder(clip, recipe, tower)
         if checkpoint_activations and self.context is None:
             _checkpoint_activations(encoder)
         self.student, self.teacher = (
@@ -256,16 +255,6 @@ class Learner:
             "distance": math.sqrt(moved / size) if size else math.sqrt(moved),
             "distance_code": abs(norms - norms_now) / norms if norms else norms_now,
         }
-
-
-def _kept(tower: nn.Module | None) -> nn.Module:
-    """Return a frozen copy of the tower that a context is learned for."""
-    if tower is None:
-        raise ZSRobustError(
-            "A recipe that trains a context needs the image tower of another defense. "
-            "Train it as a defense: zsrobust train apt"
-        )
-    return copy.deepcopy(tower).eval().requires_grad_(False)
 
 
 def exactly(device: torch.device) -> torch.dtype:

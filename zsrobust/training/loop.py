@@ -46,8 +46,8 @@ def train(
 ) -> Checkpoint:
     """Return the checkpoint of the recipe's fine-tuned image tower, and write it to `path`.
 
-    If the recipe trains a context, it is that of a prompt for the image tower `tower`, which stays
-    as it is.
+    If the recipe trains a context, it is learned for the image tower `tower`, which stays as it is.
+    None is the backbone's.
 
     `progress` receives, after every step, the steps done, the steps in all, and a note on loss and
     accuracy.
