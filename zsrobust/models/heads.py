@@ -77,8 +77,8 @@ class Context(nn.Module):
         tokens = self._tokens(wording.classes).to(self.vectors.device)
         with self._inserted():
             parts = [model.encode_text(each, normalize=True) for each in tokens.split(256)]
-        factor: Tensor | float = model.logit_scale.exp() if scale is None else scale
-        return torch.cat(parts) * factor
+        head: Tensor = torch.cat(parts) * (model.logit_scale.exp() if scale is None else scale)
+        return head
 
     def _tokens(self, classes: Sequence[str]) -> Tensor:
         """Return the tokens of the texts, (K, L), with places for the vectors after the first."""
