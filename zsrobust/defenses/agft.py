@@ -5,7 +5,8 @@ own. The student learns to predict them for the adversarial image, and the attac
 prediction away from them. Labels are not used.
 
 The paper trains on ImageNet at 1/255 with PGD-2. It reports 15 datasets under PGD-20, CW and
-AutoAttack; the AutoAttack of its code is the version `rand`.
+AutoAttack; the AutoAttack of its code is the version `rand`. Equation and recipe are those of its
+code; the paper's text could not be read.
 """
 
 import torch.nn.functional as F

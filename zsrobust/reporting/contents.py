@@ -193,7 +193,7 @@ TABLES = {
     ),
     "z2": Table(
         "Trained defenses at several bounds: average accuracy (%), clean and robust under PGD-10",
-        rows=zoo.titles(),
+        rows=zoo.titles(swept=True),
         swept="all",
         measures=_at_bounds,
         note=f"{BUDGET} They are trained and tested at the same bound, except for CLIP and "
