@@ -18,8 +18,8 @@ def multiplier(step: Step) -> Tensor:
     embeddings = step.teacher_clean.embeddings
     if step.dual is None:
         return embeddings.new_zeros(len(embeddings))
-    multipliers: Tensor = F.softplus(step.dual(embeddings)).squeeze(1)
-    return multipliers
+    scores: Tensor = step.dual(embeddings)
+    return F.softplus(scores).squeeze(1)
 
 
 def violation(step: Step) -> Tensor:
