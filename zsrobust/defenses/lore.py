@@ -18,13 +18,12 @@ def multiplier(step: Step) -> Tensor:
     embeddings = step.teacher_clean.embeddings
     if step.dual is None:
         return embeddings.new_zeros(len(embeddings))
-    scores: Tensor = step.dual(embeddings)
-    return F.softplus(scores).squeeze(1)
+    return F.softplus(step.dual(embeddings)).squeeze(1)
 
 
 def violation(step: Step) -> Tensor:
     """Return ‖φ(x) - φ_org(x)‖² - ρ ‖φ_org(x)‖², (N,), which the constraint wants at most 0."""
-    allowed = step.options["rho"] * step.teacher_clean.embeddings.square().sum(1)
+    allowed: Tensor = step.options["rho"] * step.teacher_clean.embeddings.square().sum(1)
     return distance(step, step.student_clean) - allowed
 
 
