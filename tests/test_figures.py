@@ -10,7 +10,7 @@ from test_results import make, outcomes
 from zsrobust import load_results, results
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.intervals import wilson
-from zsrobust.reporting import figures
+from zsrobust.reporting import figures, trade_off, zoo
 from zsrobust.reporting.rows import Need, rows
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.selection import Selection
@@ -101,11 +101,9 @@ def test_figure_4_is_of_suites_with_bounds_alone():
 def test_figure_5_holds_the_means_and_the_curve_joins_clip_and_tecoa(stored):
     frame = figures.data("5", stored, CHOSEN)
     found = rows(CHOSEN.cells(stored), SUITE)
-    assert (
-        set(frame["spec"])
-        == {*ROWS, *CURVE}
-        == {need.defense for need in figures.needs("5", SUITE)}
-    )
+    assert set(frame["spec"]) == {*ROWS, *CURVE}
+    wanted = {need.defense for need in figures.needs("5", SUITE)}
+    assert wanted == {*ROWS, *zoo.titles(), *CURVE}
     for point in frame.to_dict("records"):
         row = found[point["spec"]]
         assert Fraction(point["value"]) / 100 == row.mean(point["metric"])
@@ -256,3 +254,74 @@ def test_the_description_holds_the_numbers(stored):
 def test_the_module_starts_without_matplotlib_and_torch():
     script = "import sys, zsrobust.reporting.figures; assert not {'matplotlib', 'torch'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """The whole zoo, most of it in a small region, some of it in one point."""
+    folder = tmp_path_factory.mktemp("crowd")
+    for place, need in enumerate(figures.needs("5", SUITE)):
+        robust, clean = 200 + 7 * (place % 5), 520 + 11 * (place % 7)
+        put(folder, need.defense, [(robust, clean)] * 2, images=1000)
+    return load_results(folder)
+
+
+def test_the_whole_zoo_is_named_beside_its_points(crowd):
+    from matplotlib.text import Annotation
+
+    drawn = figures.draw("5", crowd, CHOSEN)
+    (axes,) = drawn.axes
+    names = drawn.findobj(Annotation)
+    assert len(names) == len({*ROWS, *zoo.titles(), *CURVE})
+    boxes = [each.get_window_extent() for each in names]
+    assert not any(one.overlaps(other) for one in boxes for other in boxes if one is not other)
+    assert all(axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) for box in boxes)
+    for name, box in zip(names, boxes, strict=True):  # in reach of its point
+        point = axes.transData.transform(name.xy)
+        nearest = [min(max(point[i], box.min[i]), box.max[i]) for i in (0, 1)]
+        gap = sum((a - b) ** 2 for a, b in zip(point, nearest, strict=True)) ** 0.5
+        assert gap <= 60 * drawn.dpi / 72
+    assert not any("not drawn" in each for each in written(drawn))
+
+
+def test_kinds_of_methods_differ_without_color(crowd):
+    frame = figures.data("5", crowd, CHOSEN)
+    kinds = {zoo.method(name).kind for name in frame["series"] if name != "interpolation"}
+    assert {"reference", "tower", "prompts", "mixture"} == kinds == set(trade_off.LOOKS)
+    looks = [(look.marker, look.filled) for look in trade_off.LOOKS.values()]
+    assert len(set(looks)) == len(looks)
+    legend = set(written(figures.draw("5", crowd, CHOSEN)))
+    assert {*trade_off.KINDS.values(), "front: no point is better in both"} <= legend
+
+
+def test_the_front_is_of_points_that_nothing_dominates(tmp_path):
+    # robust and clean of 8: FARE and FT-TeCoA are one point; PMG-AFT is dominated by CLIP's clean.
+    for spec, robust, clean in (
+        ("clip", 1, 8),
+        ("ft_standard", 1, 7),
+        ("tecoa", 3, 5),
+        ("fare", 3, 5),
+        ("pmg_aft", 2, 5),
+        ("vpt_tecoa", 4, 4),
+    ):
+        put(tmp_path, spec, [(robust, clean)] * 2)
+    frame = figures.data("5", load_results(tmp_path), CHOSEN)
+    best = trade_off.front(trade_off.positions(frame))
+    assert list(best["series"]) == ["vpt_tecoa", "tecoa", "fare", "clip"]
+    assert figures.describe("5", load_results(tmp_path), CHOSEN).splitlines()[-2] == (
+        "No other point is better in both, from robust to clean: VPT-TeCoA, FT-TeCoA, FARE, CLIP."
+    )
+
+
+def test_the_ends_of_the_curve_are_not_named_twice_on_the_front(stored):
+    best = trade_off.front(trade_off.positions(figures.data("5", stored, CHOSEN)))
+    assert not best.duplicated(["series", "x"]).any()
+    curve = best[best["series"] == "interpolation"]
+    assert ((curve["x"] > 0) & (curve["x"] < 1)).all()
+
+
+def test_a_row_of_an_oblivious_attack_is_left_out(stored):
+    stored = stored.copy()
+    stored.loc[stored["defense"] == "pmg_aft", "knowledge"] = "oblivious"
+    assert "pmg_aft" not in set(figures.data("5", stored, CHOSEN)["series"])
+    assert "PMG-AFT (oblivious attack)" in figures.describe("5", stored, CHOSEN)

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 STORED = ROOT / "results"
 #: Tables and figures whose cells of the zoo are still being computed.
 AWAITED = {"s3", "s4", "s5", "z1", "z2"}
+AWAITED_FIGURES = {"5"}
 NUMBERS = [number for number in tables.TABLES if number not in AWAITED]
+FIGURES = [number for number in figures.FIGURES if number not in AWAITED_FIGURES]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,7 @@ def test_every_cell_is_there_whole_and_of_todays_format(frame):
         for number in NUMBERS
         for need in tables.needs(number, suites.load(tables.suite_name(number, suite)))
     ]
-    needs += [
-        (suite.name, need) for number in figures.FIGURES for need in figures.needs(number, suite)
-    ]
+    needs += [(suite.name, need) for number in FIGURES for need in figures.needs(number, suite)]
     for name, need in needs:
         row = frame[
             (frame["suite"] == name)
@@ -92,7 +92,7 @@ def test_the_readme_shows_the_averages_of_the_stored_cells(frame):
     )
 
 
-@pytest.mark.parametrize("number", list(figures.FIGURES))
+@pytest.mark.parametrize("number", FIGURES)
 def test_the_figures_are_those_of_the_cells(frame, number):
     told = figures.describe(number, frame, Selection.of(suites.load("mini"))).partition("\n")[2]
     stored = (STORED / "mini" / f"figure{number}.svg").read_text(encoding="utf-8")

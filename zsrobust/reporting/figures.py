@@ -2,54 +2,26 @@
 
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.intervals import wilson
 from zsrobust.core.specs import format_eps
-from zsrobust.reporting import painting, zoo
-from zsrobust.reporting.columns import percent
-from zsrobust.reporting.painting import CURVE
-from zsrobust.reporting.rows import METRICS, Finder, Metric, Need, Row
-from zsrobust.reporting.tables import ROWS
+from zsrobust.reporting import painting
+from zsrobust.reporting.plots import FIGURES, Figure, Record, Series
+from zsrobust.reporting.rows import Finder, Need
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
-WIDTH = 3.25  #: inches: one column
+__all__ = ["COLUMNS", "FIGURES", "data", "describe", "draw", "find", "needs", "render"]
+
 COLUMNS = ["series", "title", "spec", "x", "dataset", "dataset_title"]
 COLUMNS += ["metric", "value", "low", "high", "text"]
-
-
-class Series(NamedTuple):
-    """A line or a kind of marker: the rows of cells that it shows."""
-
-    name: str
-    title: str
-    points: Sequence[tuple[float | None, Need]]  #: place on the x axis, and the row
-
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One of the paper's figures: its rows, the numbers that it shows of each, and its looks."""
-
-    caption: str
-    series: Callable[[Suite], list[Series]]
-    read: Callable[[Row], list[Record] | None]  #: the numbers of a row; None if it is incomplete
-    paint: Callable[["Drawn", pd.DataFrame, str], None]
-    height: float  #: inches
-    where: Callable[[Mapping[Any, Any]], str]  #: the words that `describe` adds to a number
-    swept: bool = False  #: whether it shows the bounds of the suite's sweep, and not one eps
 
 
 @dataclass(frozen=True)
@@ -106,13 +78,13 @@ def draw(number: str, results: pd.DataFrame, selection: Selection) -> "Drawn":
     import matplotlib.figure
     import matplotlib.style
 
-    found = _found(number, results, selection)
+    found, figure = _found(number, results, selection), find(number)
     with matplotlib.style.context(["default", painting.STYLE]):
-        drawn = matplotlib.figure.Figure((WIDTH, FIGURES[number].height), layout="constrained")
+        drawn = matplotlib.figure.Figure((figure.width, figure.height), layout="constrained")
         if found.left_out:
-            line = textwrap.fill(_not_drawn(found.left_out), 66, break_on_hyphens=False)
+            line = _wrapped(_not_drawn(found.left_out), figure.width)
             drawn.supxlabel(line, x=0.01, ha="left", fontsize=6)
-        FIGURES[number].paint(drawn, found.frame, found.bounds)
+        figure.paint(drawn, found.frame, found.bounds)
     drawn.set_label(f"{found.title}\n{found.text}")
     return drawn
 
@@ -156,6 +128,8 @@ def _found(number: str, results: pd.DataFrame, selection: Selection) -> _Found:
     frame = pd.DataFrame(records, columns=COLUMNS)
     bounds = ", ".join(map(format_eps, suite.sweep)) if figure.swept else selection.bound
     lines = [_under(frame, selection, bounds), *_in_words(figure, frame)]
+    if figure.remark is not None:
+        lines.append(figure.remark(frame))
     if left_out:
         lines.append(f"({_not_drawn(left_out)})")
     return _Found(frame, left_out, bounds, f"Figure {number}. {figure.caption}.", "\n".join(lines))
@@ -168,6 +142,8 @@ def _records(
     found, finder = [], Finder(results, selection)
     for x, need in series.points:
         row = finder.row(need)
+        if row.oblivious:
+            return f"{series.title} (oblivious attack)"
         read = figure.read(row)
         if read is None:
             return f"{series.title} (of different checkpoints)" if row.mixed else series.title
@@ -204,6 +180,11 @@ def _not_drawn(left_out: list[str]) -> str:
     return f"not drawn, incomplete: {', '.join(left_out)}"
 
 
+def _wrapped(line: str, width: float) -> str:
+    """Return a line in lines of a width in inches: 20 small characters are an inch."""
+    return textwrap.fill(line, round(20.3 * width), break_on_hyphens=False)
+
+
 def _in_words(figure: Figure, frame: pd.DataFrame) -> list[str]:
     lines = []
     for title, series in frame.groupby("title", sort=False):
@@ -213,112 +194,3 @@ def _in_words(figure: Figure, frame: pd.DataFrame) -> list[str]:
             parts.append(f"{metric} {', '.join(numbers)}")
         lines.append(f"{title}: {'; '.join(parts)}.")
     return lines
-
-
-def _methods(*specs: str) -> list[Series]:
-    return [Series(spec, ROWS[spec], [(None, Need(spec))]) for spec in specs]
-
-
-def _sweep(suite: Suite) -> list[Series]:
-    """Return the series of Figure 4: defenses trained and tested at the same bound."""
-    bounds = zoo.bounds(suite, "Figure 4")
-    return [
-        Series(spec, ROWS[spec], [(eps, zoo.at_bound(spec, eps, suite)) for eps in bounds])
-        for spec in ("tecoa", "pmg_aft")
-    ]
-
-
-def _trade_off(suite: Suite) -> list[Series]:
-    """Return the series of Figure 5: methods, and the curve from CLIP (0) to FT-TeCoA (1)."""
-    weights = (0.2, 0.4, 0.6, 0.8)
-    between = [(weight, Need(f"interpolation:of=tecoa,weight={weight}")) for weight in weights]
-    points = [(0.0, Need("clip")), *between, (1.0, Need("tecoa"))]
-    return [*_methods(*ROWS), Series(CURVE, CURVE, points)]
-
-
-def _averages(row: Row) -> list[Record] | None:
-    return [
-        _record("average", "Average", metric, mean, interval)
-        for metric in METRICS
-        if (mean := row.mean(metric)) is not None and (interval := row.interval(metric))
-    ] or None
-
-
-def _accuracies(row: Row) -> list[Record] | None:
-    averages = _averages(row)
-    if averages is None:
-        return None
-    cells = [
-        _record(name, row.cells[name]["dataset_title"], metric, Fraction(*counts), wilson(*counts))
-        for metric in METRICS
-        for name in row.suite.datasets
-        if (counts := row.counts(name, metric))  # never None in a row with an average
-    ]
-    return cells + averages
-
-
-def _record(
-    dataset: str, title: str, metric: Metric, share: Fraction, interval: tuple[float, float]
-) -> Record:
-    low, high = (100 * end for end in interval)
-    number = {"value": float(100 * share), "low": low, "high": high, "text": percent(share)}
-    return {"dataset": dataset, "dataset_title": title, "metric": metric, **number}
-
-
-def _distances(row: Row) -> list[Record] | None:
-    """Return the distance after each epoch; every cell of a checkpoint stores its history."""
-    histories = [cell["history"] for cell in row.cells.values()]
-    known = [history for history in histories if isinstance(history, list)]
-    if row.mixed or not known:
-        return None
-    distances = [0.0, *(epoch["distance"] for epoch in known[0])]
-    return [
-        {"x": epoch, "metric": "distance", "value": value, "text": f"{value:.4f}"}
-        for epoch, value in enumerate(distances)
-    ]
-
-
-def _on_dataset(record: Mapping[Any, Any]) -> str:
-    return f" on {record['dataset_title']}" if record["dataset"] != "average" else " on average"
-
-
-def _at_weight(record: Mapping[Any, Any]) -> str:
-    return f" at weight {record['x']:g}" if record["series"] == CURVE else ""
-
-
-FIGURES = {
-    "1": Figure(
-        caption="Robust and clean accuracy (%) by dataset, under PGD-10",
-        series=lambda suite: _methods("clip", "ft_standard", "tecoa", "pmg_aft"),
-        read=_accuracies,
-        paint=painting.paint_datasets,
-        height=4.6,
-        where=_on_dataset,
-    ),
-    "2": Figure(
-        caption="Relative L2 distance of the weights to the original CLIP during training",
-        series=lambda suite: _methods("ft_standard", "tecoa", "pmg_aft"),
-        read=_distances,
-        paint=painting.paint_training,
-        height=1.9,
-        where=lambda record: f" at epoch {record['x']:g}",
-    ),
-    "4": Figure(
-        caption="Average robust (a) and clean (b) accuracy (%), trained and tested at the same "
-        "bound, under PGD-10",
-        series=_sweep,
-        swept=True,
-        read=_averages,
-        paint=painting.paint_bounds,
-        height=1.8,
-        where=lambda record: f" at eps {format_eps(record['x'])}",
-    ),
-    "5": Figure(
-        caption="Average robust against average clean accuracy (%), under PGD-10",
-        series=_trade_off,
-        read=_averages,
-        paint=painting.paint_trade_off,
-        height=2.8,
-        where=_at_weight,
-    ),
-}

@@ -2,18 +2,13 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting.rows import METRICS
-from zsrobust.reporting.tables import ROWS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawn
-    from matplotlib.path import Path
-    from matplotlib.transforms import Bbox
 
 CURVE = "interpolation"  #: the series of Figure 5 that is a curve
 
@@ -74,9 +69,6 @@ LOOKS = {
     "ft_standard": Look("#009E73", "s", 4.2, ":"),
     "tecoa": Look("#0072B2", "^", 5.0, "--"),
     "pmg_aft": Look("#D55E00", "D", 4.2, "-"),
-    "vpt_tecoa": Look("#0072B2", "^", 4.2, filled=False),
-    "vpt_pmg_aft": Look("#D55E00", "D", 3.5, filled=False),
-    CURVE: Look("0.4", "o", 3.0, "-"),
 }
 
 
@@ -142,90 +134,3 @@ def paint_bounds(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
         axes.margins(x=0.1)
         axes.grid(axis="y")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-
-
-def paint_trade_off(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
-    """Draw points with crosses as intervals, their titles, and the curve with its weights."""
-    axes = drawn.subplots()
-    robust, clean = (frame[frame["metric"] == metric].reset_index(drop=True) for metric in METRICS)
-    points = clean.join(robust[["value", "low", "high"]].add_suffix("_robust"))
-    for name, part in points.groupby("series", sort=False):
-        look = LOOKS[str(name)]
-        order = 1 if name == CURVE else 2  # the curve is below the points that it joins
-        cross: dict[str, Any] = {"color": look.color, "linewidth": 0.6, "zorder": order - 0.4}
-        axes.hlines(part["value_robust"], part["low"], part["high"], **cross)
-        axes.vlines(part["value"], part["low_robust"], part["high_robust"], **cross)
-        marks = {**look.marks(), "markeredgecolor": look.color}  # a white edge would cut the cross
-        line = look.line if name == CURVE else "none"
-        (drawing,) = axes.plot(
-            part["value"], part["value_robust"], linestyle=line, zorder=order, **marks
-        )
-        if name == CURVE:
-            title = f"{CURVE}, by the weight of {ROWS['tecoa']}"
-            drawn.legend([drawing], [title], loc="outside upper right")
-    axes.set_xlabel("average clean accuracy (%)")
-    axes.set_ylabel(f"average robust accuracy (%),\nPGD-10, eps {bounds}")
-    _finish_trade_off(drawn, axes, points)
-
-
-def _finish_trade_off(drawn: "Drawn", axes: "Axes", points: pd.DataFrame) -> None:
-    """Draw the grid, and write the titles and weights beside the points."""
-    from matplotlib.ticker import MaxNLocator
-
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.margins(0.08)
-    axes.grid()
-    drawn.draw_without_rendering()  # now the positions on the page are known
-    lines = _lines(axes, points)
-    taken: list[Bbox] = []
-    for point in points.to_dict("records"):
-        text, size = point["title"], 7
-        if point["series"] == CURVE:
-            if not 0 < point["x"] < 1:
-                continue  # the ends of the curve are methods with titles
-            text, size = f"{point['x']:g}", 6
-        at, color = (point["value"], point["value_robust"]), LOOKS[point["series"]].color
-        taken.append(_write_beside(axes, text, at, lines, taken, color=color, fontsize=size))
-
-
-def _lines(axes: "Axes", points: pd.DataFrame) -> list["Path"]:
-    """Return the lines that no text may hide, in dots of the page: the crosses and the curve."""
-    from matplotlib.path import Path
-
-    radius = 3 * axes.figure.dpi / 72
-    low, middle, high = (
-        axes.transData.transform(points[[end, f"{end}_robust"]]) for end in ("low", "value", "high")
-    )
-    ends = list(zip(low - radius, middle, high + radius, strict=True))
-    lines = [Path([(left, y), (right, y)]) for (left, _), (_, y), (right, _) in ends]
-    lines += [Path([(x, bottom), (x, top)]) for (_, bottom), (x, _), (_, top) in ends]
-    curve = middle[points["series"] == CURVE]
-    return [*lines, Path(curve)] if len(curve) else lines
-
-
-def _write_beside(
-    axes: "Axes",
-    text: str,
-    at: tuple[float, float],
-    lines: list["Path"],
-    taken: list["Bbox"],
-    **look: Any,
-) -> "Bbox":
-    """Write a text on the side of a point where it hides least; return its box, in dots."""
-    label = axes.annotate(text, xy=at, xytext=(0, 0), textcoords="offset points", **look)
-
-    def put(right: int, up: int) -> "Bbox":
-        horizontal = ("center", "left", "right")[np.sign(right)]
-        vertical = ("center", "bottom", "top")[np.sign(up)]
-        label.set(position=(right, up), ha=horizontal, va=vertical)
-        return label.get_window_extent().padded(axes.figure.dpi / 72)
-
-    def hides(place: tuple[int, int]) -> tuple[bool, bool, int]:
-        box = put(*place)
-        outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
-        crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
-        return outside, any(map(box.overlaps, taken)), crossed
-
-    sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
-    return put(*min(((far * right, far * up) for right, up in sides for far in (5, 8)), key=hides))
