@@ -53,7 +53,7 @@ def front(points: pd.DataFrame) -> pd.DataFrame:
     clean, robust = (points[name].to_numpy() for name in ("value", "value_robust"))
     as_good = (clean[:, None] >= clean) & (robust[:, None] >= robust)
     better = (clean[:, None] > clean) | (robust[:, None] > robust)
-    best = points[~(as_good & better).any(axis=0)]
+    best = points.iloc[np.flatnonzero(~(as_good & better).any(axis=0))]
     return best.sort_values(["value", "value_robust"], kind="stable")
 
 
