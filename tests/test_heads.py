@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from tiny import make_clip
@@ -14,6 +15,7 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset, Images, Wording, datasets
 from zsrobust.defenses import Tower, defenses
 from zsrobust.defenses.export import export
+from zsrobust.defenses.weights import Weights, register_weights
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import load_clip, weights_digest
 from zsrobust.models.heads import Context, of_texts
@@ -434,3 +436,125 @@ def test_a_tower_without_a_head_has_the_backbones(clips):
     assert torch.equal(plain.head, clip.head(WORDING.prompts, 2.0))
     assert F.normalize(plain.head, dim=1).allclose(plain.head / 2, atol=1e-6)
     assert plain.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+# A text tower of its own
+
+
+def as_transformers(weights):
+    """Return open_clip's weights of a ViT under the names of transformers' CLIPModel."""
+    names = {
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "visual.proj": "visual_projection.weight",
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "text_projection": "text_projection.weight",
+        "logit_scale": "logit_scale",
+    }
+    for kind in ("weight", "bias"):
+        names[f"visual.ln_pre.{kind}"] = f"vision_model.pre_layrnorm.{kind}"
+        names[f"visual.ln_post.{kind}"] = f"vision_model.post_layernorm.{kind}"
+        names[f"ln_final.{kind}"] = f"text_model.final_layer_norm.{kind}"
+    parts = {
+        "attn.out_proj": "self_attn.out_proj",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+    }
+    made = {"text_model.embeddings.position_ids": torch.arange(16)[None]}
+    for name, tensor in weights.items():
+        if name in names:
+            turned = name in ("visual.proj", "text_projection")
+            made[names[name]] = tensor.T.contiguous() if turned else tensor
+            continue
+        tower, rest = name.split("transformer.resblocks.")
+        block, part = rest.split(".", 1)
+        place = f"{'vision_model' if tower else 'text_model'}.encoder.layers.{block}."
+        if part.startswith("attn.in_proj_"):
+            kind = part.removeprefix("attn.in_proj_")
+            for letter, rows in zip("qkv", tensor.chunk(3), strict=True):
+                made[f"{place}self_attn.{letter}_proj.{kind}"] = rows.clone()
+        else:
+            inner, kind = part.rsplit(".", 1)
+            made[f"{place}{parts[inner]}.{kind}"] = tensor
+    return made
+
+
+@pytest.fixture
+def own(clips, tmp_path):
+    """The files of another whole CLIP, in both layouts and in an open_clip folder, and that CLIP."""
+    suite = make_clip(tmp_path / "folder", "vit", seed=5)
+    other = load_clip(suite.backbone)
+    assert not torch.equal(other.head(WORDING.prompts), clips["vit"].head(WORDING.prompts))
+    weights = other.model.state_dict()
+    safetensors.torch.save_file(as_transformers(weights), tmp_path / "model.safetensors")
+    torch.save(weights, tmp_path / "open_clip.pt")
+    return other, [tmp_path / each for each in ("folder", "model.safetensors", "open_clip.pt")]
+
+
+def entry(place, **more):
+    return Weights(title="own", paper="nowhere", where=str(place), text="own", **more)
+
+
+def test_a_whole_clip_brings_its_own_text_tower(clips, own, tmp_path):
+    other, places = own
+    workshop = Workshop(replace(MINI, name="tiny", backbone=clips["vit"].name), tmp_path)
+    images, made = torch.rand(2, 3, 16, 16), set()
+    expected = other.classifier(WORDING.prompts)(images)
+    assert not torch.allclose(workshop.clip.classifier(WORDING.prompts)(images), expected, atol=0.1)
+    for place in places:
+        tower = entry(place).tower(workshop)
+        assert torch.equal(tower.classifier(workshop.clip, WORDING)(images), expected)
+        assert not any(weight.requires_grad for weight in tower.encoder.parameters())
+        made.add((tower.identity["weights"], tower.identity["text"]))
+    assert len(made) == 1
+    weights = {**other.model.state_dict(), "ln_final.bias": torch.ones(16)}
+    torch.save(weights, tmp_path / "open_clip.pt")
+    again = entry(tmp_path / "open_clip.pt").tower(workshop).identity
+    assert again["weights"] == tower.identity["weights"]
+    assert again["text"] != tower.identity["text"]
+
+
+def test_weights_that_are_not_a_whole_clip_are_refused(clips, own, tmp_path):
+    other, _ = own
+    workshop = Workshop(replace(MINI, name="tiny", backbone=clips["vit"].name), tmp_path)
+    path = tmp_path / "a.pt"
+    torch.save(other.encoder.state_dict(), path)
+    with pytest.raises(
+        ZSRobustError, match="does not fit .*token_embedding.weight is missing|unexpe"
+    ):
+        entry(path).tower(workshop)
+    theirs = as_transformers(other.model.state_dict())
+    del theirs["text_model.encoder.layers.0.mlp.fc1.bias"]
+    torch.save({**theirs, "text_model.more": torch.zeros(1)}, path)
+    with pytest.raises(
+        ZSRobustError, match=r"text_model.more is unexpected, .*mlp.c_fc.bias is miss"
+    ):
+        entry(path).tower(workshop)
+
+
+def test_own_text_towers_are_neither_mixed_nor_exported_nor_tuned(
+    own, tmp_path, clips, monkeypatch
+):
+    _, places = own
+    monkeypatch.setitem(defenses._entries, "own_texts", entry(places[1]))
+    suite = replace(MINI, name="tiny", backbone=clips["vit"].name)
+    workshop = Workshop(suite, tmp_path)
+    for spec in ("soup:of=own_texts", "apt:of=own_texts"):
+        with pytest.raises(ZSRobustError, match="own_texts has a text tower of its own"):
+            workshop.tower(spec)
+    with pytest.raises(ZSRobustError, match="its text tower is not the backbone's"):
+        export("own_texts", workshop, tmp_path / "out", Store(tmp_path / "results"))
+    wrapped = workshop.tower("tte:of=own_texts")
+    assert wrapped.head is not None
+    assert "text" in wrapped.identity
+
+
+def test_an_entry_says_own_or_nothing():
+    fields = {"title": "a", "paper": "b", "where": "org/name", "text": "theirs"}
+    with pytest.raises(ZSRobustError, match="text = 'theirs' is not valid"):
+        register_weights("own_theirs", fields)
+    assert defenses["leaf_vit_l14"].text == "own"

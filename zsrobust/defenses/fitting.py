@@ -3,8 +3,9 @@
 The weights fit the backbone's tower whole, or not at all.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import parse_eps
 from zsrobust.core.values import check
+from zsrobust.defenses.transformers_layout import as_open_clip
 from zsrobust.defenses.weight_files import StateDict, read_state_dict
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.training import Checkpoint, Recipe, trained_encoder
@@ -62,6 +64,35 @@ def read_tower(
         "activation_from": told,
     }
     return encoder, {**identity, **about}
+
+
+def read_clip(
+    path: Path, config: Mapping[str, Any] | None, clip: Clip
+) -> tuple[Clip, dict[str, Any]]:
+    """Return the whole CLIP of a file, with both of its towers and its own logit scale, frozen.
+
+    Its architecture, tokenizer and preprocessing are the backbone's. The names may be those of
+    open_clip or transformers. Raises ZSRobustError as `read_tower` does, and for a file without a
+    text tower.
+    """
+    if config is not None:
+        _check_config(config, clip, path.parent)
+    weights = as_open_clip(read_state_dict(path).weights)
+    weights = {name: each for name, each in weights.items() if not name.startswith(BESIDE)}
+    model = copy.deepcopy(clip.model)
+    _fill(model, weights, clip, path)
+    whole = replace(clip, name=str(path), model=model.eval().requires_grad_(False), _heads={})
+    about = clip.config["model_cfg"]
+    told = "the backbone; the file does not say" if config is None else "its config"
+    text = {name: each for name, each in model.state_dict().items() if "visual." not in name}
+    return whole, {
+        "backbone": clip.digest,
+        "weights": weights_digest(whole.encoder.state_dict()),
+        "text": weights_digest(text),
+        "architecture": _architecture(about),
+        "activation": _activation(about),
+        "activation_from": told,
+    }
 
 
 def _check_config(config: Mapping[str, Any], clip: Clip, where: Path) -> None:
@@ -158,7 +189,7 @@ def _image_tower(found: StateDict, clip: Clip, path: Path) -> Mapping[str, Tenso
     if theirs and other:
         raise ZSRobustError(
             f"The text tower in {path} is not that of {clip.name}: {_listed(other)}. Make its "
-            "folder a suite's backbone."
+            'folder a suite\'s backbone, or an entry of weights with text = "own".'
         )
     return {
         name.removeprefix(prefix): tensor
@@ -187,7 +218,13 @@ def _fitted(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> nn.Module:
     """Return the backbone's image tower with these weights in it, in float32."""
     weights = {name: tensor for name, tensor in weights.items() if name != OF_TOKENS}
     encoder = clip.copy()
-    expected = encoder.state_dict()
+    _fill(encoder, weights, clip, path)
+    return encoder.eval().requires_grad_(False)
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor], clip: Clip, path: Path) -> None:
+    """Load the weights into a module of the backbone's; raises ZSRobustError if they do not fit."""
+    expected = module.state_dict()
     wrong = [f"{name} is unexpected" for name in weights if name not in expected]
     for name, tensor in expected.items():
         counts = name.endswith("num_batches_tracked")  # no evaluation reads this count
@@ -199,8 +236,7 @@ def _fitted(weights: Mapping[str, Tensor], clip: Clip, path: Path) -> nn.Module:
             wrong.append(f"{name} is {weights[name].dtype}, {weights[name].layout}")
     if wrong:
         raise ZSRobustError(f"{path} does not fit {clip.name}: {_listed(wrong)}.")
-    encoder.load_state_dict({**expected, **weights})
-    return encoder.eval().requires_grad_(False)
+    module.load_state_dict({**expected, **weights})
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from torch import nn
@@ -21,10 +21,11 @@ from zsrobust.core.files import is_file, is_folder
 from zsrobust.core.values import Line, Name, check, read_toml
 from zsrobust.defenses import Defense, Tower, defenses
 from zsrobust.defenses.downloads import FOLDER, Sha256, check_download
-from zsrobust.defenses.fitting import read_tower
+from zsrobust.defenses.fitting import read_clip, read_tower
 from zsrobust.defenses.places import find
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip
+from zsrobust.models.heads import of_texts
 from zsrobust.results.printed import Printed
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
@@ -46,6 +47,7 @@ class Weights(Defense):
     where: str = ""  #: a file, a folder, a hub id; or the page from which it is fetched by hand
     file: str | None = None  #: the weights in a folder or a repository that is not open_clip's
     backbone: str | None = None  #: whose text tower it belongs to, as a suite names it
+    text: Literal["own"] | None = None  #: "own": heads come from the text tower in the same file
     revision: str | None = None  #: of a hub id
     sha256: str | None = None  #: of the file
     license: str | None = None
@@ -83,6 +85,10 @@ class Weights(Defense):
             )
         place = f"{self.where}@{self.revision}" if self.revision else self.where
         records = workshop.folder / FOLDER
+        if self.text == "own":
+            file, config, about = locate(place, self.sha256, self.file, records)
+            own, identity = read_clip(file, config, workshop.clip)
+            return Tower(own.encoder, {**identity, **about}, head=of_texts(own))
         return Tower(*load_tower(place, workshop.clip, self.sha256, self.file, records))
 
 
@@ -111,6 +117,19 @@ def load_tower(
     recorded in the folder `records`. Raises ZSRobustError if it is another, if there is nothing,
     and for what does not belong to the backbone.
     """
+    path, config, about = locate(place, sha256, file, records)
+    encoder, identity = read_tower(path, config, clip)
+    return encoder, {**identity, **about}
+
+
+def locate(
+    place: str, sha256: str | None = None, file: str | None = None, records: Path | None = None
+) -> tuple[Path, dict[str, Any] | None, dict[str, str]]:
+    """Return the file of weights at a place, the configuration beside it, and the file's digest.
+
+    The configuration is None outside of an open_clip folder. The digest is empty if the tower's own
+    identifies it. Raises ZSRobustError as `load_tower` does.
+    """
     found = find(place, file)
     download = None if sha256 or records is None else found.download
     about = {}
@@ -125,8 +144,7 @@ def load_tower(
             check_download(records, download, digest)
         if sha256 or found.config is None:  # a record leaves the tower's identity as it is
             about["file_sha256"] = digest
-    encoder, identity = read_tower(found.path, found.config, clip)
-    return encoder, {**identity, **about}
+    return found.path, found.config, about
 
 
 def _agree(needed: str, backbone: str) -> bool:
@@ -144,6 +162,7 @@ class Published:
     where: Line
     file: Inside | None = None
     backbone: Line | None = None
+    text: Literal["own"] | None = None
     revision: Line | None = None
     sha256: Sha256 | None = None
     license: Line | None = None
