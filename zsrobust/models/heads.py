@@ -83,9 +83,8 @@ class Context(nn.Module):
     def _tokens(self, classes: Sequence[str]) -> Tensor:
         """Return the tokens of the texts, (K, L), with places for the vectors after the first."""
         names, count = [f"{name.replace('_', ' ')}." for name in classes], len(self.vectors)
-        alone, whole = (
-            self.clip.tokenize([f"{'X ' * size}{name}" for name in names]) for size in (0, count)
-        )
+        alone: Tensor = self.clip.tokenize(names)
+        whole: Tensor = self.clip.tokenize([f"{'X ' * count}{name}" for name in names])
         room = whole.shape[1]
         for name, end in zip(names, alone.argmax(1).tolist(), strict=True):
             if end + 1 + count > room:
