@@ -63,6 +63,7 @@ SHORT = "apt:of=clip,epochs=1,limit=64"
 def clips(tmp_path_factory):
     """Two tiny CLIPs with the same shape of the text tower, the first in float32 and float64."""
     folder = tmp_path_factory.mktemp("clips")
+    torch.manual_seed(0)  # open_clip draws what make_clip moves
     made = {kind: load_clip(make_clip(folder / kind, kind).backbone) for kind in ("vit", "resnet")}
     made["double"] = load_clip(make_clip(folder / "vit", "vit").backbone)
     made["double"].model.double()
@@ -120,20 +121,22 @@ def test_the_loss_and_its_gradient_are_those_of_the_equation(clips):
     vectors = learner.context.vectors.detach().clone().requires_grad_()
     ids = clip.tokenize([f"X X X X {name}." for name in ("cat", "guide dog", "red circle")])
     rows = [by_hand(clip.model, vectors, each) for each in ids]
-    mean, std = (torch.tensor(each)[:, None, None] for each in (clip.mean, clip.std))
+    mean, std = (
+        torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (clip.mean, clip.std)
+    )
     expected = torch.zeros((), dtype=torch.float64)
     right = 0
     for image, label in zip(adversarial, IMAGES.labels[:5], strict=True):
-        embedding = clip.encoder(((image - mean) / std).double()[None])[0]
+        embedding = clip.encoder(((image.double() - mean) / std)[None])[0]
         scores = [
             clip.model.logit_scale.exp() * (embedding @ row) / embedding.norm() for row in rows
         ]
         right += int(torch.stack(scores).argmax().item() == label)
         expected += torch.stack(scores).exp().sum().log() - scores[label]
-    assert total == pytest.approx(expected.item(), rel=1e-6)  # pixels are float32
+    assert total == pytest.approx(expected.item(), rel=1e-10)
     assert correct == right
     (gradient,) = torch.autograd.grad(expected / 5, vectors)
-    torch.testing.assert_close(learner.context.vectors.grad, gradient, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(learner.context.vectors.grad, gradient, rtol=1e-9, atol=1e-11)
     assert gradient.abs().sum() > 0.01
 
 
