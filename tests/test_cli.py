@@ -12,6 +12,7 @@ import zsrobust as package
 from zsrobust import results
 from zsrobust.attacks import Attack, attacks
 from zsrobust.cli import main
+from zsrobust.reporting import tables, zoo
 
 MINI = ("--suite", "mini")
 QUICK = (
@@ -104,7 +105,10 @@ def test_what_a_table_or_a_figure_needs_is_planned_and_no_more(zsrobust):
     assert "tecoa:eps=3/255 on mini_train" in sweep
     assert "compute   6 cells" in sweep
     both = zsrobust(*dry, "--figure", "5", "--table", "1").stdout
-    assert "compute   10 cells" in both  # six rows, and four points of the interpolation
+    # Six rows of the paper, the other methods of the zoo, and four points of the interpolation.
+    others = [each.spec for each in zoo.methods() if each.spec not in tables.ROWS]
+    assert {"fare", "lore", "apt", "soup"} <= {*others}
+    assert f"compute   {6 + len(others) + 4} cells" in both
 
 
 def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
