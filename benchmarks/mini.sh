@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Computes the cells that are missing in results/, then every table and figure from the stored cells.
-# From nothing this takes an hour and a half on two cores. AutoAttack and Table t1 take most of it.
+# From nothing this takes about four hours on two cores. A fifth of it is AutoAttack and Table t1; the trainings against
+# PGD-10 take most of the rest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 zsrobust run --yes --results results --suite mini --table 1 --table 2 --table 3 --table 4 --table 5 \
