@@ -399,7 +399,7 @@ def test_without_a_network_it_says_so_at_once(hub, run):
         )
         assert kind == "Unreachable"
         assert "o/one: http://127.0.0.1:9 gives no answer for its list of files (" in line
-        assert seconds < 2
+        assert seconds < 5  # a retry would wait longer than a busy machine takes
 
 
 def test_a_part_that_is_missing_is_missed_without_a_network(hub, run):

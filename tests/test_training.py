@@ -36,6 +36,7 @@ from zsrobust.training import (
     trained_encoder,
 )
 from zsrobust.training.learner import Learner
+from zsrobust.training.memory import with_peak_bytes
 
 MINI = suites.load("mini")
 TRAINED = [
@@ -819,3 +820,39 @@ PINNED = {
     "vpt_tecoa_code": "f499e9a8e563c4db",
     "vpt_pmg_aft": "91122aad3c12a9fc",
 }
+
+
+def test_the_peak_is_what_lives_at_the_same_time():
+    """Bytes of float32 tensors of 1,000 numbers: 4,000 each."""
+
+    def chain():
+        first = torch.zeros(1000)
+        second = first + 1
+        del first
+        return second * 2  # beside `second` alone
+
+    def kept_for_the_gradient():
+        weight = nn.Parameter(torch.zeros(1000))
+        weight.exp().sum().backward()  # exp is kept; its sum is 4 bytes, and so is its gradient
+
+    def views():
+        whole = torch.zeros(1000)
+        return [whole[:10], whole.view(10, 100)]
+
+    cpu = torch.device("cpu")
+    assert with_peak_bytes(lambda: 7, cpu) == (7, 0)
+    assert with_peak_bytes(chain, cpu)[1] == 8000
+    assert with_peak_bytes(kept_for_the_gradient, cpu)[1] == 3 * 4000 + 8
+    assert with_peak_bytes(views, cpu)[1] == 4000
+
+
+def test_measuring_memory_leaves_the_training_as_it_is(clip, tiny, tmp_path, monkeypatch):
+    dataset, images, recipe = tiny
+    measured = train(recipe, clip, dataset, images, tmp_path / "a.safetensors")
+    monkeypatch.setattr("zsrobust.training.loop.with_peak_bytes", lambda work, device: (work(), 1))
+    plain = train(recipe, clip, dataset, images, tmp_path / "b.safetensors")
+    assert measured.digest == plain.digest
+    assert [epoch["memory"] for epoch in plain.history] == [1.0] * recipe.epochs
+    assert measured.history[0]["memory"] > sum(
+        weight.nbytes for weight in measured.weights.values()
+    )  # the gradients alone are as large as the weights

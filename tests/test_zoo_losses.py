@@ -589,7 +589,7 @@ def test_texts_are_part_of_the_checkpoints_digest():
 def test_descriptions_are_read_from_the_data_root(tmp_path, monkeypatch):
     dataset = replace(datasets["mini_shapes"], classes=("cat", "dog"))
     monkeypatch.delenv("ZSROBUST_DATA", raising=False)
-    with pytest.raises(ZSRobustError, match="mini_shapes has no descriptions.*--data-root"):
+    with pytest.raises(ZSRobustError, match="classes of mini_shapes are missing.*--data-root"):
         dataset.descriptions()
     monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path))
     path = tmp_path / "descriptions" / "mini_shapes.json"
@@ -597,7 +597,7 @@ def test_descriptions_are_read_from_the_data_root(tmp_path, monkeypatch):
     path.write_text(json.dumps({"dog": ["barks"] * 5, "cat": ["meows"] * 5, "cow": []}))
     assert dataset.descriptions() == [["meows"] * 5, ["barks"] * 5]
     path.write_text(json.dumps({"dog": ["barks"] * 5, "cat": []}))
-    with pytest.raises(ZSRobustError, match="no descriptions of 1 of the 2 classes .*: cat"):
+    with pytest.raises(ZSRobustError, match="lacks descriptions of 1 of the 2 classes .*: cat"):
         dataset.descriptions()
     path.write_text("{")
     with pytest.raises(ZSRobustError, match="is not valid JSON"):

@@ -22,7 +22,7 @@ def read_descriptions(name: str, classes: Sequence[str]) -> list[list[str]]:
     if root is None or not path.is_file():
         why = "" if root else ", and ZSROBUST_DATA is not set"
         raise ZSRobustError(
-            f"The dataset {name} has no descriptions of its classes: {path} is missing{why}. "
+            f"Descriptions of the classes of {name} are missing: {path} does not exist{why}. "
             'Expected a JSON object, as {"goldfish": ["a small orange fish", …]}. SAFT\'s authors '
             "release some (github.com/tmlr-group/SAFT, prompts/, MIT license): copy the file "
             "there, and use --data-root"
@@ -34,7 +34,7 @@ def read_descriptions(name: str, classes: Sequence[str]) -> list[list[str]]:
     missing = [each for each in classes if not found.get(each)]
     if missing:
         raise ZSRobustError(
-            f"{path} has no descriptions of {len(missing)} of the {len(classes)} classes of "
-            f"{name}: {', '.join(missing[:5])}. Add them under these names."
+            f"{path} lacks descriptions of {len(missing)} of the {len(classes)} classes of {name}: "
+            f"{', '.join(missing[:5])}. Add them under these names."
         )
     return [found[each] for each in classes]

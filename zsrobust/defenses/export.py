@@ -45,7 +45,7 @@ def export(spec: str, workshop: Workshop, out: Path, results: Store) -> Path:
         )
     if any(recipe.trainable == "context" for recipe in defense.recipes(workshop.suite)):
         raise ZSRobustError(
-            f"{spec} cannot be exported: a learned context is nothing that open_clip loads. "
+            f"{spec} cannot be exported: open_clip cannot load a learned context. "
             "Export the tower that it is for: zsrobust export tecoa"
         )
     spec = normalize(spec)

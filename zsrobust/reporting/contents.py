@@ -82,9 +82,16 @@ def _trained_defenses(suite: Suite) -> list[Measure]:
         under("PGD-100, above chance", above_chance("robust"), "pgd100"),
         under("AutoAttack", robust, "autoattack", every=4),
         under("AutoAttack, above chance", above_chance("robust"), "autoattack", every=4),
-        measures.first_seed("Time (s)", epoch_time, "Time: seconds of one training epoch."),
+        measures.first_seed(
+            "Time (s)",
+            epoch_time,
+            "Time: seconds of one training epoch; of a mixture, the sum of its members'.",
+        ),
         measures.any_row(
-            "Memory (MiB)", memory, "pgd100", "Memory: peak of the tensors of one training step."
+            "Memory (MiB)",
+            memory,
+            "pgd100",
+            "Memory: peak of the tensors of one training step, of any training that stores it.",
         ),
     ]
 

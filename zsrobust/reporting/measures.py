@@ -14,7 +14,7 @@ from zsrobust.core.specs import format_eps
 from zsrobust.reporting import zoo
 from zsrobust.reporting.columns import Entry, percent, points
 from zsrobust.reporting.comparison import LEVEL, paired_counts
-from zsrobust.reporting.rows import Metric, Need, Row
+from zsrobust.reporting.rows import USUAL, Metric, Need, Row
 from zsrobust.reporting.statistics import holm, mcnemar
 from zsrobust.settings.suites import Suite
 
@@ -89,7 +89,7 @@ def over_seeds(title: str, read: Read) -> Measure:
         _each(entry),
         ranked=True,
         note="With ±: mean and sample standard deviation of the averages of several training "
-        "seeds. All other columns: the first seed.",
+        "seeds. The other columns are of the first seed, except for memory.",
     )
 
 
@@ -107,7 +107,7 @@ def under(title: str, read: Read, attack: str, suite: Suite, every: int = 1) -> 
         usual, row = rows
         found = read(row)
         if usual.deployed and row.deployed and usual.deployed != row.deployed:
-            note = OTHER_CHECKPOINT.format(attack=Need("").attack)
+            note = OTHER_CHECKPOINT.format(attack=USUAL)
             return replace(found, notes=(*found.notes, note))
         return found
 
@@ -150,7 +150,7 @@ def difference(reference: str, metric: Metric = "robust") -> Measure:
         lambda spec: [Need(spec), Need(reference)],
         entries,
         note=f"Difference: of the {metric} average from that of {name}, in points, under "
-        f"{Need('').attack}. {INSIGNIFICANT}: not significant at {LEVEL:.0%}.",
+        f"{USUAL}. {INSIGNIFICANT}: not significant at {LEVEL:.0%}.",
     )
 
 

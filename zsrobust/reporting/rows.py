@@ -18,11 +18,14 @@ Metric = Literal["robust", "clean"]
 METRICS: tuple[Metric, ...] = ("robust", "clean")
 
 
+USUAL = "pgd10"  #: the attack of most tables
+
+
 class Need(NamedTuple):
     """The cells that a row of a table or a figure needs: one for each of a suite's datasets."""
 
     defense: str  #: spec in its normal form
-    attack: str = "pgd10"
+    attack: str = USUAL
     eps: float | None = None  #: in pixels of [0, 1]; None for the suite's own
     every: int = 1  #: 4 is every fourth dataset, in the order of the suite, from the first on
 

@@ -91,10 +91,7 @@ class Learner:
         self.optimizer = _optimizer(recipe, list(self.weights.values()))
         self.players = [(self.weights, self.optimizer)]  #: what is learned, each by its optimizer
         if self.dual is not None:
-            ascending = {f"dual.{name}": one for name, one in learning(self.dual).items()}
-            rate = recipe.options["dual_lr"]
-            climber = torch.optim.Adam(ascending.values(), rate, maximize=True)
-            self.players.append((ascending, climber))
+            self.players.append(_climber(self.dual, recipe.options["dual_lr"]))
         self.steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
         whole = recipe.schedule == "code"
         warmup = recipe.warmup if whole else min(recipe.warmup, self.steps // 2)
@@ -282,6 +279,12 @@ def _optimizer(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optim
             weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
         )
     return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+
+
+def _climber(dual: nn.Module, rate: float) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
+    """Return the weights of a dual network by name, and the optimizer that ascends the loss."""
+    weights = {f"dual.{name}": weight for name, weight in learning(dual).items()}
+    return weights, torch.optim.Adam(weights.values(), rate, maximize=True)
 
 
 def _warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
