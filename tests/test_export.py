@@ -143,7 +143,9 @@ def test_the_license_of_published_weights_stands_in_the_front_matter(tiny, tmp_p
 
 
 def test_visual_prompts_stay_here(checkpoints, tmp_path):
-    with pytest.raises(ZSRobustError, match="cannot be exported: visual prompts"):
+    with pytest.raises(
+        ZSRobustError, match="cannot be exported: open_clip cannot load visual prompts"
+    ):
         export(
             "vpt_tecoa:epochs=1,limit=64,tokens=2",
             Workshop(MINI, checkpoints),

@@ -426,7 +426,7 @@ def test_a_wrapper_keeps_the_head(workshop):
 
 
 def test_a_context_stays_here_and_the_doctor_wants_the_deployed_defense(workshop, tmp_path):
-    with pytest.raises(ZSRobustError, match="a learned context is nothing that open_clip loads"):
+    with pytest.raises(ZSRobustError, match="open_clip cannot load a learned context"):
         export(SHORT, workshop, tmp_path / "out", Store(tmp_path / "results"))
     spec = f"{SHORT},attack_prompt=fixed"
     with pytest.raises(ZSRobustError, match="Leave out what its attack does not know"):

@@ -40,9 +40,7 @@ def export(spec: str, workshop: Workshop, out: Path, results: Store) -> Path:
             f"Export what it is around: zsrobust export {defense.of}"
         )
     if any(recipe.trainable == "prompts" for recipe in defense.recipes(workshop.suite)):
-        raise ZSRobustError(
-            f"{spec} cannot be exported: visual prompts are nothing that open_clip loads."
-        )
+        raise ZSRobustError(f"{spec} cannot be exported: open_clip cannot load visual prompts.")
     if any(recipe.trainable == "context" for recipe in defense.recipes(workshop.suite)):
         raise ZSRobustError(
             f"{spec} cannot be exported: open_clip cannot load a learned context. "
