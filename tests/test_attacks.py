@@ -95,8 +95,10 @@ def test_square_breaks_nothing_beyond_eps_and_what_is_far_inside(norm):
         "fab:targets=1",
         "square:queries=100",
         "ensemble:of=pgd10+apgd+fab",
-        "autoattack_ce_dlr",
+        "autoattack_tga",
         "autoattack_robustvlm",
+        "apgd:eot=3",
+        "autoattack_rand:eot=2",
     ],
 )
 def test_an_attack_says_how_many_passes_an_image_takes_at_most(spec):

@@ -15,7 +15,7 @@ from zsrobust.attacks import apgd as module
 from zsrobust.attacks import attacks, perturbation_size
 from zsrobust.attacks import autoattack as engine
 from zsrobust.attacks.apgd import APGD, apgd, apgd_targeted
-from zsrobust.attacks.autoattack import AutoAttack, AutoAttackCeDlr, AutoAttackRobustVLM
+from zsrobust.attacks.autoattack import AutoAttack, AutoAttackRobustVLM, AutoAttackTGA
 from zsrobust.attacks.fab import fab_targeted, to_boundary
 from zsrobust.attacks.losses import cross_entropy, dlr, targeted_dlr
 from zsrobust.attacks.notes import Note
@@ -111,8 +111,8 @@ def test_it_plans_its_parts_by_the_number_of_classes(classes, parts, targets, sk
 @pytest.mark.parametrize(
     ("attack", "classes", "parts", "more"),
     [
-        (AutoAttackCeDlr(), 2, ["apgd-ce", "margin"], {"skipped": ["apgd-dlr"]}),
-        (AutoAttackCeDlr(), 3, ["apgd-ce", "apgd-dlr"], {"skipped": []}),
+        (AutoAttackTGA(), 2, ["apgd-ce", "margin"], {"skipped": ["apgd-dlr"]}),
+        (AutoAttackTGA(), 3, ["apgd-ce", "apgd-dlr"], {"skipped": []}),
         (AutoAttackRobustVLM(), 3, ["apgd-ce", "margin"], {"restarts": 5, "skipped": ["apgd-t"]}),
         (
             AutoAttackRobustVLM(),
@@ -124,6 +124,123 @@ def test_it_plans_its_parts_by_the_number_of_classes(classes, parts, targets, sk
 )
 def test_what_others_print_as_autoattack_says_in_its_plan_what_it_is(attack, classes, parts, more):
     assert attack.plan(classes) == {"parts": parts, **more}
+
+
+def test_a_list_of_parts_can_be_written_down():
+    attack = attacks.create("autoattack:attacks=apgd-dlr+apgd-t+square")
+    expected = {"parts": ["apgd-dlr", "apgd-t", "square"], "targets": 9, "skipped": []}
+    assert attack.plan(100) == expected
+    assert attack.plan(2) == {"parts": ["margin", "square"], "skipped": ["apgd-dlr", "apgd-t"]}
+    assert identify_attack(attack, 100)["attacks"] == "apgd-dlr+apgd-t+square"
+    assert attack.passes(100) == (101 * 10 + 5000, 101 * 10)
+    library = attacks.create("autoattack:attacks=apgd-t,engine=library")
+    assert library.passes(100) == (101 * 9, 101 * 9)
+    for wrong, why in (("apgd", "does not exist"), ("", "does not exist"), ("square", "twice")):
+        with pytest.raises(ZSRobustError, match=f"^attacks=square.* '{wrong}', .*{why}") as caught:
+            attacks.create(f"autoattack:attacks=square+{wrong}")
+        assert "apgd-ce, apgd-dlr, apgd-t, fab-t, square, margin" in str(caught.value)
+    with pytest.raises(ZSRobustError, match="has no field 'attacks'"):
+        attacks.create("autoattack_tga:attacks=square")
+
+
+def test_a_name_and_its_list_find_the_same_images():
+    classifier, images, labels = nonlinear(12)
+    specs = ("autoattack_tga", "autoattack:attacks=apgd-ce+apgd-dlr")
+    named, listed = (
+        attacks.create(spec, {"eps": 0.008})(classifier, images, labels, numbers(images))
+        for spec in specs
+    )
+    assert torch.equal(named, listed)
+    assert not torch.equal(named, images)
+
+
+class Turning(nn.Module):
+    """A classifier that takes its weights in turn: its n-th pass uses number n."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights, self.turn = weights, 0
+
+    def forward(self, images):
+        self.turn += 1
+        return images.flatten(1) @ self.weights[(self.turn - 1) % len(self.weights)].T
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_eot_averages_gradients_losses_and_logits(loss):
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(3, 5, 75, generator=generator, dtype=torch.float64)
+    points = torch.rand(8, 3, 5, 5, generator=generator, dtype=torch.float64)
+    labels = torch.arange(8) % 5
+    value, gradient, wrong = module._look(
+        Turning(weights), points, labels, labels, module.LOSSES[loss], 3
+    )
+    each = points.clone().requires_grad_()
+    logits = [each.flatten(1) @ weight.T for weight in weights]
+    losses = torch.stack([module.LOSSES[loss](part, labels) for part in logits])
+    (expected,) = torch.autograd.grad(losses.mean(0).sum(), each)
+    assert torch.allclose(value, losses.mean(0), rtol=1e-12)
+    assert torch.allclose(gradient, expected, rtol=1e-12, atol=1e-14)
+    means = torch.stack(logits).mean(0).argmax(1)
+    assert torch.equal(wrong, means != labels)
+    assert any(not torch.equal(part.argmax(1), means) for part in logits)
+
+
+@NORMS
+def test_the_mean_of_equal_passes_is_one_pass(norm):
+    classifier, images, labels = nonlinear(8)
+    bounds = {"eps": {"linf": 0.008, "l2": 0.08}[norm], "norm": norm, "steps": 20}
+    one, four = (
+        APGD(eot=eot, **bounds)(classifier, images, labels, numbers(images)) for eot in (None, 4)
+    )
+    assert torch.equal(one, four)
+    assert not torch.equal(one, images)
+
+
+def test_rand_is_the_version_of_the_library():
+    attack = attacks.create("autoattack_rand")
+    plan = {"parts": ["apgd-ce", "apgd-dlr"], "eot": 20, "skipped": []}
+    assert identify_attack(attack, 10) == {
+        **{"norm": "linf", "engine": "ours", "eot": 20},
+        "plan": plan,
+    }
+    assert attack.passes(10) == (101 * 2 * 20, 101 * 2 * 20)
+    theirs = pyautoattack.AutoAttack(nn.Identity(), version="rand")
+    assert theirs.attacks_to_run == plan["parts"]
+    assert (theirs.apgd.eot_iter, theirs.apgd.n_restarts) == (20, 1)
+
+
+class Noisy(nn.Module):
+    """A linear classifier with noise on its pixels."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images):
+        return self.classifier(images + 0.02 * torch.randn_like(images))
+
+
+@pytest.mark.parametrize("engine_name", ["ours", "library"])
+def test_rand_expects_random_outputs_and_passes_eot_on(engine_name):
+    classifier, images, labels, reach = linear("linf", 5, 12)
+    classifier, images = classifier.float(), images.float()
+    specs = ("autoattack_rand:eot=2", "autoattack_rand:eot=6", "autoattack_rand:eot=none")
+    passed, noted = [], []
+    for spec in specs:
+        attack = attacks.create(
+            f"{spec},engine={engine_name}", {"eps": 1.05 * float(reach.median())}
+        )
+        meter = Meter(Noisy(classifier))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.manual_seed(0)
+            found = attack(meter, images, labels, numbers(images))
+        assert (found - images).abs().max() > 0
+        passed.append(meter.backward_passes)
+        noted.append("attack_saw_randomness" in {str(each.message) for each in caught})
+    assert noted == [False, False, True]
+    assert passed[1] > 2 * passed[0]
 
 
 def test_the_identity_of_the_standard_version_is_as_it_was():
@@ -147,7 +264,7 @@ def test_its_variants_are_what_their_parts_find_one_after_the_other(norm):
         for loss in ("ce", "dlr", "targeted")
     }
     both = (
-        classifier(AutoAttackCeDlr(**bounds)(classifier, images, labels, draws)).argmax(1) != labels
+        classifier(AutoAttackTGA(**bounds)(classifier, images, labels, draws)).argmax(1) != labels
     )
     assert 2 < both.sum() < len(images) - 2
     assert torch.equal(both, alone["ce"] | alone["dlr"])

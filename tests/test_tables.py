@@ -4,6 +4,7 @@ import io
 import re
 from fractions import Fraction
 
+import pandas as pd
 import pytest
 from edits import edited
 from test_results import make, outcomes
@@ -128,6 +129,30 @@ VPT-PMG-AFT,,,,,,,
 )
 def test_the_golden_files(stored, number, suffix, golden):
     assert render(build(number, stored, CHOSEN), suffix) == golden
+
+
+@pytest.mark.parametrize("other", [None, "autoattack_robustvlm"])
+def test_the_caption_has_the_parts_that_ran(stored, other):
+    """More datasets ran the first list; the second has too few classes, and other attacks no part."""
+    whole = {"parts": ["apgd-ce", "apgd-t", "square"], "targets": 9, "skipped": []}
+    fewer = {"parts": ["apgd-ce", "margin", "square"], "targets": 1, "skipped": ["apgd-t"]}
+    cells = stored[stored["attack"] == "autoattack"].head(1)
+    cells = pd.concat([cells] * 4, ignore_index=True)
+    cells["dataset_title"] = ["A", "B", "C", "C"]
+    cells["plan"] = [fewer, whole, whole, whole]
+    line = "apgd-ce, apgd-t, square; on A: apgd-ce, margin, square."
+    if other is None:
+        assert tables._parts_of(cells) == [f"AutoAttack: {line}"]
+        return
+    more = cells.head(1).copy()
+    more["attack"], more["plan"] = other, [{"parts": ["apgd-ce", "margin"], "restarts": 5}]
+    expected = [
+        f"AutoAttack (autoattack): {line}",
+        "AutoAttack (autoattack_robustvlm): apgd-ce (5 starts), margin.",
+    ]
+    assert tables._parts_of(pd.concat([cells, more])) == expected
+    cells["attack"] = "mine"
+    assert tables._parts_of(cells) == []
 
 
 def test_the_latex_has_rules_escapes_and_balanced_braces(stored):

@@ -30,7 +30,15 @@ class APGD(SearchAttack):
     loss: Literal["ce", "dlr", "targeted"] = "ce"
     steps: int = 100
     restarts: int = 1
-    positive = ("steps", "restarts")
+    #: Gradients, losses and logits are means over so many forward passes: expectation over
+    #: transformation, for defenses that are random, as `eot` of `zsrobust.attacks.pgd.PGD`.
+    eot: int | None = None
+    positive = ("steps", "restarts", "eot")
+
+    @property
+    def times(self) -> int:
+        """How many forward passes each prediction is the mean of."""
+        return self.eot or 1
 
     def plan(self, classes: int) -> dict[str, Any]:
         """Return the number of targets, or the loss that replaces one with too few classes."""
@@ -41,7 +49,7 @@ class APGD(SearchAttack):
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
         steps = self.restarts * (self.steps + 1) * self.plan(classes).get("targets", 1)
-        return steps + 2, steps
+        return (steps + 2) * self.times, steps * self.times
 
     def steps_taken(self, classes: int) -> float:
         """Return how many gradient steps an image takes from one start."""
@@ -171,7 +179,7 @@ def climb(
 ) -> Climb | None:
     """Take the steps, halved where the loss does not rise; return the rows of unbroken images."""
     images, labels = search.images[owners], search.labels[owners]
-    value, gradient, wrong = _look(classifier, starts, labels, targets, loss)
+    value, gradient, wrong = _look(classifier, starts, labels, targets, loss, search.times)
     if not (gradient.flatten(1).any(1) | wrong).all():
         note("attack_zero_gradients")
     size = torch.full_like(value, 2 * eps)[:, None, None, None]
@@ -202,7 +210,9 @@ def climb(
         if not len(rows.owner):
             return None
         points = _step(rows, eps, norm, MOMENTUM if step > 1 else 0.0)
-        value, gradient, wrong = _look(classifier, points, rows.label, rows.target, loss)
+        value, gradient, wrong = _look(
+            classifier, points, rows.label, rows.target, loss, search.times
+        )
         kept = search.take(rows.owner, points, wrong)
         rows.rises = rows.rises + (value > rows.loss)
         rows.before, rows.point, rows.gradient, rows.loss = rows.point, points, gradient, value
@@ -218,14 +228,25 @@ def climb(
 
 
 def _look(
-    classifier: nn.Module, points: Tensor, labels: Tensor, targets: Tensor, loss: Loss
+    classifier: nn.Module,
+    points: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    times: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss (R,) at points, its gradient, and which points the classifier gets wrong."""
+    """Return the loss (R,) at points, its gradient, and which points the classifier gets wrong.
+
+    All three are of means over `times` forward passes.
+    """
     points = points.detach().requires_grad_()
-    logits = classifier(points)
-    value = loss(logits, labels, targets)
-    (gradient,) = torch.autograd.grad(value.sum(), points)
-    return value.detach(), gradient, logits.detach().argmax(1) != labels
+    value = gradient = logits = torch.zeros((), device=points.device)
+    for _ in range(times):
+        drawn = classifier(points)
+        each = loss(drawn, labels, targets)
+        gradient = gradient + torch.autograd.grad(each.sum(), points)[0]
+        value, logits = value + each.detach(), logits + drawn.detach()
+    return value / times, gradient / times, logits.argmax(1) != labels
 
 
 def _step(rows: Climb, eps: float, norm: Norm, momentum: float) -> Tensor:

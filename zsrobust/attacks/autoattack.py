@@ -1,5 +1,8 @@
 """AutoAttack in our engine and in the library `pyautoattack`, and its published variants.
 
+"AutoAttack" means several lists of parts in published tables. Each has a name here, and
+`autoattack:attacks=apgd-ce+apgd-t` runs any other list.
+
 The parts need a number of classes: the DLR loss three, its targeted form four, every targeted part
 a target. The plan has the parts by the number of classes and says what it left out; with fewer
 classes than a DLR loss needs, a PGD-100 on the margin takes its place.
@@ -31,6 +34,7 @@ from zsrobust.attacks.notes import note
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.search import Search, rivals
 from zsrobust.attacks.square import square
+from zsrobust.core.errors import ZSRobustError
 
 #: Notes, by what the log of `pyautoattack` (checks.py) contains.
 LOGGED = {
@@ -82,7 +86,8 @@ def _square(job: Job) -> None:
 def _margin(job: Job) -> None:
     """Attack the margin with PGD-100."""
     search, left = job.search, job.search.left
-    attack = PGD(step_size=job.attack.eps / 4, steps=100, loss="margin", **job.bounds)
+    step_size, eot = job.attack.eps / 4, job.attack.eot
+    attack = PGD(step_size=step_size, steps=100, loss="margin", eot=eot, **job.bounds)
     found = attack(job.classifier, search.images[left], search.labels[left], job.draws[left])
     # The search gives up what is not wrong when it verifies.
     search.take(left, found, torch.ones_like(search.broken[left]))
@@ -95,17 +100,18 @@ class Part:
     run: Callable[[Job], None]
     classes: int = 2  #: that its loss compares; with fewer, `margin` takes its place
     targeted: bool = False
+    averages: bool = False  #: over `eot` passes; other parts take one
     steps: int = 101  #: passes forward and backward, from each start or toward each target
     queries: int = 0  #: further passes forward
 
 
 PARTS = {
-    "apgd-ce": Part(_apgd_ce),
-    "apgd-dlr": Part(_apgd_dlr, classes=3),
-    "apgd-t": Part(_apgd_t, classes=4, targeted=True),
+    "apgd-ce": Part(_apgd_ce, averages=True),
+    "apgd-dlr": Part(_apgd_dlr, classes=3, averages=True),
+    "apgd-t": Part(_apgd_t, classes=4, targeted=True, averages=True),
     "fab-t": Part(_fab_t, targeted=True),
     "square": Part(_square, steps=0, queries=5000),
-    "margin": Part(_margin),
+    "margin": Part(_margin, averages=True),
 }
 
 
@@ -114,21 +120,45 @@ class AutoAttack(Attack):
     """AutoAttack, standard version (Croce & Hein, ICML 2020, arXiv 2003.01690).
 
     APGD on cross-entropy, APGD on the targeted DLR loss, targeted FAB, and Square; each on what the
-    others left.
+    others left. `attacks` replaces this list: autoattack:attacks=apgd-ce+apgd-dlr+square.
     """
 
     engine: Literal["ours", "library"] = "ours"  #: the library is `pyautoattack`
+    attacks: str | None = None  #: the parts to run, with + between them; None: the standard list
+    #: Passes that APGD's gradients, losses and predictions are means over: expectation over
+    #: transformation, for defenses that are random. FAB and Square take one pass.
+    eot: int | None = None
     returns_clean = True
+    positive = ("eot",)
     parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-t", "fab-t", "square")
     restarts: ClassVar[int] = 1  #: of APGD on cross-entropy
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for place, part in enumerate(self.chosen):
+            if part not in PARTS or part in self.chosen[:place]:
+                wrong = "twice" if part in PARTS else "which does not exist"
+                raise ZSRobustError(
+                    f"attacks={self.attacks} has the part {part!r}, {wrong}. Expected a list of "
+                    f"{', '.join(PARTS)}. Try: autoattack:attacks=apgd-ce+apgd-t"
+                )
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The parts of this list, for datasets with enough classes."""
+        if self.attacks is None:
+            return self.parts
+        return tuple(part.strip() for part in self.attacks.split("+"))
+
     def plan(self, classes: int) -> dict[str, Any]:
         """Return which parts run for this many classes, their targets, and what is skipped."""
-        skipped = [part for part in self.parts if classes < PARTS[part].classes]
-        parts = ["margin" if part in skipped else part for part in self.parts]
-        plan: dict[str, Any] = {"parts": parts}
+        skipped = [part for part in self.chosen if classes < PARTS[part].classes]
+        parts = dict.fromkeys("margin" if part in skipped else part for part in self.chosen)
+        plan: dict[str, Any] = {"parts": list(parts)}
         if self.restarts > 1:
             plan["restarts"] = self.restarts
+        if self.eot is not None:
+            plan["eot"] = self.eot
         if any(PARTS[part].targeted for part in parts):
             plan["targets"] = min(TARGETS, classes - 1)
         return {**plan, "skipped": skipped}
@@ -137,7 +167,7 @@ class AutoAttack(Attack):
         """Return about how many forward and backward passes an image takes that nothing breaks.
 
         APGD takes 100 steps from each start, or toward each target, and FAB-T toward each target.
-        The library predicts every point once more. Square has 5,000 queries.
+        The library predicts every point of FAB-T once more. Square has 5,000 queries.
         """
         plan = self.plan(classes)
         targets = plan.get("targets", 0)
@@ -149,8 +179,9 @@ class AutoAttack(Attack):
                 starts = targets
             elif name == "apgd-ce":
                 starts = self.restarts
-            steps, queries = steps + part.steps * starts, queries + part.queries
-        again = 100 * targets if self.engine == "library" else 0
+            times = (self.eot or 1) if part.averages else 1
+            steps, queries = steps + part.steps * starts * times, queries + part.queries
+        again = 100 * targets if self.engine == "library" and "fab-t" in plan["parts"] else 0
         return steps + again + queries, steps
 
     def __call__(
@@ -163,13 +194,13 @@ class AutoAttack(Attack):
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1], or clean ones where none was found."""
         with frozen(classifier):
-            search, logits = Search.begin(classifier, images, labels)
+            search, logits = Search.begin(classifier, images, labels, self.eot or 1)
             plan = self.plan(logits.shape[1])
             for name in plan["skipped"]:
                 note(f"plan_without_{name.replace('-', '_')}")
             targets = rivals(logits, labels, plan.get("targets", 0))
             if self.engine == "ours":
-                _inspect(classifier, images, logits)
+                _inspect(classifier, images, logits, random=self.eot is not None)
             job = Job(self, classifier, search, targets, draws)
             for name in plan["parts"]:
                 before = search.broken.clone()
@@ -194,7 +225,7 @@ def _library(name: str, job: Job) -> None:
     import pyautoattack
 
     search, left = job.search, job.search.left
-    with _contained(search.images.device):
+    with _contained(search.images.device, random=job.attack.eot is not None):
         library = pyautoattack.AutoAttack(
             job.classifier,
             attacks=[name],
@@ -204,7 +235,9 @@ def _library(name: str, job: Job) -> None:
             seed=job.draws.seed(),
             device=search.images.device,
         )
-        library.apgd.n_restarts = library.fab.n_restarts = 1
+        library.apgd.n_restarts = job.attack.restarts if name == "apgd-ce" else 1
+        library.apgd.eot_iter = library.apgd_targeted.eot_iter = job.attack.eot or 1
+        library.fab.n_restarts = 1
         library.apgd_targeted.n_target_classes = job.targets.shape[1]
         library.fab.n_target_classes = job.targets.shape[1]
         found, _ = library.run_standard_evaluation(
@@ -214,7 +247,7 @@ def _library(name: str, job: Job) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoAttackCeDlr(AutoAttack):
+class AutoAttackTGA(AutoAttack):
     """APGD on cross-entropy and on the untargeted DLR loss: "AutoAttack" in many CLIP papers.
 
     `attack_auto` of the code of TGA-ZSR (arXiv 2410.21802, attacks.py) replaces the parts of
@@ -224,6 +257,8 @@ class AutoAttackCeDlr(AutoAttack):
     """
 
     engine: Literal["ours"] = field(default="ours", init=False)
+    attacks: None = field(default=None, init=False)
+    eot: None = field(default=None, init=False)
     parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-dlr")
 
 
@@ -240,17 +275,37 @@ class AutoAttackRobustVLM(AutoAttack):
     """
 
     engine: Literal["ours"] = field(default="ours", init=False)
+    attacks: None = field(default=None, init=False)
+    eot: None = field(default=None, init=False)
     parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-t")
     restarts: ClassVar[int] = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackRand(AutoAttack):
+    """AutoAttack's version "rand", for random defenses (Croce & Hein, ICML 2020).
+
+    Source: arXiv 2003.01690, and `set_version` of autoattack.py in its code.
+
+    APGD on cross-entropy and on the DLR loss, each step on a mean of 20 gradients. The code counts
+    a point as adversarial if the last of the 20 passes is wrong; here their mean decides.
+    """
+
+    attacks: None = field(default=None, init=False)
+    eot: int | None = 20
+    parts: ClassVar[tuple[str, ...]] = ("apgd-ce", "apgd-dlr")
+
+
 @torch.no_grad()
-def _inspect(classifier: nn.Module, images: Tensor, logits: Tensor) -> None:
-    """Note what makes AutoAttack too weak: random outputs, probabilities, gradients inside."""
+def _inspect(classifier: nn.Module, images: Tensor, logits: Tensor, random: bool) -> None:
+    """Note what makes AutoAttack too weak: random outputs, probabilities, gradients inside.
+
+    With `random` the attack expects random outputs.
+    """
     with Watch() as watch:
         classifier(images[:1])
     apart = F.normalize(classifier(images)) - F.normalize(logits)
-    if apart.norm(dim=1).max() > 1e-4:
+    if not random and apart.norm(dim=1).max() > 1e-4:
         note("attack_saw_randomness")
     if are_probabilities(logits):
         note("attack_saw_probabilities")
@@ -275,8 +330,11 @@ class Watch(TorchFunctionMode):
 
 
 @contextmanager
-def _contained(device: torch.device) -> Iterator[None]:
-    """Undo the library's side effects on random state and tracer; its log becomes notes."""
+def _contained(device: torch.device, random: bool = False) -> Iterator[None]:
+    """Undo the library's side effects on random state and tracer; its log becomes notes.
+
+    With `random` the attack expects random outputs, and the library's doubt is dropped.
+    """
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -285,7 +343,8 @@ def _contained(device: torch.device) -> Iterator[None]:
                 return  # the plan has the number of targets
             known = [name for part, name in LOGGED.items() if part in message]
             for name in known:
-                note(name)
+                if not (random and name == "attack_saw_randomness"):
+                    note(name)
             if not known:
                 warnings.warn(f"AutoAttack: {message}", stacklevel=2)
 
@@ -302,5 +361,6 @@ def _contained(device: torch.device) -> Iterator[None]:
 
 
 attacks.register("autoattack")(AutoAttack())
-attacks.register("autoattack_ce_dlr")(AutoAttackCeDlr())
+attacks.register("autoattack_tga")(AutoAttackTGA())
 attacks.register("autoattack_robustvlm")(AutoAttackRobustVLM())
+attacks.register("autoattack_rand")(AutoAttackRand())

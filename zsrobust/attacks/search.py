@@ -70,8 +70,12 @@ def ascend(
 class Search:
     """Images under a search, and the first adversarial image found for each."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        """Start with nothing found for images (N, 3, S, S) in [0, 1] and labels (N,)."""
+    def __init__(self, images: Tensor, labels: Tensor, times: int = 1) -> None:
+        """Start with nothing found for images (N, 3, S, S) in [0, 1] and labels (N,).
+
+        A prediction is the mean of `times` forward passes.
+        """
+        self.times = times
         self.images, self.labels = images.contiguous(), labels
         self.adversarial = self.images.clone()
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -79,13 +83,25 @@ class Search:
 
     @classmethod
     @torch.no_grad()
-    def begin(cls, classifier: nn.Module, images: Tensor, labels: Tensor) -> tuple[Self, Tensor]:
-        """Return a search, and the clean logits (N, K); misclassified images count as broken."""
-        search = cls(images, labels)
+    def begin(
+        cls, classifier: nn.Module, images: Tensor, labels: Tensor, times: int = 1
+    ) -> tuple[Self, Tensor]:
+        """Return a search, and the clean logits (N, K); misclassified images count as broken.
+
+        Each prediction of the search is the mean of `times` forward passes.
+        """
+        search = cls(images, labels, times)
         search.most = slots(classifier, search.most)
-        logits: Tensor = classifier(images)
+        logits = search.predict(classifier, images)
         search.broken = logits.argmax(1) != labels
         return search, logits
+
+    def predict(self, classifier: nn.Module, points: Tensor) -> Tensor:
+        """Return logits (R, K) of points (R, 3, S, S): the mean of some forward passes."""
+        logits = torch.zeros((), device=points.device)
+        for _ in range(self.times):
+            logits = logits + classifier(points)
+        return logits / self.times
 
     @property
     def left(self) -> Tensor:
@@ -124,7 +140,8 @@ class Search:
         """Predict new findings again; drop those that this batch classifies correctly."""
         new = (self.broken & ~before).nonzero()[:, 0]
         if len(new):
-            lost = new[classifier(self.adversarial[new]).argmax(1) == self.labels[new]]
+            logits = self.predict(classifier, self.adversarial[new])
+            lost = new[logits.argmax(1) == self.labels[new]]
             self.adversarial[lost], self.broken[lost] = self.images[lost], False
 
 
@@ -133,6 +150,11 @@ class SearchAttack(Attack):
     """An attack that keeps the first point that breaks an image; other images return clean."""
 
     returns_clean = True
+
+    @property
+    def times(self) -> int:
+        """How many forward passes each prediction is the mean of."""
+        return 1
 
     @abstractmethod
     def seek(self, classifier: nn.Module, search: Search, logits: Tensor, draws: Draws) -> None:
@@ -148,7 +170,7 @@ class SearchAttack(Attack):
     ) -> Tensor:
         """Return adversarial images (N, 3, S, S) in [0, 1]; clean images where none was found."""
         with frozen(classifier):
-            search, logits = Search.begin(classifier, images, labels)
+            search, logits = Search.begin(classifier, images, labels, self.times)
             before = search.broken.clone()
             self.seek(classifier, search, logits, draws)
             search.verify(classifier, before)

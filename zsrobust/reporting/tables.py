@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -82,12 +82,41 @@ def build(
     if compare:
         below.append("paper: as printed in arXiv 2401.04350. difference: ours minus the paper's.")
     return Page(
-        f"Table {number}. {table.caption}, {suite.name} suite, eps {_bounds(table, selection)}.",
+        f"Table {number}. {table.caption}, {suite.name} suite, eps {_bounds(table, selection)}."
+        + "".join(f" {line}" for line in _parts_of(cells)),
         ["Method", *header],
         lines,
         below,
         intervals,
     )
+
+
+def _parts_of(cells: pd.DataFrame) -> list[str]:
+    """Return a sentence for each AutoAttack among the cells: the parts that ran.
+
+    "AutoAttack" means several lists in published tables. Where datasets have too few classes for a
+    part, other parts run there; the sentence names them, the most frequent list first.
+    """
+    ran: dict[str, dict[str, dict[str, None]]] = {}
+    for cell in cells.to_dict("records"):
+        attack, plan = str(cell["attack"]), cell["plan"]
+        if attack.startswith("autoattack") and isinstance(plan, Mapping) and "parts" in plan:
+            titles = ran.setdefault(attack, {}).setdefault(_listed(plan), {})
+            titles[str(cell["dataset_title"])] = None
+    sentences = []
+    for attack, lists in sorted(ran.items()):
+        first, *others = sorted(lists, key=lambda each: -len(lists[each]))
+        exceptions = [f"; on {', '.join(lists[each])}: {each}" for each in others]
+        name = "AutoAttack" if len(ran) == 1 else f"AutoAttack ({attack})"
+        sentences.append(f"{name}: {first}{''.join(exceptions)}.")
+    return sentences
+
+
+def _listed(plan: Mapping[str, Any]) -> str:
+    """Return the parts of an AutoAttack's plan as text: "apgd-ce (5 starts), apgd-t"."""
+    starts = {"apgd-ce": f" ({plan['restarts']} starts)"} if "restarts" in plan else {}
+    parts = ", ".join(f"{part}{starts.get(part, '')}" for part in plan["parts"])
+    return f"{parts} (means of {plan['eot']} passes)" if "eot" in plan else parts
 
 
 def _bounds(table: Table, selection: Selection) -> str:

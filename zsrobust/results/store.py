@@ -219,15 +219,17 @@ def load_results(
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
-    knowledge classes largest_class most_predicted memory deployed. `defense` and `attack` are spec
-    strings. `history` is the history of the training, a dictionary per epoch. `flags` lists names
-    of red flags and notes, whose words `zsrobust.results.flags.look_up` returns. `knowledge` is
-    what the attack knows about a test-time defense, "adaptive" or "oblivious", and "" for other
+    knowledge classes largest_class most_predicted memory deployed plan. `defense` and `attack` are
+    spec strings. `history` is the history of the training, a dictionary per epoch. `flags` lists
+    names of red flags and notes, whose words `zsrobust.results.flags.look_up` returns. `knowledge`
+    is what the attack knows about a test-time defense, "adaptive" or "oblivious", and "" for other
     defenses.
     `classes` is the number of the dataset's classes, `largest_class` that of the images of the most
     frequent one, and `most_predicted` that of the adversarial images of the class predicted most
     often. `memory` is the peak memory of a training step, in bytes. Each of the four is None where
     a result does not store it. `deployed` is the digest of the defense, checkpoint included.
+    `plan` is what an attack ran and skipped for this number of classes, and None for an attack
+    without a plan.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
@@ -244,7 +246,7 @@ _OF_CLASSES = ("largest_class", "most_predicted")
 COLUMNS = [
     *("suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title"),
     *("seed", "limit", *_COUNTS, "epoch_seconds", "history", "seconds", "flags", "versions"),
-    *("path", "made", "knowledge", "classes", *_OF_CLASSES, "memory", "deployed"),
+    *("path", "made", "knowledge", "classes", *_OF_CLASSES, "memory", "deployed", "plan"),
 ]
 
 
@@ -264,6 +266,7 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         **{name: getattr(result, name) for name in _OF_CLASSES},
         "memory": _memory(result),
         "deployed": identity.deployed,
+        "plan": identity.attack.details.get("plan"),
     }
 
 
