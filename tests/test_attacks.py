@@ -13,6 +13,7 @@ from zsrobust.attacks.notes import Note
 from zsrobust.attacks.pgd import PGD, objective
 from zsrobust.attacks.search import ascend
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.evaluation.identity import identify_attack
 from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import Case, judge
 from zsrobust.testing import check_attack, toy
@@ -26,6 +27,8 @@ VARIANTS = [
     "pgd:loss=margin,restarts=2",
     "cw:norm=l2,eps=2,step_size=1",
     "mim:norm=l2,eps=2,step_size=1",
+    "mim:diversity=0.5,kernel=3,nesterov=true",
+    "mim:diversity=1,nesterov=true,norm=l2,eps=2,step_size=1",
     "apgd:loss=dlr",
     "apgd:loss=targeted,norm=l2,eps=2",
     "fab:norm=l2,eps=2",
@@ -47,6 +50,7 @@ def test_every_attack_holds_the_contract(spec):
         "cw",
         "mim",
         "mim:early_stop=false",
+        "mim:nesterov=true",
         "apgd",
         "apgd:loss=dlr",
         "apgd:loss=targeted",
@@ -88,6 +92,9 @@ def test_square_breaks_nothing_beyond_eps_and_what_is_far_inside(norm):
         "pgd:restarts=2",
         "cw",
         "mim",
+        "mim:nesterov=true",
+        "mim:diversity=0.5,early_stop=false",
+        "mim:kernel=3",
         "apgd",
         "apgd:restarts=3",
         "apgd:loss=targeted",
@@ -126,9 +133,11 @@ def test_cw_is_pgd_on_the_margin():
 def by_hand(classifier, image, label, attack, steps):
     """Return the point of MI-FGSM after so many steps: eqs. 6 and 7 of the paper, for one image."""
     point, momentum = image, torch.zeros_like(image)
+    values = image.numel() if attack.norm == "linf" else image.numel() ** 0.5
     for _ in range(steps):
+        ahead = attack.step_size * attack.decay * values * momentum if attack.nesterov else 0
         point = point.detach().requires_grad_()
-        loss = F.cross_entropy(classifier(point[None]), label[None])
+        loss = F.cross_entropy(classifier((point + ahead)[None]), label[None])
         (gradient,) = torch.autograd.grad(loss, point)
         momentum = attack.decay * momentum + gradient / gradient.abs().sum()
         if attack.norm == "linf":
@@ -147,14 +156,16 @@ def by_hand(classifier, image, label, attack, steps):
 
 
 @NORMS
+@pytest.mark.parametrize("nesterov", [None, False, True])
 @pytest.mark.parametrize("decay", [1.0, 0.5, 0.0])
-def test_mim_is_its_equations_step_by_step(norm, decay):
+def test_mim_is_its_equations_step_by_step(norm, decay, nesterov):
     classifier, images, labels = nonlinear(6)
     classifier, images = classifier.double(), images.double()
     eps = 0.02 if norm == "linf" else 0.2
     for steps in (1, 2, 3, 7):
         attack = MIM(
-            eps=eps, step_size=eps / 3, steps=steps, norm=norm, decay=decay, early_stop=False
+            **{"eps": eps, "step_size": eps / 3, "steps": steps, "norm": norm, "decay": decay},
+            **{"nesterov": nesterov, "early_stop": False},
         )
         adversarial = attack(classifier, images, labels, numbers(images))
         plain = [
@@ -178,6 +189,134 @@ def test_an_image_that_mim_broke_stays_where_it_is():
     assert torch.equal(early[~broken], late[~broken])
     assert broken[classifier(late).argmax(1) != labels].all()
     assert meter.forward_passes < 20 * len(images)
+
+
+class Hill(nn.Module):
+    """Two classes; the logit of the second falls with the squared distance to a summit."""
+
+    def __init__(self, summit):
+        super().__init__()
+        self.summit = summit
+
+    def forward(self, images):
+        far = 50 * (images - self.summit).flatten(1).square().sum(1)
+        return torch.stack([torch.zeros_like(far), -far], dim=1)
+
+
+def test_nesterov_looks_ahead_on_a_hill():
+    """The slope at the point ahead is a positive number times c - (x + α·μ·n·g)."""
+    generator = torch.Generator().manual_seed(5)
+    images = 0.3 + 0.4 * torch.rand(4, 3, 2, 2, generator=generator, dtype=torch.float64)
+    summit = images + 0.01 * torch.randn(images.shape, generator=generator, dtype=torch.float64)
+    size, decay, labels = 0.004, 0.9, torch.zeros(4, dtype=torch.long)
+    attack = MIM(eps=0.1, step_size=size, steps=6, decay=decay, nesterov=True, early_stop=False)
+    found = attack(Hill(summit), images, labels, numbers(images))
+    for one in range(4):
+        point, momentum = images[one].clone(), torch.zeros(3, 2, 2, dtype=torch.float64)
+        for _ in range(6):
+            slope = summit[one] - point - size * decay * 12 * momentum
+            momentum = decay * momentum + slope / slope.abs().sum()
+            point = point + size * momentum.sign()
+        assert torch.allclose(found[one], point, rtol=0, atol=1e-12)
+    plain = MIM(eps=0.1, step_size=size, steps=6, decay=decay, early_stop=False)
+    assert not torch.equal(found, plain(Hill(summit), images, labels, numbers(images)))
+
+
+@NORMS
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("off", [{"kernel": 1}, {"diversity": 0.0}, {"nesterov": False}])
+def test_a_variant_that_does_nothing_is_mim_bit_for_bit(norm, early_stop, off):
+    classifier, images, labels = nonlinear()
+    eps = {"linf": 0.01, "l2": 0.1}[norm]
+    bounds = {"eps": eps, "step_size": eps / 4, "norm": norm, "early_stop": early_stop}
+    one, two = (
+        attack(classifier, images, labels, numbers(images))
+        for attack in (MIM(**bounds), MIM(**bounds, **off))
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, images)
+
+
+@pytest.mark.parametrize("on", [{"kernel": 3}, {"diversity": 0.6}, {"nesterov": True}])
+def test_an_early_stop_leaves_the_others_where_they_are(on):
+    """Gradients are taken elsewhere; what counts as broken is the iterate, not what the classifier saw."""
+    classifier, images, labels = nonlinear()
+    classifier, images = classifier.double(), images.double()
+    eps = 0.02 if "diversity" in on else 0.01  # it is the weakest on images of 8 pixels
+    given = {"eps": eps, "step_size": eps / 4, "steps": 12, **on}
+    early = MIM(**given)(classifier, images, labels, numbers(images))
+    late = MIM(**given, early_stop=False)(classifier, images, labels, numbers(images))
+    plain = MIM(**{**given, **dict.fromkeys(on)})(classifier, images, labels, numbers(images))
+    broken = classifier(early).argmax(1) != labels
+    assert 2 < broken.sum() < len(images) - 2
+    assert torch.allclose(early[~broken], late[~broken], rtol=0, atol=1e-9)
+    assert broken[classifier(late).argmax(1) != labels].all()
+    assert not torch.equal(early, plain)
+
+
+def test_diverse_images_are_resized_and_padded():
+    """As torch resizes and pads, for each image by itself."""
+    attack, side = MIM(diversity=0.5), 20
+    images = torch.rand(64, 3, side, side, generator=torch.Generator().manual_seed(0)).double()
+    draws = numbers(images)
+    seen = attack.diverse(images, draws, 3)
+    sides = 18 + draws.integers(2, (), "mim side", 3)
+    places = draws.uniform((2,), "mim place", 3)
+    assert set(sides.tolist()) == {18, 19}
+    changed = 0
+    for number, image in enumerate(images):
+        if draws.uniform((), "mim diversity", 3)[number] >= 0.5:
+            assert torch.equal(seen[number], image)
+            continue
+        small, changed = int(sides[number]), changed + 1
+        free = side - small
+        top, left = (int(place * (free + 1)) for place in places[number])
+        resized = F.interpolate(image[None], size=(small, small), mode="bilinear")
+        expected = F.pad(resized, (left, free - left, top, free - top))
+        assert torch.allclose(seen[number], expected[0], rtol=0, atol=1e-12)
+    assert 20 < changed < 44
+
+
+def test_what_an_image_becomes_does_not_depend_on_its_batch():
+    attack = MIM(diversity=0.7)
+    images = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    draws = numbers(images)
+    whole = [attack.diverse(images, draws, step) for step in range(3)]
+    chosen = torch.tensor([7, 2, 11])
+    for step in range(3):
+        part = attack.diverse(images[chosen], draws[chosen], step)
+        assert torch.allclose(part, whole[step][chosen], rtol=0, atol=1e-14)
+    assert not torch.equal(whole[0], whole[1])
+    classifier, images, labels = nonlinear(12)
+    attack = MIM(eps=0.01, step_size=0.003, diversity=0.7, kernel=3, nesterov=True)
+    together = attack(classifier, images, labels, numbers(images))
+    for one in range(12):
+        own = torch.tensor([one])
+        alone = attack(classifier, images[own], labels[own], numbers(images)[own])
+        assert (alone - together[own]).abs().max() < 1e-5
+
+
+def test_a_kernel_is_a_gaussian_around_each_pixel():
+    gradient = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0)).double()
+    smooth = MIM(kernel=5).smooth(gradient)
+    offsets = [(row, column) for row in range(-2, 3) for column in range(-2, 3)]
+    # The edge, 2 pixels away, is at 3 standard deviations.
+    weights = {at: np.exp(-(at[0] ** 2 + at[1] ** 2) / 2 * (3 / 2) ** 2) for at in offsets}
+    for row, column in [(0, 0), (3, 4), (6, 2)]:
+        expected = sum(
+            weight * gradient[:, :, row + down, column + right]
+            for (down, right), weight in weights.items()
+            if 0 <= row + down < 7 and 0 <= column + right < 7
+        ) / sum(weights.values())
+        assert torch.allclose(smooth[:, :, row, column], expected, rtol=1e-12)
+
+
+def test_a_variant_of_mim_has_its_field_in_its_identity():
+    assert not {"diversity", "kernel", "nesterov"} & identify_attack(MIM(), 10).keys()
+    assert identify_attack(attacks.create("mim:kernel=15"), 10)["kernel"] == 15
+    for wrong in ("diversity=1.5", "diversity=-0.1", "kernel=4", "kernel=0", "kernel=-3"):
+        with pytest.raises(ZSRobustError, match=f"{wrong.partition('=')[0]} must be"):
+            attacks.create(f"mim:{wrong}")
 
 
 def test_a_decay_is_a_share():
