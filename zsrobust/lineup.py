@@ -9,6 +9,7 @@ import zsrobust.attacks.feature_l2
 import zsrobust.attacks.mim
 import zsrobust.attacks.pgd
 import zsrobust.attacks.square
+import zsrobust.attacks.targeted
 import zsrobust.attacks.torchattacks
 import zsrobust.datasets.catalogue
 import zsrobust.defenses.agft

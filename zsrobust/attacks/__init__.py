@@ -55,6 +55,8 @@ class Attack(ABC):
     packs: ClassVar[bool] = False
     #: True if a call goes on from `start`; other attacks ignore it.
     continues: ClassVar[bool] = False
+    #: True if it has targets: `aims` chooses them, and a call takes them as `targets`, (N,) int64.
+    targeted: ClassVar[bool] = False
     #: The names of the fields that must be positive, beside eps.
     positive: ClassVar[tuple[str, ...]] = ()
 
@@ -75,6 +77,15 @@ class Attack(ABC):
         `start`, (N, 3, S, S) inside the bound, is where an attack that `continues` begins. All
         random numbers come from `draws`. Gradients are taken with respect to images only.
         """
+
+    def aims(self, logits: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """Return the classes (N,) int64 that a targeted attack drives images to, never the labels.
+
+        `logits` (N, K) are those of the clean images from the classifier that the attack sees. The
+        referee calls this method, passes the classes to the attack, and counts the images that are
+        predicted as them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no targets.")
 
     def plan(self, classes: int) -> dict[str, Any]:
         """Return what runs and what is skipped for this many classes; a result stores it."""

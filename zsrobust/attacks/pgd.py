@@ -53,6 +53,14 @@ class PGD(Iterative):
         """Return the same attack without early stops: every image takes all steps."""
         return replace(self, early_stop=False)
 
+    def value(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return what the steps raise, (N,), from logits (N, K) and labels (N,)."""
+        return objective(self.loss, logits, labels)
+
+    def unfinished(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return which images (N,) are still to break, from logits (N, K) and labels (N,)."""
+        return logits.argmax(1) == labels
+
     def __call__(
         self,
         classifier: nn.Module,
@@ -74,7 +82,7 @@ class PGD(Iterative):
                 if (
                     restart + 1 < self.restarts
                 ):  # after the last one, the last iterate is the referee's to judge
-                    left = _unbroken(classifier, adversarial, labels, left, self.eot or 1)
+                    left = self._unbroken(classifier, adversarial, labels, left)
         return adversarial
 
     def _climb(
@@ -130,11 +138,9 @@ class PGD(Iterative):
         for _ in range(self.eot or 1):
             drawn = classifier(points)
             logits = logits + drawn.detach()
-            gradient = (
-                gradient + torch.autograd.grad(objective(self.loss, drawn, labels).sum(), points)[0]
-            )
+            gradient = gradient + torch.autograd.grad(self.value(drawn, labels).sum(), points)[0]
         safe, points, gradient = (
-            logits.argmax(1) == labels,
+            self.unfinished(logits, labels),
             points.detach(),
             gradient / (self.eot or 1),
         )
@@ -151,20 +157,21 @@ class PGD(Iterative):
             else images
         )
 
-
-@torch.no_grad()
-def _unbroken(
-    classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places, times: int
-) -> Places:
-    """Return which images of `left` are still classified correctly, by the mean of some passes."""
-    size = slots(classifier, len(left))
-    parts = [left[start : start + size] for start in range(0, len(left), size)]
-    indices = [_index(part, labels) for part in parts]
-    logits = [
-        torch.stack([classifier(adversarial[at]) for _ in range(times)]).sum(0) for at in indices
-    ]
-    right = [each.argmax(1) == labels[at] for each, at in zip(logits, indices, strict=True)]
-    return left[torch.cat(right).cpu().numpy()] if right else left
+    @torch.no_grad()
+    def _unbroken(
+        self, classifier: nn.Module, adversarial: Tensor, labels: Tensor, left: Places
+    ) -> Places:
+        """Return which images of `left` are unfinished, by the mean of some passes."""
+        size, times = slots(classifier, len(left)), self.eot or 1
+        parts = [left[start : start + size] for start in range(0, len(left), size)]
+        indices = [_index(part, labels) for part in parts]
+        logits = [
+            torch.stack([classifier(adversarial[at]) for _ in range(times)]).sum(0)
+            for at in indices
+        ]
+        pairs = zip(logits, indices, strict=True)
+        unfinished = [self.unfinished(each, labels[at]) for each, at in pairs]
+        return left[torch.cat(unfinished).cpu().numpy()] if unfinished else left
 
 
 def _index(places: Places, like: Tensor) -> Tensor:

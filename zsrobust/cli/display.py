@@ -156,7 +156,7 @@ def _each_dataset(row: Row, flagged: Flagged) -> Table:
     """Return a table of one defense under one attack: each dataset, and the average."""
     cell = next(iter(row.cells.values()))
     under = f"{cell['defense']} under {cell['attack']} {cell['eps']}"
-    shown = terminal("defense")
+    shown = terminal("defense", row.targeted)
     table = _table(f"{under}: accuracy (%) with 95% intervals", ["Dataset"], shown, flagged)
     lines = [row.only(name) for name in row.cells]
     for line, entries in zip(lines, filled(shown, lines), strict=True):
@@ -172,7 +172,7 @@ def _each_dataset(row: Row, flagged: Flagged) -> Table:
 
 def _averages(found: Sequence[Row], flagged: Flagged) -> Table:
     """Return a table of several defenses or attacks: the average of each over its datasets."""
-    shown = terminal("defenses")
+    shown = terminal("defenses", any(row.targeted for row in found))
     table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown, flagged)
     for row, entries in zip(found, filled(shown, found), strict=True):
         cell = next(iter(row.cells.values()))

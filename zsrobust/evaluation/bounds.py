@@ -60,6 +60,25 @@ def check(name: str, bound: Bound, originals: Tensor, found: Any) -> tuple[Tenso
     return found, sizes
 
 
+def check_targets(name: str, chosen: Any, labels: Tensor, classes: int) -> Tensor:
+    """Return a copy of a targeted attack's classes, (N,) int64; raises CheatError for others.
+
+    A target is one of the classes, and never the label, (N,).
+    """
+    if type(chosen) is not Tensor or chosen.shape != labels.shape or chosen.dtype != torch.int64:
+        raise CheatError(
+            f"The attack {name} chose targets that are not int64 {tuple(labels.shape)}. "
+            "Expected a class for each image."
+        )
+    copied: Tensor = chosen.detach().to(labels.device, copy=True)
+    if not ((copied >= 0) & (copied < classes) & (copied != labels)).all():
+        raise CheatError(
+            f"The attack {name} chose a target that is the label, or no class. "
+            f"Expected other classes than the labels, from 0 to {classes - 1}."
+        )
+    return copied
+
+
 def settings_of(attack: Attack) -> dict[str, Any]:
     """Return an attack's hyper-parameters by name."""
     return {each.name: getattr(attack, each.name) for each in fields(attack)}

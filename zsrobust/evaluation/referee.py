@@ -27,7 +27,14 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.pixels import tensor
-from zsrobust.evaluation.bounds import Bound, CheatError, TamperError, check, settings_of
+from zsrobust.evaluation.bounds import (
+    Bound,
+    CheatError,
+    TamperError,
+    check,
+    check_targets,
+    settings_of,
+)
 from zsrobust.evaluation.memory import BATCHES, by_portions, fitting
 from zsrobust.evaluation.meter import Meter, Sampler, device_of
 from zsrobust.evaluation.process import restored
@@ -74,6 +81,7 @@ class Judged:
     images: int
     clean_correct: int = 0
     robust_correct: int = 0
+    successes: int | None = None  #: images predicted as a targeted attack's target
     outcomes: Outcomes | None = None  #: None if the case failed
     samples: Samples | None = None
     error: str | None = None  #: the traceback of a failed case
@@ -117,6 +125,7 @@ def run_case(
         images=len(case.images),
         clean_correct=int(right.clean.sum()) if right else 0,
         robust_correct=int(right.robust.sum()) if right else 0,
+        successes=outcomes.successes if outcomes else None,
         outcomes=outcomes,
         samples=sampler.samples if sampler and outcomes else None,
         error=error,
@@ -166,6 +175,7 @@ class Referee:
         self.adversarial = np.zeros(count, dtype=np.int64)
         self.perturbation = np.zeros(count, dtype=np.float32)
         self.doubted = np.zeros(count, dtype=bool)
+        self.targets = np.full(count, -1, dtype=np.int64) if case.attack.targeted else None
         with frozen(self.meter), frozen(self.searches), exact():
             self.seal = Seal(self.judged_modules)
             two = tensor(case.images, np.array([0, 0]), case.cut, self.device)
@@ -178,7 +188,13 @@ class Referee:
             self.progress(count - len(chosen), count)
             by_portions(self.meter, chosen, BATCHES if case.attack.packs else 1, self._attack)
         self.disagreements = None if case.search == "float32" else int(self.doubted.sum())
-        return Outcomes(case.images.labels, self.clean, self.adversarial, self.perturbation)
+        return Outcomes(
+            case.images.labels,
+            self.clean,
+            self.adversarial,
+            self.perturbation,
+            targets=self.targets,
+        )
 
     @property
     def judged_modules(self) -> list[nn.Module]:
@@ -225,6 +241,7 @@ class Referee:
     def _attack(self, positions: Positions) -> None:
         case, originals = self.case, self._load(positions)
         labels = case.images.labels[positions]
+        self._aim(positions, originals, labels)
         passes = self.forward_passes
         found, sizes = self._search(positions, originals, labels, case.search)
         predicted = self._verdicts(found)
@@ -238,6 +255,28 @@ class Referee:
             self.sampler.look(positions[right], originals[right], found[right], broken)
         done = len(case.images) - int((self._chosen > positions[-1]).sum())
         self.progress(done, len(case.images))
+
+    def _aim(self, positions: Positions, originals: Tensor, labels: Positions) -> None:
+        """Keep a targeted attack's targets, chosen from clean logits of what the attack sees.
+
+        Raises CheatError for targets that are not allowed, and TamperError if the choice changed
+        what judges it.
+        """
+        if self.targets is None:
+            return
+        case, device = self.case, self.device
+        draws = self._draws[torch.from_numpy(positions).to(device)]
+        own_labels = torch.from_numpy(labels).to(device, copy=True)
+        parts = originals.split(self.meter.batch_size or len(originals))
+        with torch.no_grad(), arithmetic("float32", device):
+            logits = torch.cat([self.searches(part) for part in parts])
+        try:
+            with restored(self.judged_modules, self.process_changes, draws.seed(), device):
+                chosen = case.attack.aims(logits, own_labels.clone(), draws)
+        finally:
+            self._demand_the_same_judge()
+        chosen = check_targets(case.name, chosen, own_labels, logits.shape[1])
+        self.targets[positions] = chosen.cpu().numpy()
 
     def _search(
         self,
@@ -257,6 +296,8 @@ class Referee:
         own_labels = torch.from_numpy(labels).to(device, copy=True)
         seen = Meter(self.target, self.meter.batch_size)
         more = {"start": start} if case.attack.continues else {}
+        if self.targets is not None:
+            more["targets"] = torch.from_numpy(self.targets[positions]).to(device)
         process = restored(self.judged_modules, self.process_changes, draws.seed(), device)
         try:
             with torch.enable_grad(), arithmetic(precision, device), process:

@@ -16,6 +16,7 @@ import pandas as pd
 from zsrobust.core.errors import counted
 from zsrobust.core.intervals import wilson
 from zsrobust.reporting.rows import METRICS, Metric, Row
+from zsrobust.reporting.statistics import mean_interval
 from zsrobust.results.cell import Outcomes
 from zsrobust.results.flags import look_up
 from zsrobust.results.store import read
@@ -95,11 +96,15 @@ def leaderboard(datasets: Mapping[str, str], metric: Metric, zero_shot: bool) ->
     return [*means, *_accuracies(datasets, metric), *_details("report")]
 
 
-def terminal(place: Literal["defense", "defenses"]) -> list[Column]:
-    """Return the columns that a run prints of one defense or of several."""
+def terminal(place: Literal["defense", "defenses"], targeted: bool = False) -> list[Column]:
+    """Return the columns that a run prints of one defense or of several.
+
+    `targeted` adds the success of targeted attacks.
+    """
     return [
         Column("images", "Images", _images),
         *(Column(metric, metric.capitalize(), average(metric)) for metric in reversed(METRICS)),
+        *([Column("success", "Success", success)] if targeted else []),
         *_details(place),
     ]
 
@@ -199,6 +204,16 @@ def average(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:
         return Entry(percent(mean), mean, row.interval(metric, zero_shot), about=about)
 
     return entry
+
+
+def success(row: Row) -> Entry:
+    """Return the share of attacked images that are predicted as the attack's target; the mean."""
+    counts = row.successes()
+    if not counts:
+        return Entry(about="not measured, or no image was attacked")
+    mean = sum((Fraction(*each) for each in counts), Fraction(0)) / len(counts)
+    interval = wilson(*counts[0]) if len(counts) == 1 else mean_interval(counts)
+    return Entry(percent(mean), mean, interval, about="share of the attacked images")
 
 
 def above_chance(metric: Metric, zero_shot: bool = False) -> Callable[[Row], Entry]:

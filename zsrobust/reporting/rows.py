@@ -48,6 +48,25 @@ class Row:
             return None
         return int(cell[f"{metric}_correct"]), int(cell["images"])
 
+    @property
+    def targeted(self) -> bool:
+        """Whether its attack has targets, so that its cells count successes."""
+        return any(_whole(cell["successes"]) is not None for cell in self.cells.values())
+
+    def successes(self) -> list[tuple[int, int]] | None:
+        """Return for each dataset the numbers of successes and of attacked images.
+
+        None if a cell is missing, counts none, or attacked no image, and if the row is mixed.
+        """
+        found = []
+        for name in self.suite.datasets:
+            cell = self.cells.get(name)
+            reached = None if cell is None or cell["status"] != "ok" else _whole(cell["successes"])
+            if cell is None or reached is None or not cell["attacked"] or self.mixed:
+                return None
+            found.append((reached, int(cell["attacked"])))
+        return found
+
     def chance(self, dataset: str) -> Fraction | None:
         """Return chance on a dataset, in (0, 1]; None if the cell is missing or knows none.
 

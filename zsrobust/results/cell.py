@@ -30,13 +30,15 @@ class Right(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What happened to each image, in the order of the (sub)set: four arrays of shape (N,)."""
+    """What happened to each image, in the order of the (sub)set: arrays of shape (N,)."""
 
     labels: NDArray[np.int64]
     clean: NDArray[np.int64]  #: class predicted on the clean image
     adversarial: NDArray[np.int64]  #: class predicted on the adversarial image
     perturbation: NDArray[np.float32]  #: size in the attack's norm; 0 for images not attacked
     classes: NDArray[np.str_] | None = None  #: (K,) names of the classes
+    #: class that a targeted attack drives the image to, -1 if it was not attacked; None for others
+    targets: NDArray[np.int64] | None = None
 
     @property
     def clean_correct(self) -> int:
@@ -47,6 +49,11 @@ class Outcomes:
     def robust_correct(self) -> int:
         """Number of images classified correctly both without and under attack."""
         return int(self.right(attacked_all=False).robust.sum())
+
+    @property
+    def successes(self) -> int | None:
+        """Number of images predicted as a targeted attack's target; None for other attacks."""
+        return None if self.targets is None else int((self.adversarial == self.targets).sum())
 
     def right(self, attacked_all: bool) -> Right:
         """Return which images count as clean and which as robust. Only this defines "robust".
@@ -109,6 +116,11 @@ class Outcomes:
             for each in (found.clean, found.adversarial):
                 if not ((each >= 0) & (each < known)).all():
                     raise ValueError("some predictions are of no class")
+            if (aims := found.targets) is not None:
+                if aims.dtype.kind != "i" or aims.shape != found.labels.shape:
+                    raise ValueError("its targets do not fit the labels")
+                if not ((aims >= -1) & (aims < known)).all():
+                    raise ValueError("some targets are of no class")
             if not (np.isfinite(found.perturbation) & (found.perturbation >= 0)).all():
                 raise ValueError("some perturbations are not finite, or negative")
             return found
@@ -190,6 +202,7 @@ class Result:
     robust_correct: int = 0
     largest_class: int | None = None  #: images of the most frequent label
     most_predicted: int | None = None  #: adversarial images of the class predicted most often
+    successes: int | None = None  #: images predicted as a targeted attack's target
     flags: list[str] = field(default_factory=list)  #: names of red flags and notes: `flags.toml`
     seconds: float = 0.0
     forward: int = 0  #: images that passed through the classifier
@@ -213,6 +226,11 @@ class Result:
     def path(self) -> Path:
         """The cell's place in the results folder: a relative path without suffix."""
         return self.identity.path
+
+    @property
+    def attacked(self) -> int:
+        """The number of images that were attacked: the correct ones, or all."""
+        return self.images if self.identity.attacks_everything else self.clean_correct
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":

@@ -43,9 +43,16 @@ def impossible_value(result: Result) -> str | None:
 def impossible_outcome(result: Result, outcomes: Outcomes) -> str | None:
     """Return what is impossible in the outcomes of a result's attack, or None."""
     attack, classes = result.identity.attack, result.identity.dataset.details.get("classes")
-    largest = int(max(outcomes.clean.max(), outcomes.adversarial.max(), outcomes.labels.max()))
+    arrays = (outcomes.clean, outcomes.adversarial, outcomes.labels, outcomes.targets)
+    largest = int(max(array.max() for array in arrays if array is not None))
     if isinstance(classes, int) and largest >= classes:
         return f"it has class {largest}, and the dataset's classes are 0 to {classes - 1}"
+    if outcomes.targets is not None:
+        attacked = (outcomes.clean == outcomes.labels) | result.identity.attacks_everything
+        if not np.array_equal(outcomes.targets >= 0, attacked):
+            return "the images with a target are not those that were attacked"
+        if (outcomes.targets == outcomes.labels).any():
+            return "some targets are the labels"
     norm = attack.details.get("norm")
     if norm not in ("linf", "l2"):
         return f"the attack's norm is {norm!r}, and a norm is linf or l2"

@@ -132,9 +132,11 @@ def _check(result: Result) -> None:
         raise ValueError("a flag, a message or a version is not one line")
     if not 0 <= result.images <= MOST or (result.status == "ok" and not result.images):
         raise ValueError("impossible number of images")
-    most = result.images if result.identity.attacks_everything else result.clean_correct
+    most = result.attacked
     if not (0 <= result.clean_correct <= result.images and 0 <= result.robust_correct <= most):
         raise ValueError("impossible counts")
+    if not 0 <= (result.successes or 0) <= most - result.robust_correct:
+        raise ValueError("impossible number of successes")
     for count in (result.largest_class, result.most_predicted):
         if count is not None and not 0 < count <= result.images:
             raise ValueError("impossible counts of a class")
@@ -219,17 +221,18 @@ def load_results(
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
-    knowledge classes largest_class most_predicted memory deployed plan. `defense` and `attack` are
-    spec strings. `history` is the history of the training, a dictionary per epoch. `flags` lists
-    names of red flags and notes, whose words `zsrobust.results.flags.look_up` returns. `knowledge`
-    is what the attack knows about a test-time defense, "adaptive" or "oblivious", and "" for other
-    defenses.
+    knowledge classes largest_class most_predicted memory deployed plan attacked successes.
+    `defense` and `attack` are spec strings. `history` is the history of the training, a dictionary
+    per epoch. `flags` lists names of red flags and notes, whose words
+    `zsrobust.results.flags.look_up` returns. `knowledge` is what the attack knows about a test-time
+    defense, "adaptive" or "oblivious", and "" for other defenses.
     `classes` is the number of the dataset's classes, `largest_class` that of the images of the most
     frequent one, and `most_predicted` that of the adversarial images of the class predicted most
     often. `memory` is the peak memory of a training step, in bytes. Each of the four is None where
     a result does not store it. `deployed` is the digest of the defense, checkpoint included.
     `plan` is what an attack ran and skipped for this number of classes, and None for an attack
-    without a plan.
+    without a plan. `successes` is the number of `attacked` images that are predicted as a targeted
+    attack's target, and None for other attacks.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
@@ -247,6 +250,7 @@ COLUMNS = [
     *("suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title"),
     *("seed", "limit", *_COUNTS, "epoch_seconds", "history", "seconds", "flags", "versions"),
     *("path", "made", "knowledge", "classes", *_OF_CLASSES, "memory", "deployed", "plan"),
+    *("attacked", "successes"),
 ]
 
 
@@ -267,6 +271,8 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "memory": _memory(result),
         "deployed": identity.deployed,
         "plan": identity.attack.details.get("plan"),
+        "attacked": result.attacked,
+        "successes": result.successes,
     }
 
 

@@ -112,6 +112,7 @@ def _verify_counts(path: Path, result: Result, wrong: Callable[..., None]) -> No
         "images": len(outcomes.labels),
         "clean_correct": int(right.clean.sum()),
         "robust_correct": int(right.robust.sum()),
+        "successes": outcomes.successes,
     }
     for name, count in counts.items():
         if getattr(result, name) != count:

@@ -142,6 +142,7 @@ def build_result(
         images=judged.images,
         clean_correct=judged.clean_correct,
         robust_correct=judged.robust_correct,
+        successes=judged.successes,
         flags=sorted({*judged.notes, *examined.flags}),
         seconds=judged.seconds,
         forward=judged.forward,

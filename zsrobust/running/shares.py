@@ -16,11 +16,13 @@ def joined(shares: Sequence[Judged]) -> Judged:
         return shares[0]
     failed = next((share for share in shares if share.failed), None)
     outcomes = None if failed else _outcomes([share.outcomes for share in shares if share.outcomes])
+    reached = [share.successes for share in shares if share.successes is not None]
     doubts = [share.disagreements for share in shares if share.disagreements is not None]
     return Judged(
         images=sum(share.images for share in shares),
         clean_correct=0 if failed else sum(share.clean_correct for share in shares),
         robust_correct=0 if failed else sum(share.robust_correct for share in shares),
+        successes=sum(reached) if reached and not failed else None,
         outcomes=outcomes,
         samples=_first_shown([share.samples for share in shares], outcomes) if outcomes else None,
         error=failed.error if failed else None,
@@ -37,7 +39,9 @@ def joined(shares: Sequence[Judged]) -> Judged:
 
 
 def _outcomes(found: Sequence[Outcomes]) -> Outcomes:
-    names = ("labels", "clean", "adversarial", "perturbation")
+    names = ["labels", "clean", "adversarial", "perturbation"]
+    if all(each.targets is not None for each in found):
+        names.append("targets")
     parts = {name: [getattr(each, name) for each in found] for name in names}
     return Outcomes(**{name: _interleaved(arrays) for name, arrays in parts.items()})
 

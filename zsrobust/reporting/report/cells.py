@@ -36,6 +36,7 @@ def provenance(result: Result, place: str, method: str) -> Provenance:
     counts = {"Robust": result.robust_correct, "Clean": result.clean_correct}
     facts = {
         **{name: _accuracy(count, result) for name, count in counts.items()},
+        "Success": _success(result),
         "Chance": _chance(result),
         "Red flags": " ".join(look_up(flag).sentence for flag in result.flags),
         "Messages": " ".join(result.messages or ()),
@@ -62,6 +63,14 @@ def _accuracy(correct: int, result: Result) -> str:
     counts = f"{correct:,} of {counted(result.images, 'image')}"
     share = percent(Fraction(correct, result.images))
     return f"{share}% ({counts}; 95% interval {low:.1f}–{high:.1f})"
+
+
+def _success(result: Result) -> str:
+    """Return how many attacked images are predicted as a targeted attack's target; or ""."""
+    if result.successes is None or not result.attacked:
+        return ""
+    share = percent(Fraction(result.successes, result.attacked))
+    return f"{share}% ({result.successes:,} of {result.attacked:,} attacked images)"
 
 
 def _chance(result: Result) -> str:
