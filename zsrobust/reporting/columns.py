@@ -99,13 +99,13 @@ def leaderboard(datasets: Mapping[str, str], metric: Metric, zero_shot: bool) ->
 def terminal(place: Literal["defense", "defenses"], targeted: bool = False) -> list[Column]:
     """Return the columns that a run prints of one defense or of several.
 
-    `targeted` adds the success of targeted attacks.
+    With `targeted`, the success of targeted attacks takes the place of the details: a terminal of
+    80 characters has no room for both.
     """
     return [
         Column("images", "Images", _images),
         *(Column(metric, metric.capitalize(), average(metric)) for metric in reversed(METRICS)),
-        *([Column("success", "Success", success)] if targeted else []),
-        *_details(place),
+        *([Column("success", "Success", success)] if targeted else _details(place)),
     ]
 
 
