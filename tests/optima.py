@@ -50,6 +50,39 @@ def linear(norm, classes=5, count=32):
     )
 
 
+def reach(norm, weight, images, eps):
+    """Return the most, (N,), by which w · x of images (N, 3, S, S) falls within eps and [0, 1].
+
+    In "patch", eps is the side of the window in pixels.
+    """
+    size = weight.abs()
+    room = torch.where(weight > 0, images.flatten(1), 1 - images.flatten(1))
+    if norm == "l1":  # the steepest values first, each as far as it goes
+        order = size.argsort(descending=True)
+        before = room[:, order].cumsum(1) - room[:, order]
+        return ((eps - before).clamp_min(0).minimum(room[:, order]) * size[order]).sum(1)
+    if norm == "l2":  # values c · |w|, cut to their room; c by bisection
+        low, high = torch.zeros(len(images), 1).to(images), torch.full((len(images), 1), 1e9)
+        high = high.to(images)
+        for _ in range(200):
+            middle = (low + high) / 2
+            inside = (middle * size).minimum(room).norm(dim=1, keepdim=True) <= eps
+            low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+        return ((low * size).minimum(room) * size).sum(1)
+    gains = (size * room).view_as(images).sum(1)
+    places = range(images.shape[-1] - eps + 1)
+    windows = [gains[:, top : top + eps, left : left + eps] for top in places for left in places]
+    return torch.stack([each.sum((1, 2)) for each in windows]).amax(0)
+
+
+def boxed(seed, count=24, side=6):
+    """Return weights (3·S·S,) and images that fill [0, 1], many of their values exactly 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(3 * side * side, generator=generator, dtype=torch.float64)
+    images = torch.rand(count, 3, side, side, generator=generator, dtype=torch.float64)
+    return weight, (1.5 * images - 0.25).clamp(0, 1)
+
+
 class Small(nn.Module):
     """A network of three layers, with random weights, far from linear within the eps of the tests."""
 

@@ -18,7 +18,11 @@ from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import Case, judge
 from zsrobust.testing import check_attack, toy
 
-SHORTER = {"pgd100": "pgd100:steps=20", "square": "square:queries=200"}
+SHORTER = {
+    "pgd100": "pgd100:steps=20",
+    "square": "square:queries=200",
+    "patch": "patch:eps=3/8",  # the usual eps is less than a pixel
+}
 REGISTERED = [
     SHORTER.get(name, name) for name in attacks if name != "torchattacks"
 ]  # an extra, below
@@ -34,6 +38,16 @@ VARIANTS = [
     "fab:norm=l2,eps=2",
     "square:queries=200,norm=l2,eps=2",
     "ensemble:of=pgd2+apgd:loss=dlr,norm=l2,eps=2,step_size=1",
+    "pgd:norm=l1,eps=6,step_size=2",
+    "pgd:norm=l1,eps=6,step_size=2,share=0.05,restarts=2",
+    "cw:norm=l1,eps=6,step_size=2",
+    "apgd:norm=l1,eps=6",
+    "apgd:loss=dlr,norm=l1,eps=6",
+    "apgd:loss=targeted,norm=l1,eps=6",
+    "feature_l2:norm=l1,eps=6,step_size=2",
+    "ensemble:of=pgd2+apgd,norm=l1,eps=6,step_size=3",
+    "patch:eps=1/4,grid=100,tries=1",
+    "ensemble:of=patch+patch:grid=2,norm=patch,eps=3/8",
 ]
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 

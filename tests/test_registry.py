@@ -79,7 +79,7 @@ def test_an_attack_of_another_type_is_refused_and_the_base_class_named(entry, gi
     [
         ({"steps": 10**400}, "steps must be a finite number"),
         ({"eps": "8/255"}, "eps must be a finite number"),
-        ({"norm": "l1"}, "The norm 'l1' is not valid. An attack's norm is linf or l2"),
+        ({"norm": "l0"}, "The norm 'l0' is not valid. Choose one of linf, l2, l1, patch"),
     ],
 )
 def test_an_attack_made_in_python_is_checked_too(fields, message):

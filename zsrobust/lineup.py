@@ -7,6 +7,7 @@ import zsrobust.attacks.ensemble
 import zsrobust.attacks.fab
 import zsrobust.attacks.feature_l2
 import zsrobust.attacks.mim
+import zsrobust.attacks.patch
 import zsrobust.attacks.pgd
 import zsrobust.attacks.square
 import zsrobust.attacks.targeted

@@ -34,7 +34,10 @@ __all__ = [
 
 #: The smallest eps that moves a pixel. Between 1/2 and 1, float32 pixels are 2⁻²⁴ apart. An l2
 #: perturbation may be spread over all pixels: 388 is the square root of 3 · 224 · 224.
-SMALLEST: dict[Norm, float] = {"linf": 2**-24, "l2": 388 * 2**-24}
+#: One value can take all of an l1 perturbation. A patch has a pixel of up to 1024 a side.
+SMALLEST: dict[Norm, float] = {"linf": 2**-24, "l2": 388 * 2**-24, "l1": 2**-24, "patch": 2**-10}
+#: An eps of each norm, for the errors.
+EXAMPLES: dict[Norm, str] = {"linf": "1/255", "l2": "1/255", "l1": "12", "patch": "1/8"}
 LARGEST = 2**31  # of a number of steps or queries, for example
 
 
@@ -49,6 +52,8 @@ class Attack(ABC):
     eps: float = 1 / 255  #: the bound on the perturbation, in pixels of [0, 1]
     norm: Norm = "linf"  #: the norm of the bound
 
+    #: The norms that the attack knows.
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     #: True if images that could not be broken come back as they were.
     returns_clean: ClassVar[bool] = False
     #: True if it takes more images than fit into memory, and gives the classifier `slots` of them.
@@ -62,6 +67,11 @@ class Attack(ABC):
 
     def __post_init__(self) -> None:
         check_bounds(self.eps, self.norm, **{name: getattr(self, name) for name in self.positive})
+        if self.norm not in self.norms:
+            raise ZSRobustError(
+                f"{type(self).__name__} does not attack in the norm {self.norm}, but in "
+                f"{' or '.join(self.norms)}. Choose another attack: zsrobust list attacks"
+            )
 
     @abstractmethod
     def __call__(
@@ -119,18 +129,24 @@ def check_bounds(eps: float, norm: Norm, **positive: float | None) -> None:
     A value of None is not checked.
     """
     if norm not in SMALLEST:
-        raise ZSRobustError(f"The norm {norm!r} is not valid. An attack's norm is linf or l2.")
+        raise ZSRobustError(f"The norm {norm!r} is not valid. Choose one of {', '.join(SMALLEST)}.")
     for name, value in {"eps": eps, **positive}.items():
         if value is not None:
             _check_positive(name, value)
+    if norm == "patch" and eps >= 1:
+        raise ZSRobustError(
+            f"eps {eps:g} is not a patch's share of the image's side. Write a number in (0, 1), "
+            "for example 1/8."
+        )
     if norm == "linf" and eps >= 1:
         raise ZSRobustError(
             f"eps {eps:g} is beyond any pixel in [0, 1]. Write it as 8/255, or a number in (0, 1)."
         )
     if eps < SMALLEST[norm]:
+        why = "a patch has a pixel" if norm == "patch" else "float32 pixels do not move"
         raise ZSRobustError(
-            f"eps {eps:g} is too small in {norm}: float32 pixels do not move. "
-            "Choose a larger one, for example 1/255."
+            f"eps {eps:g} is too small in {norm}: {why}. "
+            f"Choose a larger one, for example {EXAMPLES[norm]}."
         )
 
 

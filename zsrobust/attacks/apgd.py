@@ -1,4 +1,8 @@
-"""Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690)."""
+"""Auto-PGD (Croce & Hein, ICML 2020, arXiv 2003.01690), and l1-APGD of the same authors.
+
+l1-APGD (ICML 2021, arXiv 2103.01208) takes sparse steps without momentum. It adapts how many
+values a step moves. Its constants are those of the released code (autopgd_base.py).
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +13,7 @@ from torch import Tensor, nn
 from zsrobust.attacks import Norm, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import edge_start, per_image, project_pixels, uphill
+from zsrobust.attacks.l1 import project, sparse_step
 from zsrobust.attacks.losses import CLASSES, LOSSES, Loss, targeted_dlr
 from zsrobust.attacks.notes import note
 from zsrobust.attacks.search import Rows, Search, SearchAttack, rivals
@@ -16,6 +21,13 @@ from zsrobust.attacks.search import Rows, Search, SearchAttack, rivals
 MOMENTUM = 0.25  # 1 - α of the paper's section 3.1
 RISING = 0.75  # ρ: with fewer steps uphill than this share, the steps are halved
 TARGETS = 9  # of AutoAttack's standard version
+
+# In l1:
+FIRST_SHARE = 0.2  # of the values that the first steps move
+DENSER = 1.5  # steps move as many values as the best perturbation has, divided by this
+FEWER = 0.95  # below this share of the values at the last checkpoint, it became sparser
+SHORTER, SHORTEST = 1.5, 10.0  # steps shrink by the first, from eps to eps divided by the second
+PERIOD = 0.04  # between checkpoints, as a share of all steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +37,9 @@ class APGD(SearchAttack):
     On cross-entropy, on the difference of logits ratio (DLR, eq. 6 of the paper), or on its
     targeted form (eq. 7), toward each of up to nine classes. DLR compares 3 classes, its targeted
     form 4: with fewer the margin is climbed, the numerator of DLR, and the plan says so.
+
+    In l1 it is l1-APGD (Croce & Hein, ICML 2021, arXiv 2103.01208) at one eps, as `use_largereps`
+    is off in the code. The paper's schedule that begins at 3 · eps is not implemented.
     """
 
     loss: Literal["ce", "dlr", "targeted"] = "ce"
@@ -33,6 +48,7 @@ class APGD(SearchAttack):
     #: Gradients, losses and logits are means over so many forward passes: expectation over
     #: transformation, for defenses that are random, as `eot` of `zsrobust.attacks.pgd.PGD`.
     eot: int | None = None
+    norms = ("linf", "l2", "l1")
     positive = ("steps", "restarts", "eot")
 
     @property
@@ -91,6 +107,10 @@ class Climb(Rows):
     rises: Tensor  #: (R,) steps since the last checkpoint that raised the loss
     best_then: Tensor  #: `best` at the last checkpoint
     halved: Tensor  #: whether the steps were halved there
+    #: (R,) in l1: the values that a step moves, and those that `best_point` changed at the last
+    #: checkpoint.
+    count: Tensor
+    changed: Tensor
 
 
 def apgd(
@@ -177,13 +197,16 @@ def climb(
     norm: Norm,
     steps: int,
 ) -> Climb | None:
-    """Take the steps, halved where the loss does not rise; return the rows of unbroken images."""
+    """Take the steps, halved where the loss does not rise; return the rows of unbroken images.
+
+    In l1 the steps become sparser with the best perturbation, and shorter if it does not.
+    """
     images, labels = search.images[owners], search.labels[owners]
     value, gradient, wrong = _look(classifier, starts, labels, targets, loss, search.times)
     if not (gradient.flatten(1).any(1) | wrong).all():
         note("attack_zero_gradients")
-    size = torch.full_like(value, 2 * eps)[:, None, None, None]
-    none = torch.zeros_like(labels)
+    size = torch.full_like(value, eps if norm == "l1" else 2 * eps)[:, None, None, None]
+    none, values = torch.zeros_like(labels), images[0].numel() if len(images) else 0
     rows = Climb(
         owners,
         images,
@@ -200,16 +223,23 @@ def climb(
         none,
         value,
         torch.ones_like(wrong),
+        none + max(1, int(FIRST_SHARE * values)),
+        none + values,
     )
     kept = search.take(owners, starts, wrong)
-    interval = max(int(0.22 * steps), 1)
+    interval = max(int((PERIOD if norm == "l1" else 0.22) * steps), 1)
     checkpoint = interval
     for step in range(1, steps + 1):
         if kept is not None:
             rows = rows[kept]
         if not len(rows.owner):
             return None
-        points = _step(rows, eps, norm, MOMENTUM if step > 1 else 0.0)
+        if norm == "l1":
+            points = project(
+                rows.image, rows.point + sparse_step(rows.gradient, rows.size, rows.count), eps
+            )
+        else:
+            points = _step(rows, eps, norm, MOMENTUM if step > 1 else 0.0)
         value, gradient, wrong = _look(
             classifier, points, rows.label, rows.target, loss, search.times
         )
@@ -220,7 +250,10 @@ def climb(
         rows.best = torch.where(better, value, rows.best)
         rows.best_point = torch.where(per_image(better), points, rows.best_point)
         rows.best_gradient = torch.where(per_image(better), gradient, rows.best_gradient)
-        if step == checkpoint:
+        if step == checkpoint and norm == "l1":
+            _sparsen(rows, eps)
+            checkpoint += interval
+        elif step == checkpoint:
             _halve(rows, interval)
             interval = max(interval - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
             checkpoint += interval
@@ -268,6 +301,22 @@ def _halve(rows: Climb, interval: int) -> None:
     rows.point = torch.where(per_image(stuck), rows.best_point, rows.point)
     rows.gradient = torch.where(per_image(stuck), rows.best_gradient, rows.gradient)
     rows.best_then, rows.halved, rows.rises = rows.best, stuck, torch.zeros_like(rows.rises)
+
+
+def _sparsen(rows: Climb, eps: float) -> None:
+    """Set the sparsity of the steps by that of the best point; begin again there if it fell.
+
+    The released code rounds the number of values up, so that two values never become one. Here it
+    is rounded down, to at least one.
+    """
+    changed = (rows.best_point != rows.image).flatten(1).sum(1)
+    rows.count = (changed / DENSER).long().clamp_min(1)
+    sparser = changed < FEWER * rows.changed
+    shorter = (rows.size / SHORTER).clamp_min(eps / SHORTEST)
+    rows.size = shorter.masked_fill(per_image(sparser), eps)
+    rows.point = torch.where(per_image(sparser), rows.best_point, rows.point)
+    rows.gradient = torch.where(per_image(sparser), rows.best_gradient, rows.gradient)
+    rows.changed = changed
 
 
 attacks.register("apgd")(APGD())

@@ -29,6 +29,7 @@ class Ensemble(Attack):
     of: str = "pgd10+apgd+square"
     step_size: float = 1 / 255
     early_stop: bool | None = None  #: of the members that have it; None leaves it to them
+    norms = ("linf", "l2", "l1", "patch")  # its members decide
     returns_clean = True
     positive = ("step_size",)
 

@@ -23,6 +23,8 @@ class FeatureL2(Iterative):
     that the start is random. It needs a classifier that has `features`.
     """
 
+    norms = ("linf", "l2", "l1")
+
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes."""
         return self.steps + 1, self.steps

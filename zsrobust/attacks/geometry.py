@@ -1,12 +1,16 @@
-"""Balls around images in l∞ and l2: sizes, projections, steps, random points."""
+"""Balls around images in l∞, l2 and l1: sizes, projections, steps, random points.
+
+The norm "patch" only has a size. Its perturbations form no ball.
+"""
 
 from typing import Literal
 
 from torch import Tensor, clamp
 
+from zsrobust.attacks import l1
 from zsrobust.attacks.draws import Draws
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l1", "patch"]
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -15,9 +19,29 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def perturbation_size(delta: Tensor, norm: Norm) -> Tensor:
-    """Return the size (N,) of perturbations (N, 3, S, S) in the norm."""
+    """Return the size (N,) of perturbations (N, 3, S, S) in the norm.
+
+    In "patch" it is the side of the smallest square window that contains every changed pixel, as a
+    share of the image's side. Any other value counts as changed, however near it is. In l1 the sum
+    is computed in float64.
+    """
+    if norm == "patch":
+        return window_side(delta) / delta.shape[-1]
     flat = delta.flatten(1)
+    if norm == "l1":
+        return flat.abs().double().sum(1).to(delta.dtype)
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def window_side(delta: Tensor) -> Tensor:
+    """Return the side (N,), in pixels, of the smallest square that contains every change."""
+    changed = (delta != 0).any(1)
+    sides = []
+    for axis in (1, 2):  # lines without a change, counted from both ends
+        lines = changed.any(axis).to(delta.dtype)
+        before, after = lines.cumsum(1), lines.flip(1).cumsum(1).flip(1)
+        sides.append(((before > 0) & (after > 0)).sum(1))
+    return sides[0].maximum(sides[1]).to(delta.dtype)
 
 
 def to_unit(delta: Tensor, norm: Norm) -> Tensor:
@@ -26,7 +50,10 @@ def to_unit(delta: Tensor, norm: Norm) -> Tensor:
 
 
 def uphill(gradient: Tensor, step_size: float | Tensor, norm: Norm) -> Tensor:
-    """Return the step of this size, (N, 3, S, S), that raises a linear function most."""
+    """Return the step of this size, (N, 3, S, S), that raises a linear function most.
+
+    In l∞ or l2; l1 has sparse steps, see `zsrobust.attacks.l1`.
+    """
     return step_size * (gradient.sign() if norm == "linf" else to_unit(gradient, norm))
 
 
@@ -37,8 +64,11 @@ def uphill(gradient: Tensor, step_size: float | Tensor, norm: Norm) -> Tensor:
 def project(images: Tensor, points: Tensor, eps: float, norm: Norm) -> Tensor:
     """Return points moved into the ball around the images and into [0, 1], (N, 3, S, S).
 
-    It clips the perturbation and adds it to the image. PGD, MIM and `ascend` use it.
+    It clips the perturbation and adds it to the image. PGD, MIM and `ascend` use it. In l1 it is
+    the exact projection to both at once.
     """
+    if norm == "l1":
+        return l1.project(images, points, eps)
     delta = points - images
     if norm == "linf":
         delta = delta.clamp(-eps, eps)
@@ -53,7 +83,7 @@ def project_pixels(images: Tensor, points: Tensor, eps: float, norm: Norm) -> Te
 
     In l∞ it clips the pixels themselves, and a pixel inside the ball keeps its bits. APGD uses it.
     """
-    if norm == "l2":
+    if norm in ("l2", "l1"):
         return project(images, points, eps, norm)
     return clamp(points, images - eps, images + eps).clamp(0, 1)
 
@@ -65,6 +95,8 @@ def uniform_start(
 
     `name` and `key` are those of the draws.
     """
+    if norm == "l1":
+        return l1.uniform(images, draws, eps, name, *key)
     shape = images.shape[1:]
     if norm == "linf":
         noise = draws.uniform(shape, name, *key).to(images) * 2 - 1
@@ -76,7 +108,12 @@ def uniform_start(
 
 
 def edge_start(images: Tensor, draws: Draws, eps: float, norm: Norm, *key: object) -> Tensor:
-    """Return random points at the distance eps from the images, clipped to [0, 1]."""
+    """Return random points at the distance eps from the images, clipped to [0, 1].
+
+    In l1 the points are noise projected to the ball and to [0, 1].
+    """
+    if norm == "l1":
+        return l1.edge(images, draws, eps, *key)
     shape = images.shape[1:]
     noise = draws.uniform(shape, *key) * 2 - 1 if norm == "linf" else draws.normal(shape, *key)
     return (images + eps * to_unit(noise.to(images), norm)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Projected gradient descent, in l∞ and l2."""
+"""Projected gradient descent, in l∞, l2 and l1."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +15,8 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image, uniform_start
 from zsrobust.attacks.losses import objective
 from zsrobust.attacks.notes import note
-from zsrobust.attacks.search import Iterative
+from zsrobust.attacks.search import Iterative, advance
+from zsrobust.core.errors import ZSRobustError
 
 Places = NDArray[np.int64]  # of images among those that an attack was given
 
@@ -25,6 +26,8 @@ class PGD(Iterative):
     """Projected gradient descent (Madry et al., ICLR 2018, arXiv 1706.06083).
 
     Steps of gradient ascent on the loss, projected to the ball around the image and to [0, 1].
+    In l1 the steps are sparse, as those of SLIDE (Tramèr & Boneh, NeurIPS 2019, arXiv 1904.13000),
+    and the projection is that of Croce & Hein (ICML 2021, arXiv 2103.01208).
 
     The defaults are those of the code released beside the paper: 1/255, steps of 1/255, a uniform
     start.
@@ -40,9 +43,20 @@ class PGD(Iterative):
     #: over transformation, for defenses that are random (Athalye et al., ICML 2018, arXiv
     #: 1802.00420, section 4.2).
     eot: int | None = None
+    #: The share of an image's values that a step in l1 moves; None is 0.01, as in SLIDE.
+    share: float | None = None
+    norms = ("linf", "l2", "l1")
     packs = True
     continues = True
-    positive = (*Iterative.positive, "restarts", "eot")
+    positive = (*Iterative.positive, "restarts", "eot", "share")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.share is not None and (self.norm != "l1" or self.share > 1):
+            raise ZSRobustError(
+                f"A share of {self.share:g} in {self.norm} is not valid. It is a number in (0, 1], "
+                "and for l1 only: pgd:norm=l1,share=0.05"
+            )
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
@@ -144,7 +158,15 @@ class PGD(Iterative):
             points.detach(),
             gradient / (self.eot or 1),
         )
-        moved = self.move(images, points, gradient)
+        moved = advance(
+            images,
+            points,
+            gradient,
+            eps=self.eps,
+            norm=self.norm,
+            step_size=self.step_size,
+            share=self.share,
+        )
         if self.early_stop:
             moved = torch.where(per_image(safe), moved, points)
         return moved, safe, gradient.flatten(1).any(dim=1)

@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from zsrobust.attacks import Attack, frozen, slots
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import Norm, project, uphill
+from zsrobust.attacks.l1 import can_move, sparse_step
 from zsrobust.attacks.notes import note
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import format_eps
 
 ROWS = 64  # a batch that fits wherever an attack runs at all
+#: The share of an image's values that a step in l1 moves, if it is not given: SLIDE of Tramèr &
+#: Boneh (NeurIPS 2019, arXiv 1904.13000) moves those above the 99th percentile.
+SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,15 @@ class Iterative(Attack):
     steps: int = 10
     step_size: float = 1 / 255
     positive: ClassVar[tuple[str, ...]] = ("steps", "step_size")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm == "l1" and self.steps * self.step_size < self.eps:
+            raise ZSRobustError(
+                f"{self.steps} steps of {format_eps(self.step_size)} do not reach eps "
+                f"{format_eps(self.eps)} in l1. Set longer ones, for example "
+                f"step_size={2.5 * self.eps / self.steps:.3g}"
+            )
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the numbers of forward and of backward passes that an image takes at most."""
@@ -34,8 +49,33 @@ class Iterative(Attack):
 
     def move(self, images: Tensor, points: Tensor, direction: Tensor) -> Tensor:
         """Return points (N, 3, S, S) one step uphill, within eps of the images and [0, 1]."""
-        moved = points + uphill(direction, self.step_size, self.norm)
-        return project(images, moved, self.eps, self.norm)
+        return advance(
+            images, points, direction, eps=self.eps, norm=self.norm, step_size=self.step_size
+        )
+
+
+def advance(
+    images: Tensor,
+    points: Tensor,
+    direction: Tensor,
+    *,
+    eps: float,
+    norm: Norm,
+    step_size: float,
+    share: float | None = None,
+) -> Tensor:
+    """Return points (N, 3, S, S) one step uphill, within eps of the images and [0, 1].
+
+    In l1 a step moves the `share` of values with the largest gradients, at least one value. A value
+    at 0 or 1 that would leave [0, 1] does not count among them. If its gradient is as large it
+    steps, too, so that the projection, which shrinks every change, leaves it where it is.
+    """
+    if norm == "l1":
+        count = max(1, int((share or SHARE) * images[0].numel()))
+        moved = points + sparse_step(direction, step_size, count, can_move(points, direction))
+    else:
+        moved = points + uphill(direction, step_size, norm)
+    return project(images, moved, eps, norm)
 
 
 def ascend(
@@ -60,8 +100,7 @@ def ascend(
         points.requires_grad_()
         (gradient,) = torch.autograd.grad(loss(points).sum(), points)
         moving &= gradient.flatten(1).any(dim=1).all()
-        moved = points.detach() + uphill(gradient, step_size, norm)
-        points = project(images, moved, eps, norm)
+        points = advance(images, points.detach(), gradient, eps=eps, norm=norm, step_size=step_size)
     if not moving:
         note("attack_zero_gradients")
     return points

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import parse_fields
 
 #: Types of arguments that the library's defaults do not tell.
-_TYPES: dict[str, Any] = {"norm": Norm, "seed": int | None, "n_classes": int}
+_NORM = Literal["linf", "l2"]
+_TYPES: dict[str, Any] = {"norm": _NORM, "seed": int | None, "n_classes": int}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class TorchAttacks(Attack):
             if name not in ("self", "model", "device")
         }
         types = {name: _TYPES.get(name, type(default)) for name, default in defaults.items()}
-        values = parse_fields(fields, {**types, "norm": Norm}, f"{where} with {method}")
+        values = parse_fields(fields, {**types, "norm": _NORM}, f"{where} with {method}")
         l2 = method.upper().endswith("L2") or values.get("norm") == "l2"
         norm: Norm = "l2" if l2 else "linf"
         eps = values.pop("eps", self.eps)

@@ -42,7 +42,7 @@ class Points(click.FloatRange):
 
 
 def _eps(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    return None if value is None else parse_eps(value)
+    return None if value is None else parse_eps(value, None)
 
 
 def _data_root(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
@@ -116,7 +116,7 @@ protocol_option = click.option(
 eps_option = click.option(
     "--eps",
     callback=_eps,
-    help="Bound of the perturbation, for example 8/255. Default: the suite's.",
+    help="Bound of the perturbation, for example 8/255, or 12 in l1. Default: the suite's.",
 )
 limit_option = limit_of()
 seed_option = click.option(

@@ -1,6 +1,7 @@
 """Spec strings such as `pgd:steps=100,eps=4/255`, and the values in them."""
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -125,12 +126,18 @@ def _describe(kind: Any) -> str:
     return names.get(kind, str(kind))
 
 
-def parse_eps(text: str) -> float:
-    """Return a bound in (0, 1) from "8/255" or "0.03"; raises ZSRobustError for other text."""
+def parse_eps(text: str, norm: str | None = "linf") -> float:
+    """Return a bound from "8/255" or "0.03"; raises ZSRobustError for other text.
+
+    It is in (0, 1), but for l1 and l2, whose bounds add up over an image: "12". A norm of None
+    accepts the bounds of every norm.
+    """
     try:
         eps = float(parse_value(text, float))
     except (ValueError, ArithmeticError):
         eps = 0.0
+    if norm in ("l1", "l2", None) and 1 <= eps < math.inf:
+        return eps
     if not 0 < eps < 1:
         raise ZSRobustError(
             f"eps {_short(text)!r} is not a bound on pixels in [0, 1]. "
@@ -140,6 +147,11 @@ def parse_eps(text: str) -> float:
 
 
 def format_eps(eps: float) -> str:
-    """Return "8/255" for multiples of 1/255, else the number as text; it inverts `parse_eps`."""
+    """Return "8/255" for multiples of 1/255, else the number as text; it inverts `parse_eps`.
+
+    Bounds of 1 and more, in l1 and l2, are numbers: "12", "1.5".
+    """
+    if eps >= 1:
+        return repr(int(eps)) if eps == int(eps) else repr(eps)
     whole = round(eps * 255)
     return f"{whole}/255" if whole and abs(eps - whole / 255) < 1e-9 else repr(eps)

@@ -11,13 +11,24 @@ from zsrobust.results.cell import Outcomes, Result
 TOLERANCE = 1e-6  #: of float32 arithmetic, in pixels of [0, 1]; the referee accepts as much
 #: The values of an image, at most: 3 channels of 1024 x 1024 pixels. Results store no image size.
 VALUES = 3 * 1024 * 1024
+#: Between 1/2 and 1, float32 pixels are 2⁻²⁴ apart. A change in l1 is off by as much per value: by
+#: half of it where the pixel was rounded, and by half where the difference was.
+ROUNDING = 2**-24
+#: The norms of attacks; see `zsrobust.attacks.geometry`.
+NORMS = ("linf", "l2", "l1", "patch")
 
 
 def most(norm: str, eps: float, values: int = VALUES, tolerance: float = TOLERANCE) -> float:
     """Return the largest accepted size of a perturbation of images with `values` values.
 
-    Every value may be off by the tolerance, which adds up in l2: sqrt(values) * tolerance.
+    Every value may be off by the tolerance, which adds up in l2: sqrt(values) * tolerance. In l1
+    that would be a large part of a small eps, so that only the rounding of float32 adds up. The
+    size of a patch is a share of the image's side.
     """
+    if norm == "l1":
+        return eps + tolerance + values * ROUNDING
+    if norm == "patch":
+        return eps + tolerance
     return eps + tolerance * (1.0 if norm == "linf" else float(values**0.5))
 
 
@@ -54,8 +65,8 @@ def impossible_outcome(result: Result, outcomes: Outcomes) -> str | None:
         if (outcomes.targets == outcomes.labels).any():
             return "some targets are the labels"
     norm = attack.details.get("norm")
-    if norm not in ("linf", "l2"):
-        return f"the attack's norm is {norm!r}, and a norm is linf or l2"
+    if norm not in NORMS:
+        return f"the attack's norm is {norm!r}, and a norm is one of {', '.join(NORMS)}"
     size, bound = float(outcomes.perturbation.max()), most(norm, attack.eps)
     if size > np.float32(bound):
         return f"a perturbation of {size:.6g} is beyond eps {attack.eps:.6g}"

@@ -47,7 +47,7 @@ class Cells:
         selection = Selection(
             suite=known_suite(about["suite"]),
             attack=about["attack"],
-            eps=parse_eps(about["eps"]),
+            eps=parse_eps(about["eps"], None),
             **{name: about[name] for name in ("protocol", "limit", "seed")},
         )
         return selection.command(
@@ -77,7 +77,7 @@ class Cells:
         eps = re.sub(r"^(\d+)-(\d+)$", r"\1/\2", bound)  # 6-255 means 6/255; 1e-05 stays
         parts = re.fullmatch(r"(.+?)(?:\.limit=(\d+))?(?:\.seed=(\d+))?", name)
         try:
-            parse_eps(eps)
+            parse_eps(eps, None)
         except ZSRobustError:
             return None
         if parts is None or not attack:

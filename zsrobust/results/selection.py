@@ -41,9 +41,11 @@ class Selection:
         a spec or an eps that is not valid.
         """
         name, fields = split_spec(attack)
-        own = fields.pop("eps", None)
+        own, norm = fields.pop("eps", None), fields.get("norm", "linf")
         if eps is None:
-            eps = suite.attack["eps"] if own is None else parse_eps(own)
+            eps = suite.attack["eps"] if own is None else parse_eps(own, norm)
+        elif eps >= 1:
+            eps = parse_eps(format_eps(eps), norm)
         return cls(
             suite=suite,
             attack=join_spec(name, fields),

@@ -58,7 +58,8 @@ def examine(
     the sign of the change in a random direction. `survived`, (N,) bool, is
     which images the cell's own attack left. Then `weak` is the share that it left of all images
     that it or a probe breaks, and `weak_images` is their number. The probe is PGD-10, or Square for
-    an attack that takes no gradient. `broken` counts the
+    an attack that takes no gradient. A patch has no `weak`: no probe searches among patches.
+    `broken` counts the
     images that PGD-10 broke; `eight_bits` is the share of them that stay broken in 8 bits.
     `unstable` and `coupled` are differences of logits in units of their range. `vanishing` is the
     growth of the margin, divided by the growth that its gradient predicts.
@@ -80,7 +81,8 @@ def examine(
         if steps:
             checks["attack_steps"] = steps
         if len(right) and knowledge == "adaptive":
-            left = None if survived is None else survived[chosen]
+            alike = survived if attack.norm != "patch" else None
+            left = None if alike is None else alike[chosen]
             progress("gradients", 1, 3)
             checks |= slopes(right)
             progress("searches", 2, 3)

@@ -69,6 +69,20 @@ class Connected(nn.Module):
         return logits + 0 * images.flatten(1)[:, :1].to(logits.dtype)
 
 
+def ball(attack: Attack, images: Tensor) -> tuple[float, Norm]:
+    """Return the eps and the norm of the probes.
+
+    They are the attack's own in l∞ and l2. In l1, where Square has no version, it is the largest l2
+    ball inside the l1 ball, so that what a probe breaks could be broken. No ball fits inside the
+    patches; their probes are in l∞ at 1/255, and `examine` does not compare the attack with them.
+    """
+    if attack.norm == "patch":
+        return 1 / 255, "linf"
+    if attack.norm == "l1":
+        return float(attack.eps / images[0].numel() ** 0.5), "l2"
+    return attack.eps, attack.norm
+
+
 @dataclass(frozen=True)
 class Sample:
     """Some images, the deployed classifier, and the classifier that the probes attack."""
@@ -93,10 +107,10 @@ class Sample:
         target: nn.Module | None = None,
         batch_size: int | None = None,
     ) -> "Sample":
-        """Return the sample for probes with the eps and the norm of `attack`; see `examine`."""
+        """Return the sample for probes in the ball of `attack`; see `examine` and `ball`."""
         deployed = Meter(classifier, batch_size)
         attacked = Meter(Connected(target or classifier), batch_size)
-        return cls(deployed, attacked, images, labels, draws, attack.eps, attack.norm)
+        return cls(deployed, attacked, images, labels, draws, *ball(attack, images))
 
     @contextmanager
     def apart(self) -> Iterator[None]:

@@ -79,7 +79,7 @@ def _selections(frame: pd.DataFrame, suite: Suite) -> list[tuple[Selection, pd.D
     for key, group in cells.groupby(["protocol", "attack", "eps", "seed"]):
         protocol, attack, eps, seed = map(str, key)
         selection = Selection(
-            suite=suite, protocol=protocol, attack=attack, eps=parse_eps(eps), seed=int(seed)
+            suite=suite, protocol=protocol, attack=attack, eps=parse_eps(eps, None), seed=int(seed)
         )
         found.append((selection, group))
 
