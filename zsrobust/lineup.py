@@ -1,5 +1,6 @@
 """The built-in attacks, datasets and defenses, loaded through an entry point as plugins are."""
 
+import zsrobust.attacks.adaptive
 import zsrobust.attacks.apgd
 import zsrobust.attacks.autoattack
 import zsrobust.attacks.cw
@@ -12,6 +13,7 @@ import zsrobust.attacks.pgd
 import zsrobust.attacks.square
 import zsrobust.attacks.targeted
 import zsrobust.attacks.torchattacks
+import zsrobust.attacks.transfer
 import zsrobust.datasets.catalogue
 import zsrobust.defenses.agft
 import zsrobust.defenses.apt

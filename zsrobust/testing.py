@@ -1,5 +1,6 @@
 """Checks for authors of attacks, defenses and datasets. Each raises AssertionError."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, attacks
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.scenes import Scene, Training
 from zsrobust.datasets import Cut, Images, datasets
 from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import defenses
@@ -51,6 +53,17 @@ def toy(
     return classifier, Images(pixels=pixels, labels=logits.argmax(1).numpy())
 
 
+def toy_scene(classifier: nn.Module, images: Tensor, labels: Tensor) -> Scene:
+    """Return a scene in which every other module is the classifier itself."""
+    return Scene(
+        ways={"unrolled": lambda: classifier, "undefended": lambda: classifier},
+        unrolled=lambda steps: classifier,
+        other=lambda spec: classifier,
+        worded=lambda texts: [classifier],
+        training=lambda count: Training(images[:count], labels[:count], classifier, ("toy",)),
+    )
+
+
 def _check(condition: object, message: str) -> None:
     if not condition:
         raise AssertionError(message)
@@ -72,13 +85,16 @@ def _check_classes(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
         pixels = torch.from_numpy(images.pixels).float() / 255
         labels = torch.from_numpy(images.labels)
         state = torch.random.get_rng_state()
-        attack(classifier, pixels, labels, Draws.of(0, "toy", np.arange(len(labels))))
-        first = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=24))
+        scene = toy_scene(classifier, pixels, labels)
+        case = Case(Meter(classifier), attack, spec, images, seed=1, batch_size=24, scene=scene)
+        seen = Meter(classifier, scene=scene)
+        attack(seen, pixels, labels, Draws.of(0, "toy", np.arange(len(labels))))
+        first = judge(case)
         _check(
             torch.equal(state, torch.random.get_rng_state()),
             f"{spec} changed torch's global random state",
         )
-        again = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=24))
+        again = judge(case)
         _check(
             first.clean_correct == len(images),
             "the toy classifier should be right about all its images",
@@ -92,7 +108,7 @@ def _check_classes(spec: str, attack: Attack, classes: tuple[int, ...]) -> None:
             f"{spec} does not repeat itself from the same seed",
         )
         if attack.packs:
-            packed = judge(Case(Meter(classifier), attack, spec, images, seed=1, batch_size=7))
+            packed = judge(dataclasses.replace(case, batch_size=7))
             _check(
                 np.array_equal(first.adversarial, packed.adversarial),
                 f"{spec} depends on how images are packed",

@@ -97,6 +97,14 @@ class Attack(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no targets.")
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """What it reads of its scene beside the attacked defense; a part of a cell's identity.
+
+        Keys are the names of the functions of `Scene`, values their arguments.
+        """
+        return {}
+
     def plan(self, classes: int) -> dict[str, Any]:
         """Return what runs and what is skipped for this many classes; a result stores it."""
         return {}

@@ -35,6 +35,17 @@ class Draws:
         places = torch.from_numpy(np.ascontiguousarray(positions)).to(device)
         return cls(_mix(places * GOLDEN + _number(f"{seed} {name}")))
 
+    @classmethod
+    def of_images(cls, images: Tensor, seed: int, name: str) -> "Draws":
+        """Return the source that images (N, 3, S, S) have by their own pixels, under a seed.
+
+        Equal pixels have equal numbers, in any batch. A defense that acts at test time knows no
+        positions, so that its random numbers come from here.
+        """
+        bits = images.detach().float().flatten(1).contiguous().view(torch.int32).long()
+        counter = torch.arange(1, bits.shape[1] + 1, device=bits.device) * GOLDEN
+        return cls(_mix(_mix(bits + counter).sum(1) + _number(f"{seed} {name}")))
+
     def __len__(self) -> int:
         return len(self.seeds)
 

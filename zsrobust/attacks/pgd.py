@@ -15,6 +15,7 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image, uniform_start
 from zsrobust.attacks.losses import objective
 from zsrobust.attacks.notes import note
+from zsrobust.attacks.scenes import redrawn
 from zsrobust.attacks.search import Iterative, advance
 from zsrobust.core.errors import ZSRobustError
 
@@ -149,8 +150,8 @@ class PGD(Iterative):
         """
         points.requires_grad_()
         logits = gradient = torch.zeros((), device=points.device)
-        for _ in range(self.eot or 1):
-            drawn = classifier(points)
+        for draw in range(self.eot or 1):
+            drawn = redrawn(classifier, draw)(points)
             logits = logits + drawn.detach()
             gradient = gradient + torch.autograd.grad(self.value(drawn, labels).sum(), points)[0]
         safe, points, gradient = (
@@ -188,7 +189,9 @@ class PGD(Iterative):
         parts = [left[start : start + size] for start in range(0, len(left), size)]
         indices = [_index(part, labels) for part in parts]
         logits = [
-            torch.stack([classifier(adversarial[at]) for _ in range(times)]).sum(0)
+            torch.stack([redrawn(classifier, draw)(adversarial[at]) for draw in range(times)]).sum(
+                0
+            )
             for at in indices
         ]
         pairs = zip(logits, indices, strict=True)

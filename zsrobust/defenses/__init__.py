@@ -14,6 +14,7 @@ from zsrobust.core.specs import field_types, join_spec, normalize, parse_fields,
 from zsrobust.datasets import Wording
 from zsrobust.models.clip import Clip
 from zsrobust.models.heads import Head
+from zsrobust.models.randomized import parse_judged
 from zsrobust.models.wrappers import Knowledge, Wrapper
 from zsrobust.models.zeroshot import ZeroShotClassifier
 from zsrobust.settings.suites import Suite
@@ -40,6 +41,7 @@ class Defense:
         default_factory=dict
     )  #: values that a spec sets for the recipe and its options
     knowledge = ""  #: what an attack knows of a test-time defense; empty for other defenses
+    randomized = False  #: whether it draws random numbers at test time
 
     @property
     def passes(self) -> int:
@@ -306,6 +308,26 @@ class Wrapped(Around):
             wrapper=self.wrapper(workshop),
             knowledge=self.knowledge,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Wrapped):
+    """A test-time defense with random numbers. They come from the image's pixels and `seed`.
+
+    `judged` says which draws make the verdict; see `zsrobust.models.randomized.Judged`.
+    """
+
+    judged: str = "one_shot"
+    seed: int = 0
+    randomized = True
+
+    def __post_init__(self) -> None:
+        parse_judged(self.judged)
+
+    def title_around(self, *others: Defense) -> str:
+        """Return its title, which names the other defense, and how it is judged if not by one."""
+        title = super().title_around(*others)
+        return title if self.judged == "one_shot" else f"{title}, {self.judged.replace('_', ' ')}"
 
 
 defenses: Registry[Defense] = Registry("defense", "defenses", accepts=Defense)

@@ -1,6 +1,7 @@
 """Meters: the passes and the sample images that the referee records while an attack runs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,20 +10,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from zsrobust.attacks.scenes import Scene
 from zsrobust.results.cell import Samples
+
+
+@dataclass
+class Passes:
+    """The numbers of images that passed through some classifiers, forward and backward."""
+
+    forward: int = 0
+    backward: int = 0
 
 
 class Meter(nn.Module):
     """A classifier that counts the images of its forward and backward passes.
 
-    `batch_size` is the number of images that it takes at once; None means any number.
+    `batch_size` is the number of images that it takes at once; None means any number. `scene` is
+    what an attack may use beside the classifier.
     """
 
-    def __init__(self, classifier: nn.Module, batch_size: int | None = None) -> None:
+    def __init__(
+        self, classifier: nn.Module, batch_size: int | None = None, scene: Scene | None = None
+    ) -> None:
         """Wrap a classifier."""
         super().__init__()
-        self.classifier, self.batch_size = classifier, batch_size
-        self.forward_passes = self.backward_passes = 0
+        self.classifier, self.batch_size, self.scene = classifier, batch_size, scene
+        self.passes = Passes()
+
+    @property
+    def forward_passes(self) -> int:
+        """The number of images that passed forward."""
+        return self.passes.forward
+
+    @property
+    def backward_passes(self) -> int:
+        """The number of images whose gradient was taken."""
+        return self.passes.backward
+
+    def beside(self, classifier: nn.Module) -> "Meter":
+        """Return another classifier, whose passes count with these."""
+        other = Meter(classifier, self.batch_size, self.scene)
+        other.passes = self.passes
+        return other
+
+    @property
+    def redrawn(self) -> Callable[[int], "Meter"]:
+        """Another draw of a randomized classifier; missing if it has none."""
+        make: Any = self.classifier.redrawn
+        return lambda draw: self.beside(make(draw))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the classifier's logits (N, K), in float32 or float64.
@@ -47,7 +82,7 @@ class Meter(nn.Module):
         return partial(self._metered, self.classifier.tokens)
 
     def _metered(self, function: Any, images: Tensor) -> Tensor:
-        self.forward_passes += len(images)
+        self.passes.forward += len(images)
         found: Tensor = function(images)
         found = found.to(torch.promote_types(found.dtype, torch.float32))
         if found.requires_grad:
@@ -55,7 +90,7 @@ class Meter(nn.Module):
         return found
 
     def _count(self, gradient: Tensor) -> None:
-        self.backward_passes += len(gradient)
+        self.passes.backward += len(gradient)
 
 
 class Sampler:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, exact, frozen
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.scenes import Scene, redrawn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.pixels import tensor
@@ -72,6 +73,7 @@ class Case:
     cut: Cut | None = None  #: resizes and crops images of other sizes
     attacked: Attacked = "correct"
     search: Search = "float32"  #: images that a lower precision leaves are attacked in float32
+    scene: Scene | None = None  #: what the attack may use beside the target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +230,7 @@ class Referee:
         return sum(meter.forward_passes for meter in self.meters)
 
     def _look(self, positions: Positions) -> None:
-        predicted = predict(self.meter, self._load(positions))
+        predicted = self._verdicts(self._load(positions), self.case.images.labels[positions])
         self.clean[positions] = self.adversarial[positions] = predicted
 
     def _load(self, positions: Positions) -> Tensor:
@@ -244,7 +246,7 @@ class Referee:
         self._aim(positions, originals, labels)
         passes = self.forward_passes
         found, sizes = self._search(positions, originals, labels, case.search)
-        predicted = self._verdicts(found)
+        predicted = self._verdicts(found, labels)
         if case.search != "float32":
             found = self._search_again(positions, originals, labels, found, sizes, predicted)
         self._demand_an_attack(originals, labels, sizes, predicted, self.forward_passes - passes)
@@ -294,7 +296,7 @@ class Referee:
         case, device = self.case, self.device
         draws = self._draws[torch.from_numpy(positions).to(device)]
         own_labels = torch.from_numpy(labels).to(device, copy=True)
-        seen = Meter(self.target, self.meter.batch_size)
+        seen = Meter(self.target, self.meter.batch_size, case.scene)
         more = {"start": start} if case.attack.continues else {}
         if self.targets is not None:
             more["targets"] = torch.from_numpy(self.targets[positions]).to(device)
@@ -303,8 +305,8 @@ class Referee:
             with torch.enable_grad(), arithmetic(precision, device), process:
                 found = case.attack(seen, originals.clone(), own_labels, draws, **more)
         finally:  # a change outweighs whatever the attack raised
-            self.searches.forward_passes += seen.forward_passes
-            self.searches.backward_passes += seen.backward_passes
+            self.searches.passes.forward += seen.forward_passes
+            self.searches.passes.backward += seen.backward_passes
             self._demand_the_same_judge()
         return check(case.name, self.bound, originals, found)
 
@@ -348,17 +350,26 @@ class Referee:
         case, left = self.case, np.flatnonzero(predicted == labels)
         if not len(left):
             return found
-        self.doubted[positions[left]] = self._verdicts(found[left], case.search) != labels[left]
+        doubtful = self._verdicts(found[left], labels[left], case.search)
+        self.doubted[positions[left]] = doubtful != labels[left]
         again, sizes[left] = self._search(
             positions[left], originals[left], labels[left], "float32", found[left]
         )
-        predicted[left] = self._verdicts(again)
+        predicted[left] = self._verdicts(again, labels[left])
         places = torch.from_numpy(left).to(found.device)
         return found.index_copy(0, places, again)
 
-    def _verdicts(self, found: Tensor, precision: Search = "float32") -> Positions:
-        parts = found.split(self.meter.batch_size or len(found))
-        return np.concatenate([predict(self.meter, part, precision) for part in parts])
+    def _verdicts(
+        self, found: Tensor, labels: Positions, precision: Search = "float32"
+    ) -> Positions:
+        """Return the predicted classes, (n,); of several draws, the first wrong one counts."""
+        parts = found.split(self.meter.batch_size or max(1, len(found)))
+        predicted = np.concatenate([predict(self.meter, part, precision) for part in parts])
+        for draw in range(1, getattr(self.classifier, "worst_of", 1)):
+            meter = redrawn(self.meter, draw)
+            again = np.concatenate([predict(meter, part, precision) for part in parts])
+            predicted = np.where(predicted == labels, again, predicted)
+        return predicted
 
     def _demand_an_attack(
         self, originals: Tensor, labels: Positions, sizes: Tensor, predicted: Positions, passes: int

@@ -6,13 +6,14 @@ Athalye, Carlini & Wagner, ICML 2018, arXiv 1802.00420). An oblivious attack see
 without the wrapper.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from zsrobust.models.randomized import Judged, is_random
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
 #: Whether the attack knows the wrapper.
@@ -20,19 +21,49 @@ Knowledge = Literal["adaptive", "oblivious"]
 ADAPTIVE: Knowledge = "adaptive"
 
 
+#: Makes a classifier of pixels around a plain one.
+Make = Callable[[ZeroShotClassifier], nn.Module]
+
+
 @dataclass(frozen=True)
 class Wrapper:
     """How a classifier is wrapped: pixels (N, 3, S, S) in [0, 1] still become logits (N, K)."""
 
-    wrap: Callable[[ZeroShotClassifier], nn.Module]  #: makes the deployed classifier
+    wrap: Make  #: makes the deployed classifier
     #: Makes the adaptive attack's surrogate: the same logits, with a gradient. None: not needed.
-    surrogate: Callable[[ZeroShotClassifier], nn.Module] | None = None
+    surrogate: Make | None = None
+    #: Makes further surrogates, by name, which the attack `adaptive` tries, too.
+    others: Mapping[str, Make] = field(default_factory=dict)
+    #: Makes the classifier whose last n steps of an optimization can be differentiated.
+    unrolled: Callable[[ZeroShotClassifier, int], nn.Module] | None = None
+    steps: int = 0  #: of that optimization
+    #: How a randomized defense is judged: `one_shot`, `majority_of_n` or `worst_of_n`.
+    judged: str = "one_shot"
+
+    def deployed(self, classifier: ZeroShotClassifier) -> nn.Module:
+        """Return the classifier that the referee judges."""
+        made = self.wrap(classifier)
+        return Judged(made, self.judged) if is_random(made) else made
 
     def target(self, classifier: ZeroShotClassifier, knowledge: Knowledge) -> nn.Module | None:
         """Return the classifier that an attack sees; None for the deployed one."""
         if knowledge == "oblivious":
             return classifier
-        return None if self.surrogate is None else self.surrogate(classifier)
+        if self.surrogate is not None:
+            return self.surrogate(classifier)
+        made = self.wrap(classifier)
+        return made if is_random(made) else None
+
+    def ways(self) -> dict[str, Make]:
+        """Return what an attack can differentiate beside the target, by name.
+
+        These are further surrogates, the unrolled optimization, and the undefended classifier.
+        """
+        found = dict(self.others)
+        unrolled = self.unrolled
+        if unrolled is not None:
+            found["unrolled"] = lambda classifier: unrolled(classifier, self.steps)
+        return {**found, "undefended": lambda classifier: classifier}
 
 
 class Purified(nn.Module):
@@ -79,8 +110,35 @@ class Purified(nn.Module):
         return purified if self.stand_in is None else bpda(purified, self.stand_in(images))
 
 
+class OnFeatures(nn.Module):
+    """A classifier whose image features are changed before they are compared with the texts."""
+
+    def __init__(
+        self,
+        classifier: ZeroShotClassifier,
+        change: Callable[[Tensor], Tensor],
+        stand_in: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Take the classifier, the change of unit-norm features (N, D), and its stand-in.
+
+        `stand_in` is None if the change has a useful gradient.
+        """
+        super().__init__()
+        self.classifier, self.change, self.stand_in = classifier, change, stand_in
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the changed features, (N, D), of images (N, 3, S, S) in [0, 1]."""
+        before = self.classifier.features(images)
+        changed = self.change(before)
+        return changed if self.stand_in is None else bpda(changed, self.stand_in(before))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, (N, K), of images (N, 3, S, S) in [0, 1]."""
+        return self.features(images) @ self.classifier.head.T
+
+
 def unchanged(images: Tensor) -> Tensor:
-    """Return the images, the stand-in for a small change (Athalye et al., section 4.1.1)."""
+    """Return what was given, the stand-in for a small change (Athalye et al., section 4.1.1)."""
     return images
 
 

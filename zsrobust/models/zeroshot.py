@@ -99,6 +99,12 @@ class HalfPrecision(nn.Module):
         """The classifier's patch tokens (N, L, D), float32; missing if it has none."""
         return partial(self._halved, self.classifier.tokens)
 
+    @property
+    def redrawn(self) -> Callable[[int], "HalfPrecision"]:
+        """Another draw of a randomized classifier; missing if it has none."""
+        make: Any = self.classifier.redrawn
+        return lambda draw: HalfPrecision(make(draw))
+
     def _halved(self, function: Any, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.float16):
             found: Tensor = function(images)

@@ -51,7 +51,8 @@ def _wrong_fields(identity: Identity) -> list[str]:
     if identity.suite in suites.names():  # a user's suite may set any field
         own, of_suite = registered()["attacks"].get(name, {}), suites.load(identity.suite).attack
         expected = {**own, **{key: of_suite[key] for key in own.keys() & of_suite.keys()}, **fields}
-    if identity.defense.knowledge == "oblivious" and "early_stop" in expected:
+    randomized = "judged" in identity.defense.details.get("wrapper", {})
+    if (identity.defense.knowledge == "oblivious" or randomized) and "early_stop" in expected:
         expected["early_stop"] = False  # such an attack takes all its steps
     stored = identity.attack.details
     return [

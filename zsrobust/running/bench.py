@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import frozen
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.scenes import Scene
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Cut, Images, Split, datasets
 from zsrobust.datasets.pixels import tensor
@@ -28,6 +29,7 @@ from zsrobust.results.identity import AttackIdentity, DatasetIdentity, DefenseId
 from zsrobust.running.cost import Speed, measure
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
+from zsrobust.running.stage import Stage
 from zsrobust.settings.protocols import Protocol
 from zsrobust.settings.suites import Suite
 
@@ -42,6 +44,7 @@ class Deployed:
     classifier: nn.Module
     target: nn.Module | None = None  #: the attacked module; None: the classifier itself
     knowledge: Knowledge = ADAPTIVE
+    scene: Scene | None = None  #: what the attack may use beside the target
 
 
 class Sample(NamedTuple):
@@ -113,17 +116,19 @@ class Bench:
 
     def deploy(self, cell: Cell, tower: Tower) -> Deployed:
         """Return a defense on a cell's classes, frozen, in eval mode."""
+        scene = Stage(self, cell, tower).scene
         if tower.wrapper is None:
-            plain = self._ready(self._plain(cell, tower))
+            plain = self.ready(self.plain(cell, tower))
             if tower.attacked is None:
-                return Deployed(plain)
-            attacked = self._plain(cell, tower, attacked=True)
-            return Deployed(plain, self._ready(attacked), tower.knowledge)
-        target = tower.wrapper.target(self._plain(cell, tower), tower.knowledge)
+                return Deployed(plain, scene=scene)
+            attacked = self.plain(cell, tower, attacked=True)
+            return Deployed(plain, self.ready(attacked), tower.knowledge, scene)
+        target = tower.wrapper.target(self.plain(cell, tower), tower.knowledge)
         return Deployed(
-            self._ready(tower.wrapper.wrap(self._plain(cell, tower))),
-            None if target is None else self._ready(target),
+            self.ready(tower.wrapper.deployed(self.plain(cell, tower))),
+            None if target is None else self.ready(target),
             tower.knowledge,
+            scene,
         )
 
     def undefended(self, cell: Cell) -> nn.Module | None:
@@ -135,9 +140,10 @@ class Bench:
         plain = self.workshop.clip.classifier(
             prompts, None, protocol.logit_scale, protocol.normalization
         )
-        return self._ready(plain)
+        return self.ready(plain)
 
-    def _plain(self, cell: Cell, tower: Tower, attacked: bool = False) -> ZeroShotClassifier:
+    def plain(self, cell: Cell, tower: Tower, attacked: bool = False) -> ZeroShotClassifier:
+        """Return a tower's classifier of a cell's classes, without a wrapper."""
         protocol = self.protocol
         return tower.classifier(
             self.workshop.clip,
@@ -147,7 +153,8 @@ class Bench:
             attacked=attacked,
         )
 
-    def _ready(self, classifier: nn.Module) -> nn.Module:
+    def ready(self, classifier: nn.Module) -> nn.Module:
+        """Return a classifier as it is judged or attacked: its precision, frozen, in eval mode."""
         if self.protocol.precision == "float16":
             # Outermost: a wrapper needs features, and its arithmetic is half precision, too.
             classifier = HalfPrecision(classifier)
@@ -167,18 +174,22 @@ class Bench:
             cut=self.cut_of(cell),
             attacked=self.protocol.attacked,
             search=self.search,
+            scene=deployed.scene,
         )
 
-    def identify(self, cell: Cell, defense: DefenseIdentity) -> Identity:
+    def identify(
+        self, cell: Cell, defense: DefenseIdentity, tower: Tower | None = None
+    ) -> Identity:
         """Return the identity of a cell: everything that its numbers depend on."""
         classes, wording = len(cell.dataset.classes), self.protocol.prompts
         details = identify_dataset(cell.dataset, self.images(cell), wording, self.cut_of(cell))
+        read = Stage(self, cell, tower).identity() if tower and cell.attack.reads else {}
         return Identity(
             suite=self.suite.name,
             protocol=self.protocol.name,
             defense=defense,
             attack=AttackIdentity(
-                cell.key.attack, cell.attack.eps, identify_attack(cell.attack, classes)
+                cell.key.attack, cell.attack.eps, {**identify_attack(cell.attack, classes), **read}
             ),
             dataset=DatasetIdentity(cell.key.dataset, cell.dataset.title, cell.key.limit, details),
             seed=cell.key.seed,

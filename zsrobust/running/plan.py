@@ -48,13 +48,15 @@ class Cell:
 
         The attack takes all its steps if the protocol judges the last iterate. An oblivious attack
         does, too: an image that just crossed the border of the attacked classifier rarely crosses
-        the border of the deployed one.
+        the border of the deployed one. So does an attack on a randomized defense, whose verdict
+        has another draw.
         """
         defense = None if key.defense == MODULE else defenses.create(key.defense)
         attack = attacks.create(key.attack, suite.attack)
         attack = dataclasses.replace(attack, eps=key.eps)
         oblivious = defense is not None and defense.knowledge == "oblivious"
-        if oblivious or protocol.judged == "final":
+        randomized = defense is not None and defense.randomized
+        if oblivious or randomized or protocol.judged == "final":
             attack = attack.full()
         return cls(key, defense, attack, datasets[key.dataset])
 

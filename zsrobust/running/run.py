@@ -161,7 +161,7 @@ def look_up(
 
 
 def _look(bench: Bench, cell: Cell, store: Store, tower: Tower, force: bool) -> Work:
-    identity = bench.identify(cell, identify_defense(cell, tower))
+    identity = bench.identify(cell, identify_defense(cell, tower), tower)
     place = bench.path(cell)
     stamp, path = stamp_of(store.folder / place), store.find(place)
     if force or path is None:

@@ -56,6 +56,7 @@ def evaluate(
     name = normalize(defense, defenses) if isinstance(defense, str) else MODULE
     key = Key(name, bare, resolved.eps, dataset, whole(limit, dataset), seed)
     cell = Cell.of(key, bench.suite, bench.protocol)
+    tower = None
     if isinstance(defense, str):
         tower = bench.workshop.tower(defense)
         deployed, about = bench.deploy(cell, tower), identify_defense(cell, tower)
@@ -63,7 +64,7 @@ def evaluate(
         module = defense.to(device) if device else defense
         deployed = Deployed(checked(module, bench.images(cell), bench.cut_of(cell), cell))
         about = DefenseIdentity(MODULE, type(defense).__name__)
-    identity = bench.identify(cell, about)
+    identity = bench.identify(cell, about, tower)
     judged = run_case(bench.case(cell, deployed, bench.images(cell)))
     if judged.failed:
         raise ZSRobustError(last_line(judged.error))

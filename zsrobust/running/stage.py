@@ -1,0 +1,138 @@
+"""The stage: builds what a cell's attack may use beside the classifier, when it asks for it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from zsrobust.attacks.scenes import Scene, Training
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.specs import join_spec
+from zsrobust.datasets import Dataset, Wording, datasets
+from zsrobust.datasets.pixels import tensor
+from zsrobust.defenses import Tower
+from zsrobust.models.wrappers import Make
+from zsrobust.models.zeroshot import ZeroShotClassifier
+from zsrobust.running.plan import Cell
+
+if TYPE_CHECKING:
+    from zsrobust.running.bench import Bench
+
+DESCRIPTIONS = "descriptions"  #: several sentences for each class, in place of a template
+NUMBER = 5  #: of them (the released code of SAFT)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A cell, the tower of its defense, and the bench that builds modules for both."""
+
+    bench: "Bench"
+    cell: Cell
+    tower: Tower
+
+    @property
+    def scene(self) -> Scene:
+        """What the cell's attack may use; nothing is built before it asks."""
+        wrapper = self.tower.wrapper
+        makes = {} if wrapper is None else wrapper.ways()
+        unrolled = None if wrapper is None else wrapper.unrolled
+
+        def unroll(steps: int) -> nn.Module:
+            assert unrolled is not None
+            return self._made(lambda classifier: unrolled(classifier, steps))
+
+        return Scene(
+            ways={name: partial(self._made, make) for name, make in makes.items()},
+            unrolled=None if unrolled is None else unroll,
+            other=self.other,
+            worded=self.worded,
+            training=self.training,
+        )
+
+    def other(self, spec: str) -> nn.Module:
+        """Return the classifier of another defense on this cell's classes, as attacks see it."""
+        deployed = self.bench.deploy(self.cell, self.bench.workshop.tower(spec))
+        return deployed.target or deployed.classifier
+
+    def worded(self, texts: str) -> list[nn.Module]:
+        """Return what the attack sees, with other texts: a head for each.
+
+        `texts` is a template with one "{}", or `descriptions`: five heads, the n-th of the n-th
+        description of each class. Raises ZSRobustError for other texts.
+        """
+        return [self._made(self._target, head) for head in self._prompts(texts)]
+
+    def _prompts(self, texts: str) -> list[list[list[str]]]:
+        dataset = self.cell.dataset
+        if texts == DESCRIPTIONS:
+            return descriptions(dataset)
+        if texts.count("{}") != 1:
+            raise ZSRobustError(
+                f"texts={texts!r} is no template: it has {texts.count('{}')} places for the class. "
+                "Expected one, as in texts=a photo of a {}. Or write texts=descriptions"
+            )
+        names = dataset.worded(self.bench.protocol.prompts).classes
+        return [Wording(names, (texts,)).prompts]
+
+    def training(self, count: int) -> Training:
+        """Return so many images of the suite's training set, and the attacked classifier there."""
+        bench, key = self.bench, self.cell.key
+        dataset = datasets[bench.suite.train_on]
+        cell = dataclasses.replace(self.cell, dataset=dataset)
+        images = dataset.open("train", bench.train_cut).subset(count)
+        device = next(bench.workshop.clip.encoder.parameters()).device
+        deployed = bench.deploy(cell, self.tower)
+        return Training(
+            tensor(images, np.arange(len(images)), bench.train_cut, device),
+            torch.from_numpy(images.labels).to(device),
+            deployed.target or deployed.classifier,
+            (key.defense, join_spec(key.attack, {"eps": repr(key.eps)}), str(key.seed)),
+        )
+
+    def _target(self, classifier: ZeroShotClassifier) -> nn.Module:
+        wrapper = self.tower.wrapper
+        if wrapper is None:
+            return classifier
+        return wrapper.target(classifier, self.tower.knowledge) or wrapper.wrap(classifier)
+
+    def _made(self, make: Make, prompts: Sequence[Sequence[str]] | None = None) -> nn.Module:
+        """Return the module that `make` makes of the plain classifier, ready to be attacked."""
+        plain = self.bench.plain(self.cell, self.tower)
+        if prompts is not None:
+            head = self.bench.workshop.clip.head(prompts, self.bench.protocol.logit_scale)
+            plain.head = head.to(plain.head)
+        return self.bench.ready(make(plain))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the attack reads beside the classifier, as a part of the cell's identity."""
+        reads, found = self.cell.attack.reads, dict[str, Any]()
+        if spec := reads.get("other"):
+            found["other"] = self.bench.workshop.tower(spec).identity
+        if texts := reads.get("worded"):
+            found["texts"] = hashlib.sha256(repr(self._prompts(texts)).encode()).hexdigest()[:16]
+        if count := reads.get("training"):
+            name = self.bench.suite.train_on
+            images = datasets[name].open("train", self.bench.train_cut).subset(int(count))
+            found["training"] = {"dataset": name, "digest": images.digest}
+        return found
+
+
+def descriptions(dataset: Dataset) -> list[list[list[str]]]:
+    """Return the prompts of five heads: the n-th has the n-th description of each class.
+
+    Raises ZSRobustError for a class with fewer descriptions, and as `Dataset.descriptions` does.
+    """
+    found = dataset.descriptions()
+    for name, each in zip(dataset.classes, found, strict=True):
+        if len(each) < NUMBER:
+            raise ZSRobustError(
+                f"{name!r} of {dataset.name} has {len(each)} descriptions. Expected {NUMBER} or "
+                "more. Add some to the dataset's file of descriptions."
+            )
+    return [[[each[number]] for each in found] for number in range(NUMBER)]
