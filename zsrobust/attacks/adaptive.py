@@ -135,7 +135,13 @@ class Adaptive(Iterative):
         if getattr(classifier, "features", None) is not None:
             yield lambda *given: self._away(classifier, *given)
         for loss in ("ce", "dlr"):
-            apgd = APGD(eps=self.eps, norm=self.norm, steps=self.steps, loss=loss)
+            apgd = APGD(
+                eps=self.eps,
+                norm=self.norm,
+                steps=self.steps,
+                loss=loss,
+                eot=times if times > 1 else None,
+            )
             yield lambda images, labels, draws, points, apgd=apgd: apgd(  # type: ignore[misc]
                 classifier, images, labels, draws
             )

@@ -16,6 +16,7 @@ from zsrobust.attacks.geometry import edge_start, per_image, project_pixels, uph
 from zsrobust.attacks.l1 import project, sparse_step
 from zsrobust.attacks.losses import CLASSES, LOSSES, Loss, targeted_dlr
 from zsrobust.attacks.notes import note
+from zsrobust.attacks.scenes import redrawn
 from zsrobust.attacks.search import Rows, Search, SearchAttack, rivals
 
 MOMENTUM = 0.25  # 1 - α of the paper's section 3.1
@@ -274,8 +275,8 @@ def _look(
     """
     points = points.detach().requires_grad_()
     value = gradient = logits = torch.zeros((), device=points.device)
-    for _ in range(times):
-        drawn = classifier(points)
+    for draw in range(times):
+        drawn = redrawn(classifier, draw)(points)
         each = loss(drawn, labels, targets)
         gradient = gradient + torch.autograd.grad(each.sum(), points)[0]
         value, logits = value + each.detach(), logits + drawn.detach()

@@ -61,7 +61,7 @@ def beside(classifier: nn.Module, module: nn.Module) -> nn.Module:
 def redrawn(classifier: nn.Module, draw: int) -> nn.Module:
     """Return another draw of a randomized classifier; any other classifier as it is."""
     make = getattr(classifier, "redrawn", None)
-    return classifier if make is None else make(draw)  # type: ignore[no-any-return]
+    return classifier if make is None else make(draw)
 
 
 class Mixed(nn.Module):

@@ -13,6 +13,7 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import Norm, project, uphill
 from zsrobust.attacks.l1 import can_move, sparse_step
 from zsrobust.attacks.notes import note
+from zsrobust.attacks.scenes import redrawn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
 
@@ -138,8 +139,8 @@ class Search:
     def predict(self, classifier: nn.Module, points: Tensor) -> Tensor:
         """Return logits (R, K) of points (R, 3, S, S): the mean of some forward passes."""
         logits = torch.zeros((), device=points.device)
-        for _ in range(self.times):
-            logits = logits + classifier(points)
+        for draw in range(self.times):
+            logits = logits + redrawn(classifier, draw)(points)
         return logits / self.times
 
     @property
