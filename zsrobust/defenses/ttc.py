@@ -6,7 +6,7 @@ the counterattack drives them out. Around any defense of the weights: `ttc:of=cl
 
 A counterattack is made of signs of gradients, which have no useful gradient themselves. Declared
 for adaptive attacks (BPDA): it counts as the identity, so that they see the gradient of the logits
-at the image that it makes.
+at the image that it makes. Unrolled, a sign has the gradient of `signs`.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.defenses import Wrapped, defenses
 from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.unrolling import optimized, signs
 from zsrobust.models.wrappers import Purified, Wrapper, unchanged
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
@@ -55,25 +56,40 @@ class TTC(Wrapped):
     def wrapper(self, workshop: Workshop) -> Wrapper:
         """Return the counterattack, and the identity that stands in for it."""
         original = workshop.clip.encoder
+
+        def counterattack(classifier: ZeroShotClassifier, unroll: int = 0) -> Counterattack:
+            return Counterattack(classifier, original, self, unroll)
+
         return Wrapper(
-            wrap=lambda classifier: Purified(classifier, Counterattack(classifier, original, self)),
-            surrogate=lambda classifier: Purified(
-                classifier, Counterattack(classifier, original, self), unchanged
+            wrap=lambda classifier: Purified(classifier, counterattack(classifier)),
+            surrogate=lambda classifier: Purified(classifier, counterattack(classifier), unchanged),
+            unrolled=lambda classifier, steps: Purified(
+                classifier, counterattack(classifier, steps)
             ),
+            steps=self.steps,
         )
 
 
 class Counterattack(nn.Module):
     """Images to images: each moved away from its own embedding."""
 
-    def __init__(self, classifier: ZeroShotClassifier, original: nn.Module, about: TTC) -> None:
-        """Take the classifier, CLIP's own image tower, and the fields of the defense."""
+    def __init__(
+        self, classifier: ZeroShotClassifier, original: nn.Module, about: TTC, unroll: int = 0
+    ) -> None:
+        """Take the classifier, CLIP's own image tower, and the fields of the defense.
+
+        Gradients go through the last `unroll` steps.
+        """
         super().__init__()
         self.classifier, self.original, self.about = classifier, original, about
+        self.unroll = unroll
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Return counterattacked images (N, 3, S, S) in [0, 1], without gradient."""
+        """Return counterattacked images (N, 3, S, S) in [0, 1]; no gradient if not unrolled."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.unroll > 0):
+            return self._counterattacked(images)
+
+    def _counterattacked(self, images: Tensor) -> Tensor:
         about = self.about
         noise = (
             Draws.of(about.seed, "ttc", np.arange(1)).uniform(images.shape[1:], "noise").to(images)
@@ -83,9 +99,12 @@ class Counterattack(nn.Module):
         points = [(images + about.eps * noise).clamp(0, 1)]
         falsely_stable = self._change(images, points[0]) < about.tau
         anchor = self._embed(images)
-        for _ in range(about.steps):
-            moved = points[-1] + about.step_size * self._away(anchor, points[-1]).sign()
-            points.append((images + (moved - images).clamp(-about.eps, about.eps)).clamp(0, 1))
+        for step in range(about.steps):
+            live = about.steps - step <= self.unroll
+            moved = optimized(
+                self._step, points[-1], images, anchor, steps=1, unroll=1 if live else 0
+            )
+            points.append(moved)
         weights = torch.softmax(about.beta * torch.arange(len(points)).to(images), dim=0)
         weighted = sum(
             (weight * point for weight, point in zip(weights, points, strict=True)),
@@ -106,12 +125,16 @@ class Counterattack(nn.Module):
         )
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
-    def _away(self, anchor: Tensor, points: Tensor) -> Tensor:
-        """Return the gradient of ‖f(points) - anchor‖² with respect to the points."""
+    def _step(self, given: tuple[Tensor, ...], graph: bool) -> Tensor:
+        """Return the points one step away from the anchor, inside the ball and [0, 1]."""
+        points, images, anchor = given
+        about = self.about
         with torch.enable_grad():
-            points = points.detach().requires_grad_()
+            points = points if graph else points.detach().requires_grad_()
             distance = (self._embed(points) - anchor).square().sum()
-            return torch.autograd.grad(distance, points)[0]
+            (gradient,) = torch.autograd.grad(distance, points, create_graph=graph)
+        moved = points + about.step_size * signs(gradient)
+        return (images + (moved - images).clamp(-about.eps, about.eps)).clamp(0, 1)
 
 
 defenses.register("ttc")(TTC(title="TTC", paper="Xing, Zhao & Sebe, CVPR 2025, arXiv 2503.03613"))

@@ -271,6 +271,41 @@ def memory(row: Row) -> Entry:
     return Entry(f"{known[0] / 2**20:.0f}") if known else Entry(about="not measured")
 
 
+def _cost(row: Row, name: str) -> float | None:
+    """Return the mean over the cells of what a test-time defense costs; None if not measured."""
+    known = [cell["cost"][name] for cell in row.cells.values() if isinstance(cell["cost"], dict)]
+    return sum(known) / len(known) if known else None
+
+
+def passes(row: Row) -> Entry:
+    """Return the passes through the image tower for one prediction of a test-time defense."""
+    found = _cost(row, "passes")
+    return Entry(f"{found:.0f}") if found is not None else Entry(about="no test-time defense")
+
+
+def added_time(row: Row) -> Entry:
+    """Return the milliseconds that a test-time defense adds to one image."""
+    with_it, without = _cost(row, "seconds"), _cost(row, "plain_seconds")
+    if with_it is None or without is None:
+        return Entry(about="no test-time defense")
+    return Entry(f"{1000 * (with_it - without):.1f}")
+
+
+def test_memory(row: Row) -> Entry:
+    """Return the peak memory of one image through a test-time defense, in MiB."""
+    found = _cost(row, "memory")
+    return Entry(f"{found / 2**20:.1f}") if found is not None else Entry(about="not measured")
+
+
+def verdict(row: Row) -> Entry:
+    """Return "doubtful" if a cell has a red flag; `at_chance` is about the data and is none."""
+    flags = sorted({flag for cell in row.cells.values() for flag in cell["flags"]})
+    red = [name for name in flags if look_up(name).sentence.startswith("Red flag")]
+    if not row.cells:
+        return Entry()
+    return Entry("doubtful", about=", ".join(red)) if red else Entry("no flag")
+
+
 def _per_class(row: Row) -> Entry:
     """Return clean and robust percentages, averaged over classes and datasets."""
     if any(cell["status"] != "ok" for cell in row.cells.values()):

@@ -7,8 +7,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting import measures, zoo
-from zsrobust.reporting.columns import above_chance, average, epoch_time, flagged, memory
+from zsrobust.reporting import measures, test_time, zoo
+from zsrobust.reporting.columns import (
+    above_chance,
+    added_time,
+    average,
+    epoch_time,
+    flagged,
+    memory,
+    passes,
+    test_memory,
+    verdict,
+)
 from zsrobust.reporting.measures import Measure
 from zsrobust.reporting.rows import Metric, Need
 from zsrobust.settings import suites
@@ -96,6 +106,29 @@ def _trained_defenses(suite: Suite) -> list[Measure]:
     ]
 
 
+def _test_time_defenses(suite: Suite) -> list[Measure]:
+    """Return the columns of Table t1."""
+    clean, robust = average("clean"), average("robust")
+    adaptive = functools.partial(test_time.need, suite=suite, attack=test_time.ADAPTIVE)
+    worst = functools.partial(test_time.needs, suite=suite)
+    single = measures.single
+    return [
+        single("Clean", clean, adaptive),
+        single("Oblivious", robust, functools.partial(test_time.oblivious, suite=suite)),
+        *(
+            single(title, robust, functools.partial(test_time.need, suite=suite, attack=attack))
+            for title, attack in test_time.ATTACKS.items()
+        ),
+        measures.worst("Worst", flagged(robust), worst, test_time.WORST),
+        measures.worst("Worst, above chance", above_chance("robust"), worst, ""),
+        single("Clean, above chance", above_chance("clean"), adaptive),
+        single("Verdict", verdict, adaptive, test_time.VERDICT),
+        single("Passes", passes, adaptive, test_time.COST),
+        single("Added (ms)", added_time, adaptive),
+        single("Memory (MiB)", test_memory, adaptive),
+    ]
+
+
 def _at_bounds(suite: Suite) -> list[Measure]:
     """Return the columns of Table z2; raises ZSRobustError for a suite without bounds."""
     columns = {
@@ -179,18 +212,11 @@ TABLES = {
         "have all terms, with another layer or distance of L_general.",
     ),
     "t1": Table(
-        "Test-time defenses around FT-TeCoA: average accuracy (%), robust under PGD-10",
-        ("clean", "robust"),
-        rows={
-            "tecoa": "FT-TeCoA",
-            "tte:of=tecoa": "+ TTE, adaptive",
-            "tte:knowledge=oblivious,of=tecoa": "+ TTE, oblivious",
-            "ttc:of=tecoa": "+ TTC, adaptive",
-            "ttc:knowledge=oblivious,of=tecoa": "+ TTC, oblivious",
-        },
-        by_dataset=False,
-        note="adaptive: the attack sees the test-time defense. oblivious: the attack sees FT-TeCoA "
-        "alone; the number does not apply to attackers who know the defense.",
+        "Test-time defenses under attackers who know them: average accuracy (%)",
+        attack=test_time.ADAPTIVE,
+        rows=test_time.titles(),
+        measures=_test_time_defenses,
+        note=test_time.NOTE,
     ),
     "z1": Table(
         "Trained defenses: average accuracy (%), clean and robust",

@@ -5,17 +5,23 @@ each method of a table. No torch here.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from zsrobust.core.intervals import wilson
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import zoo
 from zsrobust.reporting.columns import Entry, percent, points
-from zsrobust.reporting.comparison import LEVEL, paired_counts
+from zsrobust.reporting.comparison import LEVEL, paired_counts, verified
 from zsrobust.reporting.rows import USUAL, Metric, Need, Row
 from zsrobust.reporting.statistics import holm, mcnemar
+from zsrobust.results import read as read_result
 from zsrobust.settings.suites import Suite
 
 OTHER_CHECKPOINT = (
@@ -35,6 +41,8 @@ class Measure:
     #: from the rows of every method, by spec and in the order of `needs`, to an entry each
     entries: Callable[[Mapping[str, Sequence[Row]]], list[Entry]]
     ranked: bool = False  #: whether its best entry is marked
+    #: whether it takes the worst over its rows, which one of an oblivious attack cannot lift
+    worst: bool = False
     note: str = ""  #: a paragraph below the table: the rules of its numbers
 
 
@@ -250,3 +258,52 @@ def _crosses(row: Row) -> bool | None:
             return None
         reached += wilson(*counts)[0] <= chance
     return 2 * reached >= len(row.averaged())
+
+
+def single(title: str, read: Read, need: Callable[[str], Need], note: str = "") -> Measure:
+    """Return the column of a number of one row of cells, which is not ranked."""
+    return Measure(title, lambda spec: [need(spec)], _each(lambda rows: read(rows[0])), note=note)
+
+
+def worst(title: str, read: Read, needs: Callable[[str], Sequence[Need]], note: str) -> Measure:
+    """Return the ranked column of the worst case: an image counts if it survives every attack."""
+    return Measure(
+        title,
+        needs,
+        _each(lambda rows: read(worst_of(rows))),
+        ranked=True,
+        worst=True,
+        note=note,
+    )
+
+
+def worst_of(rows: Sequence[Row]) -> Row:
+    """Return a row of cells whose robust images are robust in the cells of every row.
+
+    All rows are of the same images. A dataset is left out where a cell is missing, failed or
+    damaged, or has other images.
+    """
+    first, cells = rows[0], dict[str, Mapping[Hashable, Any]]()
+    for dataset in first.averaged():
+        found = [row.cells.get(dataset) for row in rows]
+        counted = _worst_cell([each for each in found if each is not None])
+        if counted is not None and None not in found:
+            cells[dataset] = counted
+    return Row(first.suite, cells)
+
+
+def _worst_cell(cells: Sequence[Mapping[Hashable, Any]]) -> Mapping[Hashable, Any] | None:
+    right: list[NDArray[np.bool_]] = []
+    labels: list[NDArray[np.int64]] = []
+    for cell in cells:
+        path = Path(str(cell["path"]))
+        outcomes = verified(read_result(path), path) if cell["status"] == "ok" else "failed"
+        if isinstance(outcomes, str):
+            return None
+        right.append(outcomes.right.robust)
+        labels.append(outcomes.labels)
+    if not cells or any(not np.array_equal(each, labels[0]) for each in labels):
+        return None
+    flags = sorted({flag for cell in cells for flag in cell["flags"]})
+    robust = int(np.logical_and.reduce(right).sum())
+    return {**cells[-1], "robust_correct": robust, "flags": flags, "made": "", "knowledge": ""}

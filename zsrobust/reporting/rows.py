@@ -28,6 +28,7 @@ class Need(NamedTuple):
     attack: str = USUAL
     eps: float | None = None  #: in pixels of [0, 1]; None for the suite's own
     every: int = 1  #: 4 is every fourth dataset, in the order of the suite, from the first on
+    limit: int | None = None  #: images of each dataset; None for the suite's own number
 
     def datasets(self, suite: Suite) -> tuple[str, ...]:
         """Return the names of the datasets."""
@@ -187,7 +188,10 @@ class Finder:
 
     def _find(self, need: Need) -> Row:
         eps = self.selection.eps if need.eps is None else need.eps
-        cells = replace(self.selection, attack=need.attack, eps=eps).cells(self.results)
+        asked = replace(self.selection, attack=need.attack, eps=eps)
+        if need.limit is not None:
+            asked = replace(asked, limit=need.limit)
+        cells = asked.cells(self.results)
         suite = replace(self.selection.suite, datasets=need.datasets(self.selection.suite))
         own = (cells["defense"] == need.defense) & cells["dataset"].isin(suite.datasets)
         return rows(cells[own], suite).get(need.defense, Row(suite, {}))

@@ -134,7 +134,8 @@ def _measured(
         found = {spec: [finder.row(need) for need in measure.needs(spec)] for spec in chosen}
         by_measure.append(measure.entries(found))
         for spec, rows in found.items():
-            rivals[spec] &= not any(row.oblivious for row in rows)
+            if not measure.worst:
+                rivals[spec] &= not any(row.oblivious for row in rows)
     entries = [list(line) for line in zip(*by_measure, strict=True)]
     mark_best(
         [line for line, rival in zip(entries, rivals.values(), strict=True) if rival],

@@ -219,6 +219,9 @@ class Result:
     #: The upper bounds estimated before the run: seconds, passes forward and backward.
     predicted: dict[str, float] | None = None
     checks: dict[str, float] | None = None  #: the measurements behind the red flags
+    #: What a test-time defense costs: `passes` through the image tower for one image, `seconds` of
+    #: an image with it and `plain_seconds` without, and `memory`, the peak bytes of one image.
+    cost: dict[str, float] | None = None
     #: Texts of foreign warnings, and why red flags were not computed; one line each.
     messages: list[str] | None = None
 

@@ -221,7 +221,8 @@ def load_results(
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
-    knowledge classes largest_class most_predicted memory deployed plan attacked successes.
+    knowledge classes largest_class most_predicted memory deployed plan attacked successes
+    cost.
     `defense` and `attack` are spec strings. `history` is the history of the training, a dictionary
     per epoch. `flags` lists names of red flags and notes, whose words
     `zsrobust.results.flags.look_up` returns. `knowledge` is what the attack knows about a test-time
@@ -232,7 +233,8 @@ def load_results(
     a result does not store it. `deployed` is the digest of the defense, checkpoint included.
     `plan` is what an attack ran and skipped for this number of classes, and None for an attack
     without a plan. `successes` is the number of `attacked` images that are predicted as a targeted
-    attack's target, and None for other attacks.
+    attack's target, and None for other attacks. `cost` is what a test-time defense costs, by name;
+    see `Result.cost`.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
@@ -250,7 +252,7 @@ COLUMNS = [
     *("suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title"),
     *("seed", "limit", *_COUNTS, "epoch_seconds", "history", "seconds", "flags", "versions"),
     *("path", "made", "knowledge", "classes", *_OF_CLASSES, "memory", "deployed", "plan"),
-    *("attacked", "successes"),
+    *("attacked", "successes", "cost"),
 ]
 
 
@@ -273,6 +275,7 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "plan": identity.attack.details.get("plan"),
         "attacked": result.attacked,
         "successes": result.successes,
+        "cost": result.cost,
     }
 
 

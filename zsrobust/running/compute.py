@@ -1,6 +1,7 @@
 """Compute a cell: judge its images, examine a sample for red flags, build and store the result."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from zsrobust import results
 from zsrobust.core.errors import one_line
@@ -28,6 +30,9 @@ from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
 from zsrobust.running.shares import joined
 from zsrobust.training import ranks
+from zsrobust.training.memory import with_peak_bytes
+
+IMAGES = 8  #: that a defense's cost is measured on
 
 
 class Examined(NamedTuple):
@@ -60,7 +65,8 @@ def compute(
         whole = joined([part for part in parts if part is not None])
         examined = examine_cell(bench, cell, deployed, whole, reporter) if deployed else Examined()
         bound = predicted(bench, cell, shares)
-        result = build_result(identity, whole, examined, tower.training, bound)
+        spent = cost_at_test_time(bench, cell, tower, deployed) if deployed else None
+        result = build_result(identity, whole, examined, tower.training, bound, spent)
         outcomes = None
         if whole.outcomes is not None:
             classes = np.array(cell.dataset.classes)
@@ -123,6 +129,38 @@ def examine_cell(
     return Examined(checks, raised(checks))
 
 
+@torch.no_grad()
+def cost_at_test_time(
+    bench: Bench, cell: Cell, tower: Tower, deployed: Deployed
+) -> dict[str, float] | None:
+    """Return what a test-time defense costs, measured on eight images at most; see `Result.cost`.
+
+    None for other defenses, and for one that raises. Seconds are the least of three measurements.
+    """
+    if tower.wrapper is None or cell.defense is None:
+        return None
+    device = device_of(deployed.classifier)
+    pixels = bench.sample(cell, IMAGES, device).pixels
+    plain = bench.ready(bench.plain(cell, tower))
+    try:
+        seconds = [_seconds(module, pixels) for module in (deployed.classifier, plain)]
+        memory = with_peak_bytes(lambda: deployed.classifier(pixels[:1]), device)[1]
+    except Exception:  # the referee's verdict stands; what it costs is unknown
+        return None
+    names = ("passes", "seconds", "plain_seconds", "memory")
+    return dict(zip(names, (cell.defense.passes, *seconds, memory), strict=True))
+
+
+def _seconds(module: nn.Module, pixels: torch.Tensor) -> float:
+    """Return the seconds of one image in a batch, the least of three."""
+    found = []
+    for _ in range(3):
+        started = time.perf_counter()
+        module(pixels).sum().item()  # which waits for the device
+        found.append((time.perf_counter() - started) / len(pixels))
+    return round(min(found), 6)
+
+
 def _examining(reporter: Reporter, name: str, done: int, total: int) -> None:
     reporter.preparing("looking for red flags", done, total)
 
@@ -133,6 +171,7 @@ def build_result(
     examined: Examined,
     training: dict[str, Any] | None = None,
     bound: dict[str, float] | None = None,
+    cost: dict[str, float] | None = None,
 ) -> Result:
     """Return the result of a cell, with the counts that chance needs and their flag."""
     messages = sorted({*(judged.messages or ()), *examined.messages})
@@ -155,6 +194,7 @@ def build_result(
         batch_size=judged.batch_size,
         predicted=bound,
         checks=examined.checks,
+        cost=cost,
         messages=messages or None,
     )
     return completed(result, judged.outcomes)

@@ -97,7 +97,7 @@ def plan(
     keys = []
     for need in dict.fromkeys(wanted):
         attack, bare = resolve_attack(need.attack, suite, eps if eps is not None else need.eps)
-        usual = suite.limits.get(split_spec(need.attack)[0])
+        usual = need.limit or suite.limits.get(split_spec(need.attack)[0])
         left_out = set(suite.datasets).difference(need.datasets(suite))
         for name in dataset_names or need.datasets(suite):
             if name not in left_out:
