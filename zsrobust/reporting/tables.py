@@ -134,7 +134,7 @@ def _measured(
         found = {spec: [finder.row(need) for need in measure.needs(spec)] for spec in chosen}
         by_measure.append(measure.entries(found))
         for spec, rows in found.items():
-            if not measure.worst:
+            if measure.ranked and not measure.worst:
                 rivals[spec] &= not any(row.oblivious for row in rows)
     entries = [list(line) for line in zip(*by_measure, strict=True)]
     mark_best(

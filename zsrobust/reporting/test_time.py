@@ -40,7 +40,7 @@ def titles() -> dict[str, str]:
     found = {}
     for base, name in AROUND.items():
         found[base] = name
-        found |= {_around(spec, base): f"{name} + {title}" for spec, title in DEFENSES.items()}
+        found |= {_around(spec, base): f"{title} ({name})" for spec, title in DEFENSES.items()}
     return found
 
 

@@ -1,0 +1,144 @@
+"""Table t1's worst case: counted from the outcomes of several attacks, image by image."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from zsrobust.reporting import columns, measures, test_time
+from zsrobust.reporting.contents import TABLES
+from zsrobust.reporting.rows import Row
+from zsrobust.reporting.tables import build
+from zsrobust.results import Outcomes, Result, load_results, write
+from zsrobust.results.identity import AttackIdentity, DatasetIdentity, DefenseIdentity, Identity
+from zsrobust.results.selection import Selection
+from zsrobust.settings import suites
+
+MINI = suites.load("mini")
+#: Which of eight images survive, by attack; each attack alone leaves five or more.
+SURVIVORS = {
+    "pgd10": "11111110",
+    "adaptive": "11111000",
+    "transfer": "11101111",
+    "square:queries=500": "11011111",
+}
+TITLES = {
+    "clip": "CLIP",
+    "tte:of=clip": "TTE (CLIP)",
+    "tte:knowledge=oblivious,of=clip": "TTE (CLIP), oblivious attack",
+}
+WORST = 3  # images 0, 1 and 4
+
+
+def stored(folder, spec, attack, dataset, survivors, labels=None):
+    """Store a cell of eight images, all of them classified correctly before the attack."""
+    labels = np.arange(8) % 4 if labels is None else labels
+    right = np.array([each == "1" for each in survivors])
+    outcomes = Outcomes(labels, labels, np.where(right, labels, (labels + 1) % 4), np.ones(8, "f4"))
+    knowledge = {"knowledge": "oblivious" if "oblivious" in spec else "adaptive"}
+    identity = Identity(
+        suite="mini",
+        protocol="sound",
+        defense=DefenseIdentity(spec, TITLES[spec], knowledge if ":" in spec else {}),
+        attack=AttackIdentity(attack, 6 / 255),
+        dataset=DatasetIdentity(dataset, dataset, None, {"images": 8, "classes": 4}),
+        seed=0,
+    )
+    result = Result(
+        identity=identity,
+        images=8,
+        clean_correct=8,
+        robust_correct=int(right.sum()),
+        largest_class=2,
+        cost={"passes": 10, "seconds": 0.03, "plain_seconds": 0.01, "memory": 2**21},
+    )
+    write(result, outcomes, folder)
+
+
+def specs(attack):
+    return "tte:knowledge=oblivious,of=clip" if attack == "pgd10" else "tte:of=clip"
+
+
+def filled(folder, **other):
+    for attack, survivors in SURVIVORS.items():
+        for name in MINI.datasets[:: test_time.EVERY]:
+            stored(folder, specs(attack), attack, name, survivors, **other.get(attack, {}))
+    return load_results(folder)
+
+
+def line(frame):
+    table = build("t1", frame, Selection.of(MINI))
+    entries = dict(table.rows)["TTE (CLIP)"]
+    return dict(zip(table.header[1:], entries, strict=True))
+
+
+def test_an_image_counts_if_it_survives_every_attack(tmp_path):
+    found = line(filled(tmp_path))
+    assert found["Clean"].text == "100.00"
+    assert found["Oblivious"].text == f"{100 * 7 / 8:.2f}"
+    assert found["Adaptive"].text == f"{100 * 5 / 8:.2f}"
+    assert found["Worst"].text == f"{100 * WORST / 8:.2f}"
+    assert found["Worst, above chance"].text == f"{100 * (WORST / 8 - 1 / 4) / (3 / 4):.2f}"
+    assert found["Passes"].text == "10"
+    assert found["Added (ms)"].text == "20.0"
+    assert found["Memory (MiB)"].text == "2.0"
+
+
+def test_the_worst_is_marked_and_oblivious_numbers_are_not(tmp_path):
+    frame = filled(tmp_path)
+    for attack in SURVIVORS:
+        for name in MINI.datasets[:: test_time.EVERY]:
+            stored(tmp_path, "clip", attack, name, "11000000")
+    frame = load_results(tmp_path)
+    found = line(frame)
+    assert found["Worst"].best
+    assert not found["Oblivious"].best
+    base = dict(build("t1", frame, Selection.of(MINI)).rows)["CLIP"]
+    assert base[1].text == "25.00"  # without a wrapper, the oblivious cell is the cell itself
+
+
+@pytest.mark.parametrize("attack", ["transfer", "adaptive"])
+def test_a_missing_attack_leaves_a_dash(tmp_path, attack):
+    filled(tmp_path)
+    for path in tmp_path.rglob("*.json"):
+        if attack in str(path.relative_to(tmp_path)):
+            path.unlink()
+    assert line(load_results(tmp_path))["Worst"].text == "—"
+
+
+def test_other_images_are_not_combined(tmp_path):
+    other = {"transfer": {"labels": (np.arange(8) + 1) % 4}}
+    assert line(filled(tmp_path, **other))["Worst"].text == "—"
+
+
+def test_edited_outcomes_are_not_combined(tmp_path):
+    frame = filled(tmp_path)
+    path = next(tmp_path.rglob("transfer*/**/*.npz"))
+    path.write_bytes(path.read_bytes() + b"x")
+    assert line(frame)["Worst"].text == "—"
+
+
+def test_a_red_flag_makes_the_verdict_doubtful():
+    def row(*flags):
+        return Row(MINI, {"mini_shapes": {"flags": list(flags)}})
+
+    assert columns.verdict(row()).text == "no flag"
+    assert columns.verdict(row("at_chance")).text == "no flag"
+    assert columns.verdict(row("at_chance", "vanishing")).text == "doubtful"
+    assert columns.verdict(Row(MINI, {})).text == "—"
+
+
+def test_every_attack_of_the_ranking_sees_the_same_images():
+    table = TABLES["t1"]
+    for spec in table.rows:
+        needs = {(need.every, need.limit) for need in table.needs(spec, MINI)}
+        assert needs == {(4, MINI.limits["adaptive"])}
+        assert len(test_time.needs(spec, MINI)) == len(set(test_time.needs(spec, MINI))) == 4
+
+
+def test_the_worst_of_one_row_is_the_row(tmp_path):
+    frame = filled(tmp_path)
+    cells = frame[frame["attack"] == "adaptive"].to_dict("records")
+    suite = dataclasses.replace(MINI, datasets=MINI.datasets[::4])
+    row = Row(suite, {cell["dataset"]: cell for cell in cells})
+    assert measures.worst_of([row]).mean("robust") == row.mean("robust")
