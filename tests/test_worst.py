@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from zsrobust.reporting import columns, measures, test_time
+from zsrobust.reporting import columns, measures, ranking
 from zsrobust.reporting.contents import TABLES
 from zsrobust.reporting.rows import Row
 from zsrobust.reporting.tables import build
@@ -61,7 +61,7 @@ def specs(attack):
 
 def filled(folder, **other):
     for attack, survivors in SURVIVORS.items():
-        for name in MINI.datasets[:: test_time.EVERY]:
+        for name in MINI.datasets[:: ranking.EVERY]:
             stored(folder, specs(attack), attack, name, survivors, **other.get(attack, {}))
     return load_results(folder)
 
@@ -87,7 +87,7 @@ def test_an_image_counts_if_it_survives_every_attack(tmp_path):
 def test_the_worst_is_marked_and_oblivious_numbers_are_not(tmp_path):
     frame = filled(tmp_path)
     for attack in SURVIVORS:
-        for name in MINI.datasets[:: test_time.EVERY]:
+        for name in MINI.datasets[:: ranking.EVERY]:
             stored(tmp_path, "clip", attack, name, "11000000")
     frame = load_results(tmp_path)
     found = line(frame)
@@ -133,7 +133,7 @@ def test_every_attack_of_the_ranking_sees_the_same_images():
     for spec in table.rows:
         needs = {(need.every, need.limit) for need in table.needs(spec, MINI)}
         assert needs == {(4, MINI.limits["adaptive"])}
-        assert len(test_time.needs(spec, MINI)) == len(set(test_time.needs(spec, MINI))) == 4
+        assert len(ranking.needs(spec, MINI)) == len(set(ranking.needs(spec, MINI))) == 4
 
 
 def test_the_worst_of_one_row_is_the_row(tmp_path):

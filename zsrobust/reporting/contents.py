@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting import measures, test_time, zoo
+from zsrobust.reporting import measures, ranking, zoo
 from zsrobust.reporting.columns import (
     above_chance,
     added_time,
@@ -109,21 +109,21 @@ def _trained_defenses(suite: Suite) -> list[Measure]:
 def _test_time_defenses(suite: Suite) -> list[Measure]:
     """Return the columns of Table t1."""
     clean, robust = average("clean"), average("robust")
-    adaptive = functools.partial(test_time.need, suite=suite, attack=test_time.ADAPTIVE)
-    worst = functools.partial(test_time.needs, suite=suite)
+    adaptive = functools.partial(ranking.need, suite=suite, attack=ranking.ADAPTIVE)
+    worst = functools.partial(ranking.needs, suite=suite)
     single = measures.single
     return [
         single("Clean", clean, adaptive),
-        single("Oblivious", robust, functools.partial(test_time.oblivious, suite=suite)),
+        single("Oblivious", robust, functools.partial(ranking.oblivious, suite=suite)),
         *(
-            single(title, robust, functools.partial(test_time.need, suite=suite, attack=attack))
-            for title, attack in test_time.ATTACKS.items()
+            single(title, robust, functools.partial(ranking.need, suite=suite, attack=attack))
+            for title, attack in ranking.ATTACKS.items()
         ),
-        measures.worst("Worst", flagged(robust), worst, test_time.WORST),
+        measures.worst("Worst", flagged(robust), worst, ranking.WORST),
         measures.worst("Worst, above chance", above_chance("robust"), worst, ""),
         single("Clean, above chance", above_chance("clean"), adaptive),
-        single("Verdict", verdict, adaptive, test_time.VERDICT),
-        single("Passes", passes, adaptive, test_time.COST),
+        single("Verdict", verdict, adaptive, ranking.VERDICT),
+        single("Passes", passes, adaptive, ranking.COST),
         single("Added (ms)", added_time, adaptive),
         single("Memory (MiB)", test_memory, adaptive),
     ]
@@ -213,10 +213,10 @@ TABLES = {
     ),
     "t1": Table(
         "Test-time defenses under attackers who know them: average accuracy (%)",
-        attack=test_time.ADAPTIVE,
-        rows=test_time.titles(),
+        attack=ranking.ADAPTIVE,
+        rows=ranking.titles(),
         measures=_test_time_defenses,
-        note=test_time.NOTE,
+        note=ranking.NOTE,
     ),
     "z1": Table(
         "Trained defenses: average accuracy (%), clean and robust",
