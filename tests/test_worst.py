@@ -20,7 +20,7 @@ SURVIVORS = {
     "pgd10": "11111110",
     "adaptive": "11111000",
     "transfer": "11101111",
-    "square:queries=500": "11011111",
+    "square:queries=200": "11011111",
 }
 TITLES = {
     "clip": "CLIP",

@@ -19,12 +19,12 @@ DEFENSES = {
 AROUND = {"clip": "CLIP", "tecoa": "FT-TeCoA"}
 ADAPTIVE = "adaptive"
 #: The attacks that know the defense, and those that need no gradient of it, by column.
-ATTACKS = {"Adaptive": ADAPTIVE, "Transfer": "transfer", "Black box": "square:queries=500"}
+ATTACKS = {"Adaptive": ADAPTIVE, "Transfer": "transfer", "Black box": "square:queries=200"}
 EVERY = 4
 NOTE = (
     "Oblivious: PGD-10 on the undefended classifier, which is what is usually published. It is "
     "not ranked. Adaptive: PGD and APGD through every surrogate that the defense declares, from "
-    "several starts. Transfer: PGD-10 on CLIP. Black box: Square with 500 queries of the defense. "
+    "several starts. Transfer: PGD-10 on CLIP. Black box: Square with 200 queries of the defense. "
     "One dataset in four, from the first on. These rules were fixed before the measurements."
 )
 WORST = "Worst: an image counts if it survives all these attacks. Defenses are ranked by it."
