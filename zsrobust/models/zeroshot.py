@@ -105,6 +105,12 @@ class HalfPrecision(nn.Module):
         make: Any = self.classifier.redrawn
         return lambda draw: HalfPrecision(make(draw))
 
+    @property
+    def worst_of(self) -> int:
+        """How many draws the referee asks for; missing if the classifier does not say it."""
+        number: Any = self.classifier.worst_of
+        return int(number)
+
     def _halved(self, function: Any, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.float16):
             found: Tensor = function(images)

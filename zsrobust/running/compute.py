@@ -19,6 +19,7 @@ from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import raised
 from zsrobust.evaluation.redflags.sample import size_of
 from zsrobust.evaluation.referee import Judged, run_case
+from zsrobust.models.randomized import parse_judged
 from zsrobust.results import Result
 from zsrobust.results.cell import versions
 from zsrobust.results.chance import completed
@@ -148,7 +149,8 @@ def cost_at_test_time(
     except Exception:  # the referee's verdict stands; what it costs is unknown
         return None
     names = ("passes", "seconds", "plain_seconds", "memory")
-    return dict(zip(names, (cell.defense.passes, *seconds, memory), strict=True))
+    passes = cell.defense.passes * parse_judged(tower.wrapper.judged)[1]
+    return dict(zip(names, (passes, *seconds, memory), strict=True))
 
 
 def _seconds(module: nn.Module, pixels: torch.Tensor) -> float:
