@@ -18,7 +18,11 @@ import zsrobust.datasets.catalogue
 import zsrobust.defenses.agft
 import zsrobust.defenses.apt
 import zsrobust.defenses.clip
+import zsrobust.defenses.clipure_cos
+import zsrobust.defenses.cola
 import zsrobust.defenses.comp_tga
+import zsrobust.defenses.dbd
+import zsrobust.defenses.et3
 import zsrobust.defenses.fare
 import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation

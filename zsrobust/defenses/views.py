@@ -30,14 +30,15 @@ def flip(images: Tensor, draws: Draws, key: str) -> Tensor:
     return torch.where(_scalar(draws, key, "flip") < 0.5, images.flip(3), images)
 
 
-def resized_crop(images: Tensor, draws: Draws, key: str) -> Tensor:
+def resized_crop(images: Tensor, draws: Draws, key: str, smallest: float = AREA[0]) -> Tensor:
     """Return a random part of each image at full size, flipped with probability 1/2.
 
     The part's area and its ratio of width to height are those of torchvision's RandomResizedCrop.
-    A part that does not fit is as wide or as high as the image.
+    A part that does not fit is as wide or as high as the image. `smallest` is the least area, as a
+    share of the image.
     """
     numbers = draws.uniform((4,), "resized crop", key).to(images)
-    area = AREA[0] + (AREA[1] - AREA[0]) * numbers[:, 0]
+    area = smallest + (AREA[1] - smallest) * numbers[:, 0]
     low, high = (math.log(ratio) for ratio in RATIO)
     ratio = torch.exp(low + (high - low) * numbers[:, 1])
     width, height = ((area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1))
