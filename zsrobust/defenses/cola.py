@@ -66,16 +66,17 @@ def described(tower: Tower) -> Described:
 
 def texts_of(classifier: ZeroShotClassifier) -> Tensor:
     """Return a classifier's texts, (M, K, D) of unit norm; without several, those of its head."""
-    texts = getattr(classifier, "texts", None)
-    several = texts is not None and len(texts) > 1
-    return texts if several else F.normalize(classifier.head, dim=-1)[None]
+    alone = F.normalize(classifier.head, dim=-1)[None]
+    texts: Tensor = getattr(classifier, "texts", alone)
+    return texts if len(texts) > 1 else alone
 
 
 def span(texts: Tensor, rank: int) -> Tensor:
     """Return the first `rank` left singular vectors of texts (…, D), at most: (D, C)."""
     precise = texts.to(torch.promote_types(texts.dtype, torch.float32))
     left, values, _ = torch.linalg.svd(precise.flatten(0, -2).T, full_matrices=False)
-    return left[:, : min(rank, int((values > NULL * values[0]).sum()))].to(texts)
+    basis: Tensor = left[:, : min(rank, int((values > NULL * values[0]).sum()))]
+    return basis.to(texts)
 
 
 def projected(features: Tensor, basis: Tensor) -> Tensor:
@@ -160,7 +161,8 @@ class Aligned(Randomized):
         cosines = torch.einsum("nvd,mkd->nkvm", projected(seen, self.basis), self.texts)
         views_, texts = (weights(scale * cosines.mean(place)) for place in (3, 2))
         cost = transport(1 - cosines, views_, texts, about.regularization, about.iterations)
-        return scale * (1 - cost)
+        logits: Tensor = scale * (1 - cost)
+        return logits
 
 
 def weights(logits: Tensor) -> Tensor:

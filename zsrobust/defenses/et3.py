@@ -87,7 +87,8 @@ class Descent(nn.Module):
             (slope,) = torch.autograd.grad(energy.sum(), points, create_graph=graph)
         norm = slope.flatten(1).norm(dim=1)[:, None, None, None].clamp_min(TINY)
         moved = (points - about.alpha * slope / norm).clamp(0, 1)
-        return (images + (moved - images).clamp(-about.eps, about.eps)).clamp(0, 1)
+        inside: Tensor = images + (moved - images).clamp(-about.eps, about.eps)
+        return inside.clamp(0, 1)
 
 
 defenses.register("et3")(ET3(title="ET3", paper="Mirza et al., CVPR 2026, arXiv 2603.26984"))
