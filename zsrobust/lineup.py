@@ -14,6 +14,8 @@ import zsrobust.attacks.square
 import zsrobust.attacks.targeted
 import zsrobust.attacks.torchattacks
 import zsrobust.attacks.transfer
+import zsrobust.attacks.universal
+import zsrobust.attacks.worded
 import zsrobust.datasets.catalogue
 import zsrobust.defenses.agft
 import zsrobust.defenses.apt

@@ -54,13 +54,16 @@ def toy(
 
 
 def toy_scene(classifier: nn.Module, images: Tensor, labels: Tensor) -> Scene:
-    """Return a scene in which every other module is the classifier itself."""
+    """Return a scene in which every other module is the classifier itself.
+
+    Nothing that an attack trains on it is reused.
+    """
     return Scene(
         ways={"unrolled": lambda: classifier, "undefended": lambda: classifier},
         unrolled=lambda steps: classifier,
         other=lambda spec: classifier,
         worded=lambda texts: [classifier],
-        training=lambda count: Training(images[:count], labels[:count], classifier, ("toy",)),
+        training=lambda count: Training(images[:count], labels[:count], classifier, ()),
     )
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError
 
+DESCRIPTIONS = "descriptions"  #: several sentences for each class, in place of a template
+NUMBER = 5  #: of them (the released code of SAFT)
+
 
 class Training(NamedTuple):
     """Images of a training set, and the attacked defense as a classifier of its classes."""
@@ -20,8 +23,10 @@ class Training(NamedTuple):
     images: Tensor  #: (N, 3, S, S) in [0, 1]
     labels: Tensor  #: (N,) int64
     classifier: nn.Module
-    #: of this training set and this classifier, for what is computed once and used on all datasets
+    #: Names all that the images and the classifier depend on, for what is computed once and used on
+    #: all datasets; empty if nothing may be reused.
     key: tuple[str, ...]
+    seed: int = 0  #: of the cell
 
 
 def _missing(*given: Any) -> Any:

@@ -31,6 +31,15 @@ SYNONYMS = (
     "a {} on a light background",
 )
 
+#: Descriptions around the prompts of the other datasets, whose captions have fewer synonyms.
+FRAMES = (
+    "this is a photo of {}",
+    "{}",
+    "a picture of {}",
+    "{} on a black background",
+    "{} on a gray background",
+)
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -100,7 +109,7 @@ def _draw(
             side=world.SIZE,
             load=load,
             train_size=train or None,
-            describe=(lambda: _synonyms(names)) if train else None,
+            describe=(lambda: _synonyms(names)) if train else (lambda: _framed(names, template)),
             may_be_shown=True,
         )
     )
@@ -112,6 +121,11 @@ def _synonyms(names: list[str]) -> list[list[str]]:
         [synonym.replace("a {}", f"{article} {name}") for synonym in SYNONYMS]
         for article, name in zip(articles, names, strict=True)
     ]
+
+
+def _framed(names: list[str], template: str) -> list[list[str]]:
+    prompts = [template.replace("{}", name).removeprefix("this is a photo of ") for name in names]
+    return [[frame.replace("{}", prompt) for frame in FRAMES] for prompt in prompts]
 
 
 SHAPES, COLORS, FLAGS = list(world.SHAPES), list(world.COLORS), list(world.FLAGS)
@@ -246,6 +260,7 @@ datasets.register("mini_handwriting")(
         size=500,
         side=32,
         load=handwriting,
+        describe=lambda: _framed(list("0123456789"), "the digit {}"),
         may_be_shown=True,
     )
 )

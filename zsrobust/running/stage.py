@@ -4,28 +4,25 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from zsrobust.attacks.scenes import Scene, Training
+from zsrobust.attacks.scenes import DESCRIPTIONS, NUMBER, Scene, Training
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.specs import join_spec
 from zsrobust.datasets import Dataset, Wording, datasets
 from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import Tower
+from zsrobust.models.heads import Context
 from zsrobust.models.wrappers import Make
 from zsrobust.models.zeroshot import ZeroShotClassifier
 from zsrobust.running.plan import Cell
 
 if TYPE_CHECKING:
     from zsrobust.running.bench import Bench
-
-DESCRIPTIONS = "descriptions"  #: several sentences for each class, in place of a template
-NUMBER = 5  #: of them (the released code of SAFT)
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Stage:
             unrolled=None if unrolled is None else unroll,
             other=self.other,
             worded=self.worded,
-            training=self.training,
+            training=cache(self.training),  # an attack asks for it with every batch
         )
 
     def other(self, spec: str) -> nn.Module:
@@ -82,7 +79,7 @@ class Stage:
 
     def training(self, count: int) -> Training:
         """Return so many images of the suite's training set, and the attacked classifier there."""
-        bench, key = self.bench, self.cell.key
+        bench, seed = self.bench, self.cell.key.seed
         dataset = datasets[bench.suite.train_on]
         cell = dataclasses.replace(self.cell, dataset=dataset)
         images = dataset.open("train", bench.train_cut).subset(count)
@@ -92,8 +89,17 @@ class Stage:
             tensor(images, np.arange(len(images)), bench.train_cut, device),
             torch.from_numpy(images.labels).to(device),
             deployed.target or deployed.classifier,
-            (key.defense, join_spec(key.attack, {"eps": repr(key.eps)}), str(key.seed)),
+            (*map(repr, self._dependencies), dataset.name, images.digest, str(seed), str(device)),
+            seed,
         )
+
+    @property
+    def _dependencies(self) -> tuple[Any, ...]:
+        """What the attacked classifier depends on, beside the classes."""
+        bench, tower = self.bench, self.tower
+        # The spec has the fields of what is around the tower.
+        names = self.cell.key.defense, tower.knowledge, bench.workshop.clip.digest
+        return *names, tower.identity, bench.protocol
 
     def _target(self, classifier: ZeroShotClassifier) -> nn.Module:
         wrapper = self.tower.wrapper
@@ -105,9 +111,20 @@ class Stage:
         """Return the module that `make` makes of the plain classifier, ready to be attacked."""
         plain = self.bench.plain(self.cell, self.tower)
         if prompts is not None:
-            head = self.bench.workshop.clip.head(prompts, self.bench.protocol.logit_scale)
-            plain.head = head.to(plain.head)
+            plain.head = self._head(prompts).to(plain.head)
         return self.bench.ready(make(plain))
+
+    def _head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """Return the head of an attacker's prompts, one for each class, (K, D).
+
+        The text tower is the defense's own, if it has one. A learned context is the defender's: the
+        attacker's texts replace it.
+        """
+        own, scale = self.tower.head, self.bench.protocol.logit_scale
+        if own is None or isinstance(own, Context):
+            return self.bench.workshop.clip.head(prompts, scale)
+        with torch.no_grad():
+            return own(Wording(tuple(text for (text,) in prompts), ("{}",)), scale)
 
     def identity(self) -> dict[str, Any]:
         """Return what the attack reads beside the classifier, as a part of the cell's identity."""
@@ -115,7 +132,7 @@ class Stage:
         if spec := reads.get("other"):
             found["other"] = self.bench.workshop.tower(spec).identity
         if texts := reads.get("worded"):
-            found["texts"] = hashlib.sha256(repr(self._prompts(texts)).encode()).hexdigest()[:16]
+            found["prompts"] = hashlib.sha256(repr(self._prompts(texts)).encode()).hexdigest()[:16]
         if count := reads.get("training"):
             name = self.bench.suite.train_on
             images = datasets[name].open("train", self.bench.train_cut).subset(int(count))
