@@ -23,12 +23,15 @@ import zsrobust.defenses.clip
 import zsrobust.defenses.clipure_cos
 import zsrobust.defenses.cola
 import zsrobust.defenses.comp_tga
+import zsrobust.defenses.csr
 import zsrobust.defenses.dbd
+import zsrobust.defenses.doc
 import zsrobust.defenses.et3
 import zsrobust.defenses.fare
 import zsrobust.defenses.ft_standard
 import zsrobust.defenses.interpolation
 import zsrobust.defenses.lore
+import zsrobust.defenses.mac
 import zsrobust.defenses.pmg_aft
 import zsrobust.defenses.saft
 import zsrobust.defenses.sim_clip
