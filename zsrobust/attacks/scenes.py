@@ -80,3 +80,7 @@ class Mixed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the mean logits, (N, K), of images (N, 3, S, S) in [0, 1]."""
         return torch.stack([classifier(images) for classifier in self.classifiers]).mean(0)
+
+    def redrawn(self, draw: int) -> "Mixed":
+        """Return the mean of another draw of each; those that are not random stay."""
+        return Mixed(*(redrawn(classifier, draw) for classifier in self.classifiers))

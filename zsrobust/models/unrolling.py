@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zsrobust.models.wrappers import bpda
@@ -49,6 +50,7 @@ class _Repeated(torch.autograd.Function):
         return step(inputs, False).detach()
 
     @staticmethod
+    @once_differentiable  # a second derivative would lack terms: it is an error
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
         # The step takes a gradient at the state, whether or not the attack asks for one.
