@@ -10,11 +10,20 @@ from zsrobust.core.specs import join_spec, split_spec
 from zsrobust.reporting.rows import USUAL, Need
 from zsrobust.settings.suites import Suite
 
-#: The defenses by name, with their titles. Those with many views have eight on `mini`: the
-#: released 64 would take more than four hours. All of them have the same number.
+#: The defenses by spec, with their titles. Those with more than ten views have eight on `mini`: the
+#: released numbers would take more than four hours.
 DEFENSES = {
     "tte": "TTE",
     "ttc": "TTC",
+    "et3": "ET3",
+    "csr": "CSR",
+    "mac": "MAC",
+    "doc": "DOC",
+    "clipure_cos": "CLIPure-Cos",
+    "clipure_cos_code": "CLIPure-Cos (released code)",
+    "cola_projection": "COLA's projection",
+    "cola": "COLA",
+    "dbd:crops=6,filters=false,noises=2": "DBD",
 }
 AROUND = {"clip": "CLIP", "tecoa": "FT-TeCoA"}
 ADAPTIVE = "adaptive"
