@@ -1,5 +1,6 @@
 """Attacks that use a scene, what a scene gives them, and the machinery of defenses that they know."""
 
+import copy
 import dataclasses
 import json
 
@@ -20,8 +21,10 @@ from zsrobust.attacks.universal import Universal
 from zsrobust.attacks.worded import Worded
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import Meter
+from zsrobust.models.heads import Context, of_texts
 from zsrobust.running.bench import Bench
 from zsrobust.running.plan import Cell, Key
+from zsrobust.running.stage import Stage
 from zsrobust.settings import protocols, suites
 from zsrobust.testing import LinearClassifier, toy
 
@@ -284,6 +287,21 @@ def test_the_head_of_a_text_is_that_of_the_dataset_with_this_template(bench):
         assert torch.equal(each(pixels), bench.workshop.clip.classifier(texts)(pixels))
     with pytest.raises(ZSRobustError, match="is no template: it has 2 places"):
         scene_in(bench, cell).worded("a {} of {}")
+
+
+def test_texts_go_through_the_text_tower_of_the_defense_but_replace_a_learned_context(bench):
+    cell, clip = cell_of(bench, attack="prompt_mismatch"), bench.workshop.clip
+    own = copy.deepcopy(clip)
+    own._heads.clear()
+    with torch.no_grad():
+        own.model.token_embedding.weight.mul_(-1)
+    texts = [[f"a drawing of a {name}"] for name in cell.dataset.classes]
+    tower, context = bench.workshop.tower("clip"), Context.start(clip, 4, 0)
+    for head, expected in ((of_texts(own), own), (context, clip), (None, clip)):
+        scene = Stage(bench, cell, dataclasses.replace(tower, head=head)).scene
+        (module,) = scene.worded("a drawing of a {}")
+        assert torch.equal(module.head, expected.head(texts))
+    assert not torch.equal(own.head(texts), clip.head(texts))
 
 
 def test_every_dataset_of_the_mini_suite_has_descriptions(bench):
