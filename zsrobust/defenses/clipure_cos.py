@@ -7,7 +7,8 @@ where m is the gradient of cos(u, t). Around any defense of the weights: `clipur
 A step turns u by arctan(30) = 88.1 degrees in the plane of u and t. An embedding within this angle
 of t, whose cosine is above 0.034, goes past t, and the next step brings it back. Ten steps are
 then the identity, up to rounding: the embedding, the prediction and the exact gradient are those
-of the undefended classifier. `tests/test_embeddings_defenses.py` shows this.
+of the undefended classifier. `tests/test_embeddings_defenses.py` shows this. Embeddings beyond that
+angle, as some are on `mini`, end elsewhere in the same plane.
 
 The released code (TMLResearchGroup-CAS/CLIPure at b4cc6d1, CLIP_eval/CLIPure_Cos.py) takes |m| over
 the whole batch, of 2 images. That is `clipure_cos_code`: its predictions depend on the batch. Both
