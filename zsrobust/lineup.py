@@ -33,8 +33,10 @@ import zsrobust.defenses.interpolation
 import zsrobust.defenses.lore
 import zsrobust.defenses.mac
 import zsrobust.defenses.pmg_aft
+import zsrobust.defenses.r_tpt
 import zsrobust.defenses.saft
 import zsrobust.defenses.sim_clip
+import zsrobust.defenses.ss_tpt
 import zsrobust.defenses.tecoa
 import zsrobust.defenses.tga_zsr
 import zsrobust.defenses.ttc

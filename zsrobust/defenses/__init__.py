@@ -133,7 +133,9 @@ class Tower:
         head = self.attacked if attacked else self.head
         with torch.no_grad():
             rows = None if head is None else head(wording, scale)
-        return clip.classifier(wording.prompts, self.encoder, scale, normalization, rows)
+        made = clip.classifier(wording.prompts, self.encoder, scale, normalization, rows)
+        made.wording = wording
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,7 @@ class Context(nn.Module):
         super().__init__()
         self.clip = clip
         self.vectors = nn.Parameter(vectors)
+        self._read: dict[tuple[str, ...], Tensor] = {}  # the tokens of class names, read once
         _token_embedding(clip)
 
     @classmethod
@@ -68,13 +69,23 @@ class Context(nn.Module):
         vectors = torch.randn(tokens, weight.shape[1], generator=generator) * 0.02
         return cls(clip, vectors.to(weight))
 
+    @classmethod
+    def of_words(cls, clip: Clip, words: str) -> "Context":
+        """Return the context of some words: its vectors are the embeddings of their tokens."""
+        (tokens,) = clip.tokenize([words])
+        table = _token_embedding(clip).weight
+        inside = tokens[1 : int(tokens.argmax())]  # without the tokens of start and end
+        return cls(clip, table[inside.to(table.device)].detach().clone())
+
     def forward(self, wording: Wording, scale: float | None = None) -> Tensor:
         """Return the head, (K, D), with a gradient for the vectors; its templates do not count.
 
         Raises ZSRobustError for a class name that does not fit into the text tower.
         """
         model = self.clip.model
-        tokens = self._tokens(wording.classes).to(self.vectors.device)
+        if wording.classes not in self._read:
+            self._read[wording.classes] = self._tokens(wording.classes)
+        tokens = self._read[wording.classes].to(self.vectors.device)
         with self._inserted():
             parts = [model.encode_text(each, normalize=True) for each in tokens.split(256)]
         head: Tensor = torch.cat(parts) * (model.logit_scale.exp() if scale is None else scale)

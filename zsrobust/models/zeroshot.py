@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsrobust.datasets import Wording
 from zsrobust.models.tokens import embed, project
 
 #: Means and standard deviations that may replace the backbone's own.
@@ -24,6 +25,8 @@ class ZeroShotClassifier(nn.Module):
     head: Tensor
     mean: Tensor
     std: Tensor
+    #: The names of the classes, if they are known: for a defense that encodes texts of its own.
+    wording: Wording | None = None
 
     def __init__(
         self,
