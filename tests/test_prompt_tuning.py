@@ -246,7 +246,7 @@ def test_the_smooth_gradient_is_that_of_a_normalized_step(clip, images, about):
     seen, scores = exact._scored(points)
     seen, scores = seen[0], scores[0]
     pooled = exact.weights(scores) @ seen
-    best = torch.tensor([float(e) for e in entropies(seen @ exact.start.T)]).argsort()[:3]
+    best = torch.tensor([float(e) for e in entropies(seen.detach() @ exact.start.T)]).argsort()[:3]
     vectors = exact.context.vectors.detach().clone().requires_grad_()
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         chosen = seen[best]

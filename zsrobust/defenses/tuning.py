@@ -27,7 +27,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from zsrobust.attacks.draws import Draws
@@ -214,9 +213,8 @@ class Tuned(Randomized):
     def _step(self, given: tuple[Tensor, ...], graph: bool) -> Tensor:
         """Return the vectors after the first step of AdamW."""
         vectors, seen, scores = given if graph else tuple(each.detach() for each in given)
-        # Only the plain attention of PyTorch has derivatives of derivatives.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            vectors = vectors if vectors.requires_grad else vectors.detach().requires_grad_()
+        with torch.enable_grad():
+            vectors.requires_grad_()
             loss = self.loss(seen @ self._texts(vectors).T, seen @ self.start.T, scores)
             (gradient,) = torch.autograd.grad(loss, vectors, create_graph=graph)
             direction = gradient / (gradient.abs() + TINY)
