@@ -95,8 +95,8 @@ def ss_tpt_weights(classifier, z, image, draws, head, about):
         suitable.append(1 / (sum(others) / len(others) + 1e-8))
         moved = classifier.features(weak_of(view_of(image, draws, i), draws))[0]
         p, q = (head @ z[i]).softmax(0), (head @ moved).softmax(0)
-        m = (p + q) / 2
-        kl = [float((m * (m / each).log()).sum()) for each in (p, q)]
+        m = (p + q) / 2 + 1e-8
+        kl = [float((m * (m / (each + 1e-8)).log()).sum()) for each in (p, q)]
         stable.append(1 / (sum(kl) / 2 + 1e-8))
     return mixed(suitable, stable, about), (suitable, stable)
 

@@ -221,7 +221,8 @@ class Tuned(Randomized):
             if graph and self.smooth:
                 size = gradient.detach().square().mean().sqrt()
                 direction = bpda(direction, gradient / (size + TINY))
-            return vectors * (1 - self.about.lr * DECAY) - self.about.lr * direction
+            moved: Tensor = vectors * (1 - self.about.lr * DECAY) - self.about.lr * direction
+            return moved
 
 
 def entropy(logits: Tensor) -> Tensor:
