@@ -221,10 +221,10 @@ class Tuned(Randomized):
             if graph and self.smooth:
                 size = gradient.detach().square().mean().sqrt()
                 direction = bpda(direction, gradient / (size + TINY))
-            moved: Tensor = vectors * (1 - self.about.lr * DECAY) - self.about.lr * direction
-            return moved
+            return vectors * (1 - self.about.lr * DECAY) - self.about.lr * direction
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Return the entropies, (...), of the softmax of logits (..., K)."""
-    return torch.special.entr(logits.softmax(-1)).sum(-1)
+    entropies: Tensor = torch.special.entr(logits.softmax(-1)).sum(-1)
+    return entropies
