@@ -16,11 +16,16 @@ from zsrobust.attacks.scenes import Mixed, Scene, redrawn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Images
 from zsrobust.defenses.views import VIEWS, Randomized, views
+from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import Case, judge
 from zsrobust.models.randomized import UNSEEN, Judged, parse_judged
 from zsrobust.models.unrolling import optimized
 from zsrobust.models.wrappers import Purified, unchanged
+from zsrobust.running.bench import Bench
+from zsrobust.running.entries import load_suite
+from zsrobust.running.plan import plan
+from zsrobust.settings import protocols
 from zsrobust.testing import LinearClassifier, toy
 
 pytestmark = pytest.mark.filterwarnings("ignore::zsrobust.attacks.notes.Note")
@@ -371,3 +376,15 @@ def test_memory_does_not_grow_with_what_a_step_computes():
 
     assert saved(lambda: unrolled(1)) == saved(lambda: unrolled(20)) == 2 * 4
     assert saved(lambda: plain(20)) > saved(lambda: plain(1)) > 2 * 4
+
+
+def test_an_oblivious_attack_sees_no_part_of_the_defense(tmp_path):
+    suite = load_suite("mini")
+    bench = Bench(suite, protocols.load("sound"), Workshop(suite, tmp_path))
+    cell = plan(suite, bench.protocol, ["ttc:of=clip"], ["adaptive"], ["mini_shapes"], limit=2)[0]
+    seen = {}
+    for knowledge in ("adaptive", "oblivious"):
+        tower = bench.workshop.tower(f"ttc:of=clip,knowledge={knowledge}")
+        scene = bench.deploy(cell, tower).scene
+        seen[knowledge] = sorted(scene.ways), scene.unrolled is None
+    assert seen == {"adaptive": (["undefended", "unrolled"], False), "oblivious": ([], True)}

@@ -18,7 +18,7 @@ MINI = suites.load("mini")
 #: Which of eight images survive, by attack; each attack alone leaves five or more.
 SURVIVORS = {
     "pgd10": "11111110",
-    "adaptive": "11111000",
+    ranking.ADAPTIVE: "11111000",
     "transfer": "11101111",
     "square:queries=200": "11011111",
 }
@@ -138,7 +138,7 @@ def test_every_attack_of_the_ranking_sees_the_same_images():
 
 def test_the_worst_of_one_row_is_the_row(tmp_path):
     frame = filled(tmp_path)
-    cells = frame[frame["attack"] == "adaptive"].to_dict("records")
+    cells = frame[frame["attack"] == ranking.ADAPTIVE].to_dict("records")
     suite = dataclasses.replace(MINI, datasets=MINI.datasets[::4])
     row = Row(suite, {cell["dataset"]: cell for cell in cells})
     assert measures.worst_of([row]).mean("robust") == row.mean("robust")

@@ -36,7 +36,8 @@ class Stage:
     @property
     def scene(self) -> Scene:
         """What the cell's attack may use; nothing is built before it asks."""
-        wrapper = self.tower.wrapper
+        known = self.tower.knowledge == "adaptive"  # an oblivious attack sees no part of it
+        wrapper = self.tower.wrapper if known else None
         makes = {} if wrapper is None else wrapper.ways()
         unrolled = None if wrapper is None else wrapper.unrolled
 
