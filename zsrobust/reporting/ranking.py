@@ -24,6 +24,8 @@ DEFENSES = {
     "cola_projection": "COLA's projection",
     "cola": "COLA",
     "dbd:crops=6,filters=false,noises=2": "DBD",
+    "r_tpt:views=8": "R-TPT",
+    "ss_tpt:views=8": "SS-TPT",
 }
 AROUND = {"clip": "CLIP", "tecoa": "FT-TeCoA"}
 ADAPTIVE = "adaptive:eot=2,steps=10"  #: as many steps as PGD-10 and `transfer` have
@@ -32,9 +34,9 @@ ATTACKS = {"Adaptive": ADAPTIVE, "Transfer": "transfer", "Black box": "square:qu
 EVERY = 4
 NOTE = (
     "Oblivious: PGD-10 on the undefended classifier, which is what is usually published. It is "
-    "not ranked. Adaptive: PGD and APGD of 10 steps through every surrogate that the defense declares, from "
-    "several starts. Transfer: PGD-10 on CLIP. Black box: Square with 200 queries of the defense. "
-    "One dataset in four, from the first on. These rules were fixed before the measurements."
+    "not ranked. Adaptive: PGD and APGD of 10 steps through every surrogate that the defense "
+    "declares, from several starts. Transfer: PGD-10 on CLIP. Black box: Square with 200 queries of the "
+    "defense. One dataset in four, from the first on. These rules were fixed before the measurements."
 )
 WORST = "Worst: an image counts if it survives all these attacks. Defenses are ranked by it."
 VERDICT = "Verdict: doubtful if a red flag was raised under the adaptive attack."
