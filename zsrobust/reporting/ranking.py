@@ -1,7 +1,7 @@
 """The ranking of test-time defenses: its rows, its attacks and its subset. No torch here.
 
-The rules were fixed before a defense was measured: every defense with its released settings, around
-CLIP and around FT-TeCoA; one dataset in four, from the first on; the suite's subset of images.
+Every defense has its released settings, around CLIP and around FT-TeCoA. One dataset in four, from
+the first on, with the suite's subset of images. No row was chosen, left out or tuned by its result.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ EVERY = 4
 NOTE = (
     "Oblivious: PGD-10 on the undefended classifier, which is what is usually published. It is "
     "not ranked. Adaptive: PGD and APGD of 10 steps through every surrogate that the defense "
-    "declares, from several starts. Transfer: PGD-10 on CLIP. Black box: Square with 200 queries of the "
-    "defense. One dataset in four, from the first on. These rules were fixed before the measurements."
+    "declares, from several starts. Transfer: PGD-10 on CLIP. Black box: Square with 200 queries "
+    "of the defense. One dataset in four, from the first on."
 )
 WORST = "Worst: an image counts if it survives all these attacks. Defenses are ranked by it."
 VERDICT = "Verdict: doubtful if a red flag was raised under the adaptive attack."
