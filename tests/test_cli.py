@@ -182,7 +182,7 @@ def test_a_failed_cell_is_named_stored_and_does_not_stop_the_others(
         ((*QUICK, "--dataset", "mini_shape"), "Did you mean mini_shapes?"),
         ((*QUICK, "--attack", "pgd:stepz=2"), "has no field 'stepz'. Its fields: eps, norm, steps"),
         ((*QUICK, "--attack", "pgd:steps=-2"), "steps must be positive"),
-        ((*QUICK, "--eps", "8"), "eps '8' is not a bound"),
+        ((*QUICK, "--eps", "8"), "eps 8 is beyond any pixel in [0, 1]. Write it as 8/255"),
         (("run", *MINI, "--limit", "0"), "0 is not in the range x>=1. See: "),
         ((*QUICK, "--limits", "3"), "No such option"),
         (("trian", "clip"), "No such command 'trian'"),
