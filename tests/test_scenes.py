@@ -143,7 +143,7 @@ def test_on_a_linear_model_enough_steps_reach_the_best_universal_perturbation():
 
 def test_a_universal_perturbation_is_a_loop_of_sign_steps_on_the_summed_loss():
     classifier, images, labels = toy_images(count=20)
-    attack = Universal(eps=EPS, epochs=3, batch=8, step=0.3)
+    attack = Universal(eps=EPS, epochs=3, batch=8, rate=0.3)
     found = attack.train(Meter(classifier), Training(images, labels, classifier, (), seed=5))
     source = universal_page.Draws.of(5, "universal", np.arange(20))
     delta, batches = torch.zeros(3, 8, 8), []

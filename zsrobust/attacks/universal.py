@@ -39,9 +39,9 @@ class Universal(Attack):
     epochs: int = 10  #: passes over the training images
     images: int = 512  #: of the training set, balanced over its classes
     batch: int = 32  #: training images of a step
-    step: float = 0.1  #: α, as a share of eps
+    rate: float = 0.1  #: of a step: α, as a share of eps
     norms = ("linf",)
-    positive = ("epochs", "images", "batch", "step")
+    positive = ("epochs", "images", "batch", "rate")
 
     @property
     def reads(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ class Universal(Attack):
                     drawn = redrawn(classifier, taken)
                     gradient = _gradient(drawn, images[chosen], labels[chosen], delta)
                     stuck &= not gradient.any()
-                    delta = delta + self.step * self.eps * gradient.sign()
+                    delta = delta + self.rate * self.eps * gradient.sign()
                     delta, taken = delta.clamp(-self.eps, self.eps), taken + 1
         if stuck:
             note("attack_zero_gradients")
