@@ -62,6 +62,8 @@ class Attack(ABC):
     continues: ClassVar[bool] = False
     #: True if it has targets: `aims` chooses them, and a call takes them as `targets`, (N,) int64.
     targeted: ClassVar[bool] = False
+    #: True if it never looks at the classifier: then no gradient is examined for red flags.
+    blind: ClassVar[bool] = False
     #: The names of the fields that must be positive, beside eps.
     positive: ClassVar[tuple[str, ...]] = ()
 

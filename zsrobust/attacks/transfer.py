@@ -21,6 +21,7 @@ class Transfer(Attack):
     source: str = "clip"
     attack: str = "pgd10"
     step_size: float = 1 / 255
+    blind = True
     positive = ("step_size",)
 
     @property

@@ -51,6 +51,7 @@ class Table:
     by_dataset: bool = True  #: whether each dataset has a column; averages have one anyway
     second: bool = False  #: whether its suite is the one with the second target dataset
     note: str = ""  #: the meaning of its rows
+    every: int = 1  #: 4: its means are over every fourth dataset, from the first on
     #: the bounds of the suite's sweep that it shows, each for training and test; "" is one eps
     swept: Literal["", "others", "all"] = ""
     #: the columns of a table over several attacks, seeds or bounds, which replace all others
@@ -217,6 +218,7 @@ TABLES = {
         rows=ranking.titles(),
         measures=_test_time_defenses,
         note=ranking.NOTE,
+        every=ranking.EVERY,
     ),
     "z1": Table(
         "Trained defenses: average accuracy (%), clean and robust",

@@ -274,12 +274,13 @@ def _underneath(
         if not measures
         else ""
     )
+    averaged = counted(len(suite.datasets[:: table.every]), "dataset")
     lines = [
         f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; "
         f"attack{'s' if ',' in attacks else ''} {attacks}, eps {_bounds(table, selection)}; "
         f"{DASH}: not measured, or failed."
         + (" Time: seconds of one training epoch." if has_times else ""),
-        f"Means are over {counted(len(suite.datasets), 'dataset')}.{zero_shot} Above "
+        f"Means are over {averaged}.{zero_shot} Above "
         "chance: the mean of (accuracy - chance) / (1 - chance), at least 0 for each dataset. "
         "Chance is the share of the most frequent class, which a constant answer scores.",
     ]

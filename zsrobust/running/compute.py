@@ -118,7 +118,7 @@ def examine_cell(
             cell.attack,
             *sample,
             target=deployed.target,
-            knowledge=deployed.knowledge,
+            knowledge="oblivious" if cell.attack.blind else deployed.knowledge,
             batch_size=judged.batch_size,
             survived=survived,
             undefended=bench.undefended(cell),
