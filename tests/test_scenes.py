@@ -24,6 +24,7 @@ from zsrobust.evaluation.meter import Meter
 from zsrobust.models.heads import Context, of_texts
 from zsrobust.running.bench import Bench
 from zsrobust.running.plan import Cell, Key
+from zsrobust.running.single import evaluate
 from zsrobust.running.stage import Stage
 from zsrobust.settings import protocols, suites
 from zsrobust.testing import LinearClassifier, toy
@@ -382,3 +383,15 @@ def test_a_run_of_the_attacks_that_use_a_scene_names_what_they_read(zsrobust, tm
     assert stored["prompt_mismatch"]["prompts"] != stored["semantic"]["prompts"]
     assert stored["universal:epochs=1,images=25"]["training"]["dataset"] == "mini_train"
     zsrobust("verify", "runs")
+
+
+def test_images_of_another_defense_say_nothing_about_gradients(tmp_path):
+    found = {
+        attack: evaluate(
+            "clip", attack=attack, dataset="mini_shapes", limit=4, checkpoints=tmp_path
+        )
+        for attack in ("transfer", "pgd2")
+    }
+    assert "coupled" in found["transfer"].checks
+    assert "standing" not in found["transfer"].checks
+    assert "standing" in found["pgd2"].checks
