@@ -10,12 +10,11 @@ from zsrobust.core.specs import join_spec, split_spec
 from zsrobust.reporting.rows import USUAL, Need
 from zsrobust.settings.suites import Suite
 
-#: The defenses by spec, with their titles. CSR, DOC, COLA, DBD, R-TPT and SS-TPT are not measured
-#: yet: red flags of a defense with many passes take minutes for each cell.
+#: The defenses by spec, with their titles. ET3, CSR, DOC, COLA, DBD, R-TPT and SS-TPT are
+#: not measured yet: red flags of a defense with many passes take minutes for each cell.
 DEFENSES = {
     "tte": "TTE",
     "ttc": "TTC",
-    "et3": "ET3",
     "mac": "MAC",
     "clipure_cos": "CLIPure-Cos",
     "clipure_cos_code": "CLIPure-Cos (released code)",
