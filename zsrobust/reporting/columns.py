@@ -288,7 +288,8 @@ def added_time(row: Row) -> Entry:
     with_it, without = _cost(row, "seconds"), _cost(row, "plain_seconds")
     if with_it is None or without is None:
         return Entry(about="no test-time defense")
-    return Entry(f"{1000 * (with_it - without):.1f}")
+    added = round(1000 * (with_it - without), 1)
+    return Entry(f"{added + 0.0:.1f}")  # + 0.0: a small negative time is no "-0.0"
 
 
 def test_memory(row: Row) -> Entry:
