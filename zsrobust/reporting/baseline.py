@@ -16,7 +16,15 @@ import numpy as np
 from zsrobust.core.errors import ZSRobustError, counted, last_line
 from zsrobust.reporting.columns import percent, points
 from zsrobust.reporting.comparison import IMAGES, Verified, verified
-from zsrobust.reporting.matching import METRICS, Match, Stored, at_limit, readable, stored
+from zsrobust.reporting.matching import (
+    METRICS,
+    Match,
+    Stored,
+    at_limit,
+    readable,
+    stored,
+    without_subsets,
+)
 from zsrobust.reporting.origins import origins
 from zsrobust.reporting.rows import Metric
 from zsrobust.reporting.statistics import holm, mcnemar, newcombe
@@ -78,6 +86,8 @@ def check(
     ours, damaged = readable(folder)
     if limit is not None:
         ours, theirs = at_limit(ours, theirs, limit)
+    else:
+        theirs = without_subsets(ours, theirs)
     match = Match(ours, theirs)
     verdicts: list[Verdict] = []
     pairs: list[_Pair] = []

@@ -99,6 +99,17 @@ def at_limit(
     return ours, [cell for cell in theirs if cell.limit == limit or cell.key not in same]
 
 
+def without_subsets(ours: Sequence[Stored], theirs: Sequence[Stored]) -> list[Stored]:
+    """Return their cells without the subsets that we do not have, where both have all images.
+
+    A baseline can store a cell on all images and on subsets, for tables of different size.
+    """
+    whole = [{cell.key for cell in cells if cell.limit is None} for cells in (ours, theirs)]
+    have = {(cell.key, cell.limit) for cell in ours}
+    both = whole[0] & whole[1]
+    return [cell for cell in theirs if cell.key not in both or (cell.key, cell.limit) in have]
+
+
 class Match:
     """Finds the cells of a baseline in a folder."""
 
