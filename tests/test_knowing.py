@@ -1,6 +1,7 @@
 """What attacks know of defenses: several gradients and starts, draws of random numbers, unrolled optimizations."""
 
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -338,7 +339,7 @@ def test_unrolled_steps_have_the_value_and_the_gradient_of_the_plain_loop(unroll
 
 def test_all_steps_pass_a_gradient_check_and_a_second_derivative_is_refused():
     state, target = start()
-    whole = lambda *given: optimized(descent(), *given, steps=3, unroll=3)  # noqa: E731
+    whole = partial(optimized, descent(), steps=3, unroll=3)
     assert torch.autograd.gradcheck(whole, (state, target))
     (gradient,) = torch.autograd.grad(
         whole(state, target).square().sum(), target, create_graph=True

@@ -30,7 +30,7 @@ TITLES = {
 WORST = 3  # images 0, 1 and 4
 
 
-def stored(folder, spec, attack, dataset, survivors, labels=None):
+def stored(folder, spec, attack, dataset, survivors, labels=None, digest="a", checkpoint="c"):
     """Store a cell of eight images, all of them classified correctly before the attack."""
     labels = np.arange(8) % 4 if labels is None else labels
     right = np.array([each == "1" for each in survivors])
@@ -39,9 +39,15 @@ def stored(folder, spec, attack, dataset, survivors, labels=None):
     identity = Identity(
         suite="mini",
         protocol="sound",
-        defense=DefenseIdentity(spec, TITLES[spec], knowledge if ":" in spec else {}),
+        defense=DefenseIdentity(
+            spec,
+            TITLES[spec],
+            {"checkpoint": checkpoint, **(knowledge if ":" in spec else {})},
+        ),
         attack=AttackIdentity(attack, 6 / 255),
-        dataset=DatasetIdentity(dataset, dataset, None, {"images": 8, "classes": 4}),
+        dataset=DatasetIdentity(
+            dataset, dataset, None, {"images": 8, "classes": 4, "digest": digest}
+        ),
         seed=0,
     )
     result = Result(
@@ -106,9 +112,11 @@ def test_a_missing_attack_leaves_a_dash(tmp_path, attack):
     assert line(load_results(tmp_path))["Worst"].text == "—"
 
 
-def test_other_images_are_not_combined(tmp_path):
-    other = {"transfer": {"labels": (np.arange(8) + 1) % 4}}
-    assert line(filled(tmp_path, **other))["Worst"].text == "—"
+@pytest.mark.parametrize(
+    "other", [{"labels": (np.arange(8) + 1) % 4}, {"digest": "b"}, {"checkpoint": "d"}]
+)
+def test_other_images_and_other_checkpoints_are_not_combined(tmp_path, other):
+    assert line(filled(tmp_path, transfer=other))["Worst"].text == "—"
 
 
 def test_edited_outcomes_are_not_combined(tmp_path):

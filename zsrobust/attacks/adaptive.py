@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from zsrobust.attacks import attacks, frozen, slots
 from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.feature_l2 import away
 from zsrobust.attacks.geometry import uniform_start
 from zsrobust.attacks.losses import margin
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.scenes import Mixed, beside, redrawn, scene_of
-from zsrobust.attacks.search import Iterative, ascend
+from zsrobust.attacks.search import Iterative
 from zsrobust.attacks.square import Square
 from zsrobust.core.errors import ZSRobustError
 
@@ -170,18 +171,8 @@ class Adaptive(Iterative):
         self, classifier: nn.Module, images: Tensor, labels: Tensor, draws: Draws, points: Tensor
     ) -> Tensor:
         """Return points whose defended embedding is far from that of the clean image."""
-        embed: Any = classifier.features
-        with torch.no_grad():
-            clean = embed(images)
-        return ascend(
-            lambda moved: (embed(moved) - clean).square().sum(1),
-            images,
-            uniform_start(images, draws, self.eps, self.norm, "adaptive"),
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            step_size=self.step_size,
-        )
+        begin = uniform_start(images, draws, self.eps, self.norm, "adaptive")
+        return away(classifier.features, images, begin, self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,17 +49,26 @@ class FeatureL2(Iterative):
                 "Choose another: zsrobust list attacks"
             )
         with frozen(classifier):
-            with torch.no_grad():
-                clean = embed(images)
-            return ascend(
-                lambda points: (embed(points) - clean).square().sum(1),
-                images,
-                uniform_start(images, draws, self.eps, self.norm, "feature_l2"),
-                eps=self.eps,
-                norm=self.norm,
-                steps=self.steps,
-                step_size=self.step_size,
-            )
+            begin = uniform_start(images, draws, self.eps, self.norm, "feature_l2")
+            return away(embed, images, begin, self)
+
+
+def away(embed: Any, images: Tensor, start: Tensor, attack: Iterative) -> Tensor:
+    """Return points (N, 3, S, S) whose embeddings are far from those of the images, in l2.
+
+    `embed` takes images to (N, D). The bound, the steps and their size are those of the attack.
+    """
+    with torch.no_grad():
+        clean = embed(images)
+    return ascend(
+        lambda points: (embed(points) - clean).square().sum(1),
+        images,
+        start,
+        eps=attack.eps,
+        norm=attack.norm,
+        steps=attack.steps,
+        step_size=attack.step_size,
+    )
 
 
 attacks.register("feature_l2")(FeatureL2())

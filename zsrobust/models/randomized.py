@@ -33,7 +33,7 @@ class Judged(nn.Module):
     """
 
     def __init__(self, classifier: nn.Module, how: str) -> None:
-        """Take the randomized classifier, and how it is judged; see `check_judged`."""
+        """Take the randomized classifier, and how it is judged; see `parse_judged`."""
         super().__init__()
         self.classifier = classifier
         kind, count = parse_judged(how)

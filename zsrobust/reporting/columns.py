@@ -292,16 +292,16 @@ def added_time(row: Row) -> Entry:
     return Entry(f"{added + 0.0:.1f}")  # + 0.0: a small negative time is no "-0.0"
 
 
-def test_memory(row: Row) -> Entry:
+def deployed_memory(row: Row) -> Entry:
     """Return the peak memory of one image through a test-time defense, in MiB."""
     found = _cost(row, "memory")
     return Entry(f"{found / 2**20:.1f}") if found is not None else Entry(about="not measured")
 
 
 def verdict(row: Row) -> Entry:
-    """Return "doubtful" if a cell has a red flag; `at_chance` is about the data and is none."""
+    """Return "doubtful" if a cell has a red flag, which `at_chance` is not."""
     flags = sorted({flag for cell in row.cells.values() for flag in cell["flags"]})
-    red = [name for name in flags if look_up(name).sentence.startswith("Red flag")]
+    red = [name for name in flags if look_up(name).red]
     if not row.cells:
         return Entry()
     return Entry("doubtful", about=", ".join(red)) if red else Entry("no flag")

@@ -12,11 +12,11 @@ from zsrobust.reporting.columns import (
     above_chance,
     added_time,
     average,
+    deployed_memory,
     epoch_time,
     flagged,
     memory,
     passes,
-    test_memory,
     verdict,
 )
 from zsrobust.reporting.measures import Measure
@@ -126,7 +126,7 @@ def _test_time_defenses(suite: Suite) -> list[Measure]:
         single("Verdict", verdict, adaptive, ranking.VERDICT),
         single("Passes", passes, adaptive, ranking.COST),
         single("Added (ms)", added_time, adaptive),
-        single("Memory (MiB)", test_memory, adaptive),
+        single("Memory (MiB)", deployed_memory, adaptive),
     ]
 
 

@@ -280,8 +280,8 @@ def worst(title: str, read: Read, needs: Callable[[str], Sequence[Need]], note: 
 def worst_of(rows: Sequence[Row]) -> Row:
     """Return a row of cells whose robust images are robust in the cells of every row.
 
-    All rows are of the same images. A dataset is left out where a cell is missing, failed or
-    damaged, or has other images.
+    All rows are of one checkpoint and of the same images; what the attack knows may differ. A
+    dataset is left out where a cell is missing, failed or damaged, or is of another one.
     """
     first, cells = rows[0], dict[str, Mapping[Hashable, Any]]()
     for dataset in first.averaged():
@@ -294,16 +294,26 @@ def worst_of(rows: Sequence[Row]) -> Row:
 
 def _worst_cell(cells: Sequence[Mapping[Hashable, Any]]) -> Mapping[Hashable, Any] | None:
     right: list[NDArray[np.bool_]] = []
-    labels: list[NDArray[np.int64]] = []
+    made: list[dict[str, Any]] = []
+    images = []
     for cell in cells:
         path = Path(str(cell["path"]))
-        outcomes = verified(read_result(path), path) if cell["status"] == "ok" else "failed"
+        result = read_result(path)
+        outcomes = verified(result, path) if cell["status"] == "ok" else "failed"
         if isinstance(outcomes, str):
             return None
         right.append(outcomes.right.robust)
-        labels.append(outcomes.labels)
-    if not cells or any(not np.array_equal(each, labels[0]) for each in labels):
+        details = result.identity.defense.details
+        made.append({name: value for name, value in details.items() if name != "knowledge"})
+        images.append((result.identity.dataset, outcomes.labels.tolist()))
+    if not cells or any(each != made[0] for each in made) or any(e != images[0] for e in images):
         return None
     flags = sorted({flag for cell in cells for flag in cell["flags"]})
     robust = int(np.logical_and.reduce(right).sum())
-    return {**cells[-1], "robust_correct": robust, "flags": flags, "made": "", "knowledge": ""}
+    return {
+        **cells[-1],
+        "robust_correct": robust,
+        "flags": flags,
+        "made": repr(made[0]),
+        "knowledge": "",
+    }

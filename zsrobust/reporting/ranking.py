@@ -4,8 +4,6 @@ Every defense has its released settings, around CLIP and around FT-TeCoA. One da
 the first on, with the suite's subset of images. No row was chosen, left out or tuned by its result.
 """
 
-from collections.abc import Callable
-
 from zsrobust.core.specs import join_spec, split_spec
 from zsrobust.reporting.rows import USUAL, Need
 from zsrobust.settings.suites import Suite
@@ -68,5 +66,4 @@ def oblivious(spec: str, suite: Suite) -> Need:
 
 def needs(spec: str, suite: Suite) -> list[Need]:
     """Return the cells that the worst case is taken over."""
-    under: Callable[[str], Need] = lambda attack: need(spec, suite, attack)  # noqa: E731 (short)
-    return [oblivious(spec, suite), *(under(attack) for attack in ATTACKS.values())]
+    return [oblivious(spec, suite), *(need(spec, suite, each) for each in ATTACKS.values())]

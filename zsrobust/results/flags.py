@@ -57,6 +57,11 @@ class Flag:
     means: str  #: what it means for the number
     remedy: str  #: what to do
 
+    @property
+    def red(self) -> bool:
+        """Whether it is a red flag, not a note. Its footnote begins with these words."""
+        return self.sentence.startswith("Red flag:")
+
 
 @cache
 def known() -> dict[str, Flag]:
