@@ -241,19 +241,21 @@ def test_a_projection_onto_all_texts_changes_no_prediction():
 
 @settings(deadline=None, max_examples=25)
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.integers(0, 50))
-def test_transport_between_two_points_each_is_the_linear_program(row, column, seed):
-    """One number is free, the mass from the first to the first, and the cost is linear in it."""
+def test_transport_between_two_points_each_is_the_root_of_a_quadratic(row, column, seed):
+    """One number is free: the mass m from the first to the first. At the optimum the plan's ratio
+
+    m (1 - row - column + m) / ((row - m) (column - m)) is exp(-(c11 + c22 - c12 - c21) / 0.25).
+    """
     cost = torch.from_numpy(np.random.RandomState(seed).rand(1, 1, 2, 2))
     c = cost[0, 0].numpy()
-
-    def total(mass):
-        plan = [[mass, row - mass], [column - mass, 1 - row - column + mass]]
-        return float((np.array(plan) * c).sum())
-
-    best = min(total(max(0.0, row + column - 1)), total(min(row, column)))
+    ratio = math.exp(-(c[0, 0] + c[1, 1] - c[0, 1] - c[1, 0]) / 0.25)
+    rest = 1 - row - column
+    roots = np.roots([1 - ratio, rest + ratio * (row + column), -ratio * row * column])
+    (mass,) = [each for each in roots if max(0.0, -rest) < each < min(row, column)]
+    best = float((np.array([[mass, row - mass], [column - mass, rest + mass]]) * c).sum())
     weights = [torch.tensor([[each, 1 - each]], dtype=torch.float64) for each in (row, column)]
-    found = transport(cost, *weights, regularization=5e-3, iterations=500)
-    assert float(found) == pytest.approx(best, abs=5e-3)
+    found = transport(cost, *weights, regularization=0.25, iterations=500)
+    assert float(found) == pytest.approx(best, abs=1e-9)
 
 
 def entropy(probabilities):

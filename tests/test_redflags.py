@@ -181,6 +181,35 @@ def test_batches_do_not_matter():
     assert all(split[name] == pytest.approx(value, abs=2e-4) for name, value in whole.items())
 
 
+class Counted(torch.nn.Module):
+    """A classifier that counts the images it sees."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier, self.images = classifier, 0
+
+    def forward(self, images):
+        self.images += len(images)
+        return self.classifier(images)
+
+
+@pytest.mark.parametrize("second", ["pgd100", "square:queries=20", "pgd10:norm=l2"])
+def test_attacks_on_one_classifier_share_what_was_measured(second):
+    classifier, pixels, labels = sample()
+    counted = Counted(classifier)
+    left = torch.arange(len(labels)) % 2 == 0
+    one, other = attacks.create("pgd10", {"eps": 0.1}), attacks.create(second, {"eps": 0.1})
+    alone = [look(counted, pixels, labels, each, survived=left) for each in (one, other)]
+    counted.images, kept = 0, {}
+    spent = []
+    for each, expected in zip((one, other, other), (*alone, alone[1]), strict=True):
+        assert look(counted, pixels, labels, each, survived=left, kept=kept) == expected
+        spent.append(counted.images)
+        counted.images = 0
+    assert spent[2] <= 4 * 100  # Square asks about four images again
+    assert (spent[1] < spent[0] / 4) is (other.norm == "linf")
+
+
 def test_where_nothing_is_right_only_the_outputs_are_looked_at():
     classifier, pixels, labels = sample()
     checks = look(classifier, pixels, (labels + 1) % 4)

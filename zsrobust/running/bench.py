@@ -1,7 +1,8 @@
 """The bench: a suite under a protocol. It builds the images, classifiers and cases of cells."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from zsrobust.defenses import Tower
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.identity import identify_attack, identify_dataset
 from zsrobust.evaluation.meter import device_of
+from zsrobust.evaluation.redflags.measurements import Kept
 from zsrobust.evaluation.referee import Case, Search
 from zsrobust.models.clip import cut_for
 from zsrobust.models.wrappers import ADAPTIVE, Knowledge
@@ -63,6 +65,10 @@ class Bench:
     protocol: Protocol
     workshop: Workshop
     search: Search = "float32"  #: the precision in which attacks search
+    #: What was measured for red flags, by defense, dataset, limit and seed: cells share it.
+    probed: defaultdict[tuple[object, ...], Kept] = field(
+        default_factory=lambda: defaultdict(dict), compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.search != "float32" and self.protocol.precision != "float32":
@@ -70,6 +76,11 @@ class Bench:
                 f"--precision {self.search} is not valid: the protocol {self.protocol.name} sets "
                 "the precision itself. Leave out --precision."
             )
+
+    def forget(self) -> None:
+        """Forget weights and what was measured on them: an attack has changed the weights."""
+        self.workshop.forget()
+        self.probed.clear()
 
     @cached_property
     def cut(self) -> Cut:

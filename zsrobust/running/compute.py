@@ -123,6 +123,7 @@ def examine_cell(
             survived=survived,
             undefended=bench.undefended(cell),
             progress=partial(_examining, reporter or Reporter()),
+            kept=bench.probed[cell.key.defense, cell.key.dataset, cell.key.limit, cell.key.seed],
         )
     except Exception as error:
         reason = one_line(f"Red flags were not computed: {type(error).__name__}: {error}")

@@ -202,7 +202,7 @@ def _settle(bench: Bench, cell: Cell, state: Progress, store: Store, reporter: R
         tower = _tower(bench, cell, state)
         result, tampered = compute(bench, cell, work.identity, tower, store.folder, reporter)
     if tampered:  # the next cells must not inherit the changed weights
-        bench.workshop.forget()
+        bench.forget()
         state.towers.clear()
     reporter.stored(result)
     if result.status == "failed":

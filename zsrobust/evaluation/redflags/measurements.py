@@ -4,6 +4,8 @@ They are cheap enough for every cell. `rules` decides which measurements raise a
 """
 
 import math
+from collections.abc import MutableMapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,24 @@ from zsrobust.attacks import Attack
 from zsrobust.attacks.autoattack import Watch, are_probabilities
 from zsrobust.attacks.draws import Draws
 from zsrobust.evaluation.redflags.sample import Progress, Sample, logits_of, silent
-from zsrobust.evaluation.redflags.searches import searches
+from zsrobust.evaluation.redflags.searches import searches, weak
 from zsrobust.evaluation.redflags.slopes import slopes
 from zsrobust.models.wrappers import Knowledge
 
 NOT_FINITE = 1e9  # replaces a measurement that is not finite
+
+
+class Probed(NamedTuple):
+    """What the probes measured on a sample. It does not depend on the attack of a cell."""
+
+    checks: dict[str, float]
+    classes: int
+    right: Tensor  #: where the images are that are classified correctly
+    broken: Tensor | None  #: which of these PGD-10 breaks; None if no probe attacked them
+
+
+#: What was measured for one classifier on one sample, by ball, batch size, knowledge and canary.
+Kept = MutableMapping[tuple[object, ...], Probed]
 
 
 def examine(
@@ -32,6 +47,7 @@ def examine(
     survived: Tensor | None = None,
     undefended: nn.Module | None = None,
     progress: Progress = silent,
+    kept: Kept | None = None,
 ) -> dict[str, float]:
     """Return measurements by name, on images (N, 3, S, S) in [0, 1] with labels (N,).
 
@@ -39,7 +55,8 @@ def examine(
     Square; they use only eps, norm and the number of steps of `attack`. A classifier takes
     `batch_size` images at once. With "oblivious" `knowledge`, only the outputs are measured: the
     attack does not see the deployed classifier, so its gradients prove nothing. Weights, modes and
-    torch's random state are restored. Raises any exception of the classifier.
+    torch's random state are restored. `kept` is read and filled: the caller passes it again for
+    other attacks on the same classifier and sample. Raises any exception of the classifier.
 
     These are shares of the images classified correctly:
     - `zero_gradients` and `saturated`: the loss has no useful gradient;
@@ -67,32 +84,43 @@ def examine(
     sample = Sample.of(
         classifier, attack, pixels, labels, draws, target=target, batch_size=batch_size
     )
-    progress("outputs", 0, 3)
-    with sample.apart():
-        logits = logits_of(sample.deployed, pixels)
-        chosen = (logits.argmax(1) == labels).nonzero()[:, 0]
-        right = sample[chosen]
-        checks: dict[str, float] = {
-            "images": len(sample),
-            "correct": len(right),
-            **_outputs(sample, logits),
-        }
-        steps = attack.steps_taken(logits.shape[1])
-        if steps:
-            checks["attack_steps"] = steps
-        if len(right) and knowledge == "adaptive":
-            alike = survived if attack.norm != "patch" else None
-            left = None if alike is None else alike[chosen]
-            progress("gradients", 1, 3)
-            checks |= slopes(right)
-            progress("searches", 2, 3)
-            checks |= searches(right, left, steps == 0, undefended)
+    kept = {} if kept is None else kept
+    key = (sample.eps, sample.norm, batch_size, knowledge, undefended is None)
+    if key not in kept:
+        kept[key] = _probed(sample, knowledge, undefended, progress)
+    checks, classes, right, broken = kept[key]
+    checks = dict(checks)
+    steps = attack.steps_taken(classes)
+    if steps:
+        checks["attack_steps"] = steps
+    if survived is not None and broken is not None and attack.norm != "patch":
+        with sample.apart():
+            checks |= weak(sample[right], survived[right], broken if steps else None)
     progress("searches", 3, 3)
     numbers = {name: float(value) for name, value in checks.items()}
     return {
         name: round(value, 6) if math.isfinite(value) else NOT_FINITE
         for name, value in numbers.items()
     }
+
+
+def _probed(
+    sample: Sample, knowledge: Knowledge, undefended: nn.Module | None, progress: Progress
+) -> Probed:
+    """Return what the probes measure on the sample."""
+    progress("outputs", 0, 3)
+    with sample.apart():
+        logits = logits_of(sample.deployed, sample.images)
+        right = (logits.argmax(1) == sample.labels).nonzero()[:, 0]
+        checks = {"images": len(sample), "correct": len(right), **_outputs(sample, logits)}
+        broken = None
+        if len(right) and knowledge == "adaptive":
+            progress("gradients", 1, 3)
+            checks |= slopes(sample[right])
+            progress("searches", 2, 3)
+            found, broken = searches(sample[right], undefended)
+            checks |= found
+    return Probed(checks, logits.shape[1], right, broken)
 
 
 @torch.no_grad()

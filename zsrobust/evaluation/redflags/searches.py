@@ -14,12 +14,10 @@ PROBE = 100  # per image, of Square where it is the measure of a cell's own atta
 GRAY = 0.5  # every image can become plain gray within this distance
 
 
-def searches(
-    sample: Sample, survived: Tensor | None, black_box: bool, undefended: nn.Module | None
-) -> dict[str, float]:
+def searches(sample: Sample, undefended: nn.Module | None) -> tuple[dict[str, float], Tensor]:
     """Return how the images fare at eps, at half of eps, at a huge eps, and under long attacks.
 
-    `survived`, (N,) bool, is which images the cell's own attack left; None if that is not known.
+    Also return which of them PGD-10 breaks, (N,) bool.
     """
     before = sample.margins(sample.images)
     adversarial = sample.pgd(10, early_stop=False)
@@ -36,9 +34,7 @@ def searches(
     if broken.any():
         rounded = sample.broken((adversarial * 255).round() / 255)
         found["eight_bits"] = float(rounded[broken].float().mean())
-    if survived is not None:
-        found |= _weak(sample, survived, None if black_box else broken)
-    return found | {"fickle": _fickle(sample, broken)}
+    return found | {"fickle": _fickle(sample, broken)}, broken
 
 
 def few(images: int) -> int:
@@ -72,10 +68,11 @@ def _fickle(sample: Sample, broken: Tensor) -> float:
     return int((alone != broken[:count]).sum()) / len(sample)
 
 
-def _weak(sample: Sample, survived: Tensor, broken: Tensor | None) -> dict[str, float]:
+def weak(sample: Sample, survived: Tensor, broken: Tensor | None) -> dict[str, float]:
     """Return how much the cell's attack left of what it or the probe breaks: share and number.
 
-    `broken` is what PGD-10 broke. None asks Square instead, and only about images that are left.
+    `survived`, (N,) bool, is which images the cell's own attack left. `broken` is what PGD-10
+    broke. None asks Square instead, and only about images that are left.
     """
     missed = survived.nonzero()[:, 0]
     if broken is None:
