@@ -24,6 +24,7 @@ from zsrobust.reporting.columns import DASH, percent
 from zsrobust.reporting.report import build
 from zsrobust.reporting.report.gallery import _png
 from zsrobust.reporting.rows import rows
+from zsrobust.reporting.standings import rankings
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import look_up
@@ -250,7 +251,10 @@ def test_without_scripts_every_view_is_shown(page):
     assert first.get("hidden") is None
     assert all(view.get("hidden") == "" for view in others)
     (style,) = tree.findall("head/noscript/style")
-    assert words(style) == ".view[hidden], .board[hidden] { display: block !important }"
+    assert (
+        words(style)
+        == ".view[hidden], .board[hidden], .ranking[hidden] { display: block !important }"
+    )
     digest = base64.b64encode(hashlib.sha256(words(style).encode()).digest()).decode()
     assert f"'sha256-{digest}'" in page
 
@@ -300,8 +304,9 @@ def test_it_needs_nothing_else(page):
         for name in ("src", "href")
         if (address := element.get(name)) is not None
     ]
+    links = {each.get("href") for each in parsed(page).iter("a")}  # readers may follow them
     assert addresses
-    assert all(each.startswith(("data:", "#")) for each in addresses)
+    assert all(each.startswith(("data:", "#")) for each in addresses if each not in links)
     assert "default-src 'none'" in page
     assert "url(" not in page
 
@@ -713,3 +718,45 @@ def test_browser_is_usable_on_a_narrow_screen(browser):
             )  # tables scroll inside their regions
     finally:
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+RANKING = ".ranking:not([hidden])"
+
+
+def ranked(browser) -> list[list[str]]:
+    script = """return [...document.querySelectorAll(arguments[0] + " tbody tr:not([hidden])")].map((row) =>
+        [row.cells[0].textContent, row.cells[1].querySelector(".open").firstChild.textContent.trim()])"""
+    return list(browser.run(script, RANKING))
+
+
+def test_browser_ranks_searches_and_copies(browser, folder):
+    found = rankings(load_results(folder), [MINI])[0]
+    everything = [[str(each.rank or "—"), each.title] for each in found.standings]
+    assert ranked(browser) == everything
+    browser.run("arguments[0].value = 'teco'", browser.find("#choice-find"))
+    browser.find("#choice-find").send_keys("A")
+    assert ranked(browser) == [each for each in everything if each[1] == "FT-TeCoA"]
+    assert "find=tecoA" in browser.fragment
+    browser.click("[data-copy=csv]")
+    text = browser.find("#copy-text").get_attribute("value").splitlines()
+    assert text[0].startswith("Rank,Defense,Kind,Worst case,Worst case: 95% interval,")
+    (one,) = [each for each in found.standings if each.title == "FT-TeCoA"]
+    assert text[1].startswith(f"{one.rank},FT-TeCoA,trained,{one.worst.text},")
+    assert len(text) == 2
+    browser.click("#copy .close")
+    browser.click("[data-copy=tex]")
+    assert rf"{one.worst.text} (" in browser.find("#copy-text").get_attribute("value")
+    browser.click("#copy .close")
+    browser.open("#kind=test-time")
+    assert ranked(browser) == []
+    browser.open("#ranking=99")  # nonsense is the first ranking
+    assert ranked(browser) == everything
+
+
+def test_browser_shows_the_attacks_of_a_defense(browser):
+    browser.click(f"{RANKING} tbody tr:first-child .open")
+    shown = browser.find(".details:popover-open").text
+    assert "autoattack" in shown
+    assert "https://arxiv.org/abs/2212.07016" in browser.run(
+        "return [...document.querySelectorAll('.details:popover-open a')].map((each) => each.href)"
+    )

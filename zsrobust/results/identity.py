@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zsrobust.core.files import slug
-from zsrobust.core.specs import format_eps, parse_value
+from zsrobust.core.specs import format_eps, join_spec, parse_value, split_spec
 from zsrobust.core.values import Text, fits
 
 PRINTED = "title"  #: the field that is printed, and never compared
@@ -190,8 +190,16 @@ class Identity:
 
     @property
     def deployed(self) -> str:
-        """Digest of the defense; cells of one checkpoint share it, whatever their attack is."""
-        return _short_digest(_compared(self.to_json()["defense"]))
+        """Digest of the defense; cells of one checkpoint share it, whatever attacks know of it."""
+        defense = _compared(self.to_json()["defense"])
+        defense.pop("knowledge", None)
+        return _short_digest({**defense, "spec": deployed_spec(self.defense.spec)})
+
+
+def deployed_spec(spec: str) -> str:
+    """Return the spec of a deployed defense: without what the attack knows of it."""
+    name, fields = split_spec(spec)
+    return join_spec(name, {key: value for key, value in fields.items() if key != "knowledge"})
 
 
 def _compared(defense: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from zsrobust.reporting.report.cells import Provenance, provenance
 from zsrobust.reporting.report.collection import Collection
 from zsrobust.reporting.report.datasets import Looks
 from zsrobust.reporting.report.views import View, views
+from zsrobust.reporting.standings import KINDS, STRONG, rankings
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.flags import look_up
 from zsrobust.results.identity import Identity
@@ -24,7 +25,7 @@ from zsrobust.results.store import Store
 from zsrobust.settings.suites import Suite
 
 #: Without scripts, readers cannot choose a view, so the page shows all views.
-WITHOUT_SCRIPTS = ".view[hidden], .board[hidden] { display: block !important }"
+WITHOUT_SCRIPTS = ".view[hidden], .board[hidden], .ranking[hidden] { display: block !important }"
 
 
 def build(store: Store, own: Sequence[Suite] = ()) -> str:
@@ -61,6 +62,9 @@ def build(store: Store, own: Sequence[Suite] = ()) -> str:
             "without_scripts": _hash(WITHOUT_SCRIPTS),
         },
         filters=_filters(shown),
+        rankings=rankings(found.frame, list(found.suites.values())),
+        kinds=KINDS,
+        strong=STRONG,
         views=[(view, list(looks.on_datasets(view))) for view in shown],
         cells=_cells(found, shown),
         ids={path: number for number, path in enumerate(found.results)},

@@ -7,6 +7,7 @@
   const views = all(".view");
   const selects = all("#filters select");
   const names = selects.map((select) => select.name);
+  const rankings = all(".ranking");
 
   const nearest = (asked) => {  // an earlier filter outweighs all later ones
     const score = (view) => names.reduce((sum, name) => 2 * sum + (view.dataset[name] === asked.get(name)), 0);
@@ -23,6 +24,7 @@
     return {
       view: nearest(asked), metric: asked.get("metric") === "clean" ? "clean" : "robust", dataset: asked.get("dataset") || null,
       sort, dir: asked.get("dir") || (sort === "method" ? "asc" : "desc"),
+      ranking: rankings[asked.get("ranking")] ? asked.get("ranking") : "0", kind: asked.get("kind") || "", find: asked.get("find") || "",
     };
   };
 
@@ -33,6 +35,8 @@
     parts.metric = state.metric;
     if (state.dataset) parts.dataset = state.dataset;
     if (state.sort !== "method" || state.dir !== "asc") Object.assign(parts, { sort: state.sort, dir: state.dir });
+    if (state.ranking !== "0") parts.ranking = state.ranking;
+    for (const name of ["kind", "find"]) if (state[name]) parts[name] = state[name];
     const escape = (text) => encodeURIComponent(text).replace(/%(2F|3A|2C|40)/g, decodeURIComponent);
     return "#" + Object.entries(parts).map(([name, value]) => `${name}=${escape(value)}`).join("&");
   };
@@ -50,6 +54,7 @@
       if (!board.hidden) sortRows(board.querySelector("table"), state.sort, state.dir);
     }
     filters(state);
+    choose(state);
     const chosen = all(".dataset", state.view).find((each) => each.dataset.dataset === state.dataset);
     if (chosen && !chosen.open) {
       chosen.open = true;
@@ -83,6 +88,56 @@
     go({ view: nearest(new Map(selects.map((select) => [select.name, select.value]))) });
   });
 
+  // The leaderboard: its choice of rows, and the rows shown as text.
+
+  const choose = ({ ranking, kind, find }) => {
+    rankings.forEach((each, place) => { each.hidden = String(place) !== ranking; });
+    for (const row of rankings[ranking]?.querySelectorAll("tbody tr") ?? []) {
+      const kinds = [row.dataset.kind, ...(row.dataset.has ?? "").split(" ")];
+      row.hidden = (kind && !kinds.includes(kind)) || !row.cells[1].textContent.toLowerCase().includes(find.toLowerCase());
+    }
+    byId("choice-ranking").value = ranking;
+    byId("choice-kind").value = kind;
+    if (byId("choice-find").value !== find) byId("choice-find").value = find;
+    byId("choice").hidden = false;
+  };
+
+  byId("choice").addEventListener("submit", (event) => event.preventDefault());
+  byId("choice").addEventListener("input", ({ target }) => go({ [target.name]: target.value }));
+
+  const shownRows = () => {
+    const table = rankings.find((each) => !each.hidden).querySelector("table");
+    const texts = (cell) => {
+      const ends = cell.querySelector(".ends")?.textContent ?? "";
+      return [(cell.querySelector(".value, .open") ?? cell).firstChild.textContent.trim(), ends.trim()];
+    };
+    const heads = [...table.tHead.rows[0].cells].map((each) => each.textContent.trim());
+    return [heads, [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => [...row.cells].map(texts))];
+  };
+  const asCsv = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const asTex = (text) => text.replace(/[\\{}&%$#_~^]/g, (sign) => ({ "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" })[sign] ?? `\\${sign}`).replaceAll("–", "--").replaceAll("—", "---");
+  const written = {
+    csv: (heads, rows) => {
+      const wide = heads.map((_, at) => rows.some((row) => row[at][1]));
+      const line = (cells) => cells.map(asCsv).join(",");
+      const names = heads.flatMap((head, at) => (wide[at] ? [head, `${head}: 95% interval`] : [head]));
+      return [line(names), ...rows.map((row) => line(row.flatMap(([text, ends], at) => (wide[at] ? [text, ends] : [text]))))].join("\n") + "\n";
+    },
+    tex: (heads, rows) => {
+      const line = (cells) => `${cells.map(asTex).join(" & ")} \\\\`;
+      const body = rows.map((row) => line(row.map(([text, ends]) => (ends ? `${text} (${ends})` : text))));
+      return [`\\begin{tabular}{rll${"r".repeat(heads.length - 3)}}`, "\\hline", line(heads), "\\hline", ...body, "\\hline", "\\end{tabular}"].join("\n") + "\n";
+    },
+  };
+  for (const button of all("[data-copy]")) {
+    button.addEventListener("click", () => {
+      const text = written[button.dataset.copy](...shownRows());
+      byId("copy-text").value = text;
+      byId("copy-save").href = `data:text/plain;charset=utf-8,${encodeURIComponent(text)}`;
+      byId("copy-save").download = `leaderboard.${button.dataset.copy}`;
+    });
+  }
+
   // Sorting: missing numbers stay last, and equal ones stay in the order of the page.
 
   const original = new WeakMap();
@@ -95,7 +150,10 @@
     const [at, up] = [heads.indexOf(chosen), chosen.dataset.sort !== id || dir === "asc"];
     for (const head of heads) head.removeAttribute("aria-sort");
     chosen.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const value = (row) => (at ? Number.parseFloat(row.cells[at].textContent) : original.get(table).indexOf(row));
+    const number = (row) => Number.parseFloat(row.cells[at].textContent);
+    const words = chosen.dataset.sort === "defense" || chosen.dataset.sort === "kind";
+    const order = words ? [...rows].sort((a, b) => a.cells[at].textContent.localeCompare(b.cells[at].textContent)) : original.get(table);
+    const value = (row) => (at && !words ? number(row) : order.indexOf(row));
     rows.sort((a, b) => {
       const [left, right] = [value(a), value(b)];
       if (Number.isNaN(left) || Number.isNaN(right)) return Number.isNaN(left) - Number.isNaN(right);
@@ -107,7 +165,7 @@
 
   const sortBy = (head) => {
     const [id, sorted] = [head.dataset.sort, head.getAttribute("aria-sort")];
-    const first = ["method", "class"].includes(id) ? "asc" : "desc";
+    const first = ["method", "class", "rank", "defense", "kind"].includes(id) ? "asc" : "desc";
     const dir = sorted ? (sorted === "ascending" ? "desc" : "asc") : first;
     if (head.closest(".board")) go({ sort: id, dir });
     else sortRows(head.closest("table"), id, dir);
