@@ -325,3 +325,15 @@ def test_a_row_of_an_oblivious_attack_is_left_out(stored):
     stored.loc[stored["defense"] == "pmg_aft", "knowledge"] = "oblivious"
     assert "pmg_aft" not in set(figures.data("5", stored, CHOSEN)["series"])
     assert "PMG-AFT (oblivious attack)" in figures.describe("5", stored, CHOSEN)
+
+
+def test_no_marker_of_figure_4_hides_another(stored):
+    same = stored.copy()
+    same[["robust_correct", "clean_correct"]] = [3, 6]  # all points of both methods coincide
+    drawn = figures.draw("4", same, CHOSEN)
+    for axes in drawn.axes:
+        first, second = axes.lines
+        assert first.get_xydata().tolist() == second.get_xydata().tolist()  # no jitter
+        assert first.get_markersize() > 2 * second.get_markersize()
+        assert first.get_marker() != second.get_marker()
+        assert {line.get_markerfacecolor() for line in axes.lines} == {"none"}

@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zsrobust import attacks, datasets, defenses
     from zsrobust.core.errors import ZSRobustError
-    from zsrobust.results import load_results
+    from zsrobust.evaluation.redflags.doctor import Diagnosis
+    from zsrobust.results import Result, Results, load_results
     from zsrobust.running.single import diagnose, evaluate
 
 __all__ = [
+    "Diagnosis",
+    "Result",
+    "Results",
     "ZSRobustError",
     "attacks",
     "datasets",
@@ -20,6 +24,9 @@ __all__ = [
 
 #: The module that defines each public name. The other names are subpackages.
 _HOMES = {
+    "Diagnosis": "evaluation.redflags.doctor",
+    "Result": "results",
+    "Results": "results",
     "ZSRobustError": "core.errors",
     "diagnose": "running.single",
     "evaluate": "running.single",

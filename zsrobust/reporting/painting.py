@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from zsrobust.core.specs import format_eps
@@ -63,6 +64,18 @@ class Look(NamedTuple):
             return {**look, "markerfacecolor": self.color, **edge}
         return {**look, "markerfacecolor": "white", "markeredgewidth": 0.8}
 
+    def ring(self, place: int, count: int) -> dict[str, Any]:
+        """Return the arguments of `Axes.plot` for the open markers of series `place` of `count`.
+
+        Each series has smaller markers than the one before, so that none hides another, even on
+        the same point.
+        """
+        size = RINGS[0] if count == 1 else np.interp(place, (0, count - 1), RINGS)
+        marks = {"color": self.color, "marker": self.marker, "markersize": size}
+        return {**marks, "markerfacecolor": "none", "markeredgewidth": 0.9}
+
+
+RINGS = (6.6, 2.8)  #: sizes of the markers of the first and of the last series, in points
 
 LOOKS = {
     "clip": Look("black", "o", 3.8, filled=False),
@@ -121,11 +134,13 @@ def paint_bounds(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
     panels = drawn.subplots(1, 2)
     for axes, metric, letter in zip(panels, METRICS, "ab", strict=True):
         shown = frame[frame["metric"] == metric]
-        for name, part in shown.groupby("series", sort=False):
+        groups = list(shown.groupby("series", sort=False))
+        for place, (name, part) in enumerate(groups):
             look = LOOKS[str(name)]
             axes.vlines(part["x"], part["low"], part["high"], color=look.color, linewidth=0.6)
+            marks = look.ring(place, len(groups))
             title = part["title"].iloc[0]
-            axes.plot(part["x"], part["value"], linestyle=look.line, label=title, **look.marks())
+            axes.plot(part["x"], part["value"], linestyle=look.line, label=title, **marks)
         ticks = sorted(set(shown["x"]))
         axes.set(xticks=ticks, xticklabels=map(format_eps, ticks))
         axes.set_xlabel("eps of training and test")

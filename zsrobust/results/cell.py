@@ -1,6 +1,7 @@
 """One cell: its counts, the outcome of each image, and a few sample images."""
 
 import io
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import read_regular
+from zsrobust.core.intervals import wilson
+from zsrobust.results import shown
 from zsrobust.results.identity import Identity
 
 LARGEST = 2**28  #: bytes of the arrays in one file; real files are far smaller
@@ -234,6 +237,57 @@ class Result:
     def attacked(self) -> int:
         """The number of images that were attacked: the correct ones, or all."""
         return self.images if self.identity.attacks_everything else self.clean_correct
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The share of images classified correctly without attack, in [0, 1]; nan if it failed."""
+        return self._share(self.clean_correct)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The share of robust images of all images, in [0, 1]; nan if it failed."""
+        return self._share(self.robust_correct)
+
+    @property
+    def clean_interval(self) -> tuple[float, float]:
+        """The 95% interval (Wilson's) of clean accuracy, in [0, 1]; nan if it failed."""
+        return self._interval(self.clean_correct)
+
+    @property
+    def robust_interval(self) -> tuple[float, float]:
+        """The 95% interval (Wilson's) of robust accuracy, in [0, 1]; nan if it failed."""
+        return self._interval(self.robust_correct)
+
+    def _share(self, correct: int) -> float:
+        return math.nan if self.status == "failed" else correct / self.images
+
+    def _interval(self, correct: int) -> tuple[float, float]:
+        return (math.nan, math.nan) if self.status == "failed" else wilson(correct, self.images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one flat row: what was measured, the counts, and the accuracies in [0, 1].
+
+        The keys are suite protocol seed attack eps defense dataset limit, named as in
+        `load_results`, then status images clean_correct robust_correct clean_accuracy clean_low
+        clean_high robust_accuracy robust_low robust_high flags seconds forward backward. `to_json`
+        returns what is stored.
+        """
+        counted = ("status", "images", "clean_correct", "robust_correct")
+        row = self.identity.about | {name: getattr(self, name) for name in counted}
+        for metric in ("clean", "robust"):
+            low, high = getattr(self, f"{metric}_interval")
+            row[f"{metric}_accuracy"] = getattr(self, f"{metric}_accuracy")
+            row |= {f"{metric}_low": low, f"{metric}_high": high}
+        row["flags"] = list(self.flags)
+        return row | {name: getattr(self, name) for name in ("seconds", "forward", "backward")}
+
+    def __repr__(self) -> str:
+        """Return one line: what was measured, the images, and accuracies in percent."""
+        return shown.line(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        return shown.html([self])
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":

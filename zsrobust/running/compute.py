@@ -59,7 +59,7 @@ def compute(
     judged = deployed = None
     if ranks.rank() < shares:
         deployed = bench.deploy(cell, tower)
-        judged = _judge_share(bench, cell, deployed, reporter, shares)
+        judged = judge(bench, cell, deployed, reporter, shares)
     parts = ranks.gathered(judged)
 
     def store() -> Computed:
@@ -78,10 +78,10 @@ def compute(
     return ranks.decided(store)
 
 
-def _judge_share(
-    bench: Bench, cell: Cell, deployed: Deployed, reporter: Reporter, shares: int
+def judge(
+    bench: Bench, cell: Cell, deployed: Deployed, reporter: Reporter, shares: int = 1
 ) -> Judged:
-    """Return the referee's verdict on this process's share of a cell's images."""
+    """Return the referee's verdict on a cell's images, or on this process's share of them."""
     images, reported = bench.images(cell), 0
     if shares > 1:
         images = images.at(np.arange(ranks.rank(), len(images), shares))

@@ -48,6 +48,12 @@ class Diagnosis:
         return raised(self.checks)
 
     @property
+    def reasons(self) -> list[str]:
+        """A line for each raised flag: its title, what it means, and what to do."""
+        found = map(look_up, self.flags)
+        return [f"{flag.title}: {flag.means} What to do: {flag.remedy}" for flag in found]
+
+    @property
     def verdict(self) -> str:
         """The verdict in words."""
         if not self.checks["correct"]:
