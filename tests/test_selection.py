@@ -29,10 +29,10 @@ def parsed(command: str) -> tuple[Selection, dict]:
     program, name, *arguments = shlex.split(command)
     assert program == "zsrobust"
     options = main.commands[name].make_context(name, arguments).params
-    chosen = {
-        "attack": (options["attacks"] or ["pgd10"])[0],
-        **{key: options[key] for key in ("eps", "limit", "seed")},
-    }
+    (seed,) = options["seeds"] or (0,)
+    (eps,) = options["bounds"] or (None,)
+    attack = (options["attacks"] or ["pgd10"])[0]
+    chosen = {"attack": attack, "eps": eps, "limit": options["limit"], "seed": seed}
     protocol = protocols.load(options["protocol"]).name
     return Selection.of(suites.load(options["suite"]), protocol=protocol, **chosen), options
 

@@ -45,9 +45,11 @@ def compute(
             order.attacks,
             order.datasets,
             needs=needs,
-            eps=request.eps,
+            eps=order.bounds,
             limit=request.limit,
-            seed=request.seed,
+            seed=order.seeds,
+            train_seeds=order.train_seeds,
+            step_size=order.step_size,
         )
         workshop = replace(places, device=own).workshop(suite)
         bench = Bench(suite, protocol, workshop, order.search)

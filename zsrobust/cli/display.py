@@ -142,9 +142,9 @@ def _summary(places: Collection[Path], shown: Live, store: Store) -> str:
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
-    """Return the rows of a run, one for each defense, attack and eps, over its datasets."""
+    """Return the rows of a run, one for each defense, attack, eps and seed, over its datasets."""
     found: list[Row] = []
-    for _, cells in frame.groupby(["defense", "attack", "eps"], sort=False):
+    for _, cells in frame.groupby(["defense", "attack", "eps", "seed"], sort=False):
         name = str(cells["suite"].iloc[0])
         datasets = tuple(cells["dataset"])
         suite = Suite(name=name, title=name, backbone="", train_on="", datasets=datasets, attack={})
@@ -176,7 +176,8 @@ def _averages(found: Sequence[Row], flagged: Flagged) -> Table:
     table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown, flagged)
     for row, entries in zip(found, filled(shown, found), strict=True):
         cell = next(iter(row.cells.values()))
-        under = f"{cell['attack']} {cell['eps']}"
+        seed = f" seed {cell['seed']}" if cell["seed"] else ""
+        under = f"{cell['attack']} {cell['eps']}{seed}"
         texts = [*(entry.text for entry in entries), *_marks(row, flagged)]
         table.add_row(Text(str(cell["defense"])), Text(under), *texts)
     return table

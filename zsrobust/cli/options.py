@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from zsrobust.cli.request import Decorator, Places, Request, passes
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import LARGEST, NUMBER, parse_eps
+from zsrobust.core.sweeps import StepSize, parse_bounds, parse_seeds
 
 
 class Whole(click.IntRange):
@@ -45,6 +47,10 @@ def _eps(ctx: click.Context, parameter: click.Parameter, value: str | None) -> f
     return None if value is None else parse_eps(value, None)
 
 
+def _step_size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    return None if value is None else StepSize.parse(value)
+
+
 def _data_root(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     """Set the dataset folder of this process and of its child processes."""
     if value is not None:
@@ -76,6 +82,18 @@ def out_option(formats: str, default: str | None = None) -> Decorator:
 def several(option: str, variable: str, text: str, metavar: str | None = None) -> Decorator:
     """Return an option that may be given several times."""
     return click.option(option, variable, multiple=True, metavar=metavar, help=text)
+
+
+def _ranges(option: str, variable: str, parse: Callable[[Any], Any], text: str) -> Decorator:
+    """Return an option of several values, each one value or a range."""
+    return click.option(
+        option,
+        variable,
+        multiple=True,
+        metavar="VALUE|FIRST..LAST",
+        callback=lambda ctx, parameter, texts: parse(texts),
+        help=f"{text} Repeatable.",
+    )
 
 
 def limit_of(default: int | None = None) -> Decorator:
@@ -126,6 +144,29 @@ seed_option = click.option(
     show_default=True,
     help="Seed of the attacks' random numbers.",
 )
+bounds_option = _ranges(
+    "--eps",
+    "bounds",
+    parse_bounds,
+    "Bounds of the perturbation: 8/255, or 1/255..8/255 in steps of 1/255, or 12 in l1. "
+    "Default: the suite's.",
+)
+seeds_option = _ranges(
+    "--seed", "seeds", parse_seeds, "Seeds of the attacks' random numbers: 3, or 0..4. Default: 0."
+)
+train_seeds_option = _ranges(
+    "--train-seed",
+    "train_seeds",
+    parse_seeds,
+    "Seeds of the trainings: 3, or 0..4. A defense without a training of its own passes it on to "
+    "those that it is around; CLIP ignores it. Default: the recipe's.",
+)
+step_size_option = click.option(
+    "--step-size",
+    callback=_step_size,
+    help="Step of the attacks that have one: a number, or a share of eps such as eps:1/4. "
+    "Default: the suite's, at every eps.",
+)
 data_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -148,9 +189,7 @@ checkpoints_option = _folder(
 )
 device_option = click.option("--device", help="Torch device. Default: cuda if present, else cpu.")
 
-request_options = passes(
-    Request, "request", suite_option, protocol_option, eps_option, limit_option, seed_option
-)
+request_options = passes(Request, "request", suite_option, protocol_option, limit_option)
 stored_options = passes(
     Request, "request", stored_suite_option, protocol_option, eps_option, limit_option, seed_option
 )

@@ -21,9 +21,9 @@ class Request:
 
     suite: str | None
     protocol: str
-    eps: float | None
     limit: int | None
-    seed: int
+    eps: float | None = None
+    seed: int = 0
     attack: str = "pgd10"
 
     def selection(self, suite: "Suite") -> "Selection":

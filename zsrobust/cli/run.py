@@ -9,18 +9,23 @@ import click
 from zsrobust.cli.command import Command
 from zsrobust.cli.options import (
     baseline_option,
+    bounds_option,
     checkpoints_option,
     data_option,
     device_option,
     folder_option,
     request_options,
+    seeds_option,
     several,
+    step_size_option,
+    train_seeds_option,
 )
 from zsrobust.cli.request import Places, Request, passes
 from zsrobust.cli.waiting import waiting
 from zsrobust.core.errors import ZSRobustError
 
 if TYPE_CHECKING:
+    from zsrobust.core.sweeps import StepSize
     from zsrobust.reporting.rows import Need
     from zsrobust.settings.suites import Suite
 
@@ -32,6 +37,10 @@ class Order:
     defenses: Sequence[str]
     attacks: Sequence[str]
     datasets: Sequence[str]
+    bounds: Sequence[float]
+    seeds: Sequence[int]  #: of the attacks
+    train_seeds: Sequence[int]  #: empty: the recipes' own
+    step_size: "StepSize | None"  #: None: the suite's
     numbers: Sequence[str]  #: of tables
     figures: Sequence[str]
     force: bool
@@ -41,17 +50,17 @@ class Order:
     executor: str | None
     settings: Sequence[str]
 
-    def needs(self, suite: "Suite", eps: float | None) -> "tuple[Suite, list[Need]]":
+    def needs(self, suite: "Suite") -> "tuple[Suite, list[Need]]":
         """Return the suite of the tables and figures that are asked for, and the rows they need."""
         from zsrobust.cli.cells import needs
         from zsrobust.running.entries import load_suite
 
         if not self.numbers and not self.figures:
             return suite, []
-        if self.defenses or self.attacks or eps is not None:
+        if self.defenses or self.attacks or self.bounds or self.step_size:
             raise ZSRobustError(
                 "--table and --figure set the defenses, the attacks and eps. "
-                "Leave out --defense, --attack and --eps."
+                "Leave out --defense, --attack, --eps and --step-size."
             )
         return needs(self.numbers, self.figures, suite, load_suite)
 
@@ -62,6 +71,10 @@ _order = passes(
     several("--defense", "defenses", "Name or spec, for example tecoa:lr=1e-4. Repeatable."),
     several("--attack", "attacks", "Name or spec, for example pgd:steps=20. Repeatable."),
     several("--dataset", "datasets", "Name. Repeatable. Default: all of the suite."),
+    bounds_option,
+    seeds_option,
+    train_seeds_option,
+    step_size_option,
     several("--table", "numbers", "Rows of this table: 1 to 5, s1 to s5, t1, z1, z2.", metavar="N"),
     several("--figure", "figures", "Rows of this figure: 1, 2, 4, 5.", metavar="N"),
     click.option("--force", is_flag=True, help="Recompute stored cells."),
@@ -99,7 +112,7 @@ _places = passes(
 @click.command(
     cls=Command,
     examples=[
-        "zsrobust run --suite mini --defense pmg_aft --attack pgd10",
+        "zsrobust run --suite mini --defense tecoa --attack pgd10 --eps 1/255..8/255 --seed 0..2",
         "zsrobust run --suite mini --table 1 --limit 100 --dry-run",
     ],
 )
@@ -111,6 +124,7 @@ def run(request: Request, order: Order, places: Places) -> None:
     """Compute missing cells: train, attack, store, and print a table.
 
     Without --defense, --attack, --table and --figure, it computes every cell of Tables 1 to 3.
+    With several values of an option, it computes all their combinations.
     Several runs may share the folders. With torchrun --nproc-per-node 8 -m zsrobust run, 8 GPUs
     share every cell.
     """
@@ -121,7 +135,7 @@ def run(request: Request, order: Order, places: Places) -> None:
         raise ZSRobustError(
             "--slurm configures the jobs of an executor. Next: add --executor slurm"
         )
-    suite, needs = order.needs(load_suite(request.suite), request.eps)
+    suite, needs = order.needs(load_suite(request.suite))
     check_available(order.datasets or suite.datasets)  # fails at once, before torch is loaded
     with waiting("loading torch"):
         from zsrobust.cli.computing import compute
