@@ -340,6 +340,9 @@ def test_what_an_oblivious_attack_left_is_never_the_best(tmp_path):
     board = of_class(parsed(build(Store(tmp_path))), "board")[0]
     strong = [row.findtext("th") for row in board.findall(".//tbody/tr") if of_class(row, "best")]
     assert strong == [DEFENSES[second]]
+    told = {row.findtext("th"): words(row.find("th")) for row in board.findall(".//tbody/tr")}
+    assert "the attack does not know the defense; not ranked" in told.pop(DEFENSES[best])
+    assert not any("know" in each for each in told.values())
 
 
 @pytest.mark.parametrize("templates", [None, {"a": 1}, 7, [], [3, None]])

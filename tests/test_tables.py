@@ -310,8 +310,24 @@ def test_what_an_oblivious_attack_left_is_shown_and_never_the_best(stored, tmp_p
     results.write(cell, outcomes(), tmp_path)
     page = dict(build("1", load_results(tmp_path), CHOSEN, more=[spec]).rows)
     shown = {title: (entries[0].text, entries[0].best) for title, entries in page.items()}
-    assert shown["TTE (FT-TeCoA), oblivious attack"] == ("100.00", False)
+    assert shown[f"{title}: {columns.UNAWARE}"] == ("100.00", False)
     assert shown["FT-TeCoA"] == shown["PMG-AFT"] == ("37.50", True)
+
+
+def test_the_cost_of_test_time_defenses_is_below_the_table(stored, tmp_path):
+    cost = {"passes": 10, "seconds": 0.03, "plain_seconds": 0.01, "memory": 2**20}
+    for spec, spent in (("tte:of=tecoa", cost), ("ttc:of=tecoa", None)):
+        cell = edited(
+            make(spec, "mini_a"), {"defense.title": spec, "defense.knowledge": "adaptive"}
+        )
+        results.write(dataclasses.replace(cell, cost=spent), outcomes(), tmp_path)
+    found = load_results(tmp_path)
+    lines = build("1", found, CHOSEN, more=["tte:of=tecoa", "ttc:of=tecoa"]).lines
+    assert (
+        "Cost at test time: tte:of=tecoa: 10 passes, 20.0 ms more an image, 1.0 MiB; "
+        "ttc:of=tecoa: not measured. Passes are those of one deployed prediction." in lines
+    )
+    assert not any("Cost at" in each for each in build("1", found, CHOSEN).lines)
 
 
 def test_titles_make_neither_columns_nor_html_nor_commands(tmp_path):

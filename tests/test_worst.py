@@ -1,15 +1,17 @@
 """Table t1's worst case: counted from the outcomes of several attacks, image by image."""
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from zsrobust.reporting import columns, measures, ranking
+from zsrobust.reporting import columns, formats, measures, ranking
 from zsrobust.reporting.contents import TABLES
 from zsrobust.reporting.rows import Row
 from zsrobust.reporting.tables import build
 from zsrobust.results import Outcomes, Result, load_results, write
+from zsrobust.results.flags import look_up
 from zsrobust.results.identity import AttackIdentity, DatasetIdentity, DefenseIdentity, Identity
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
@@ -30,7 +32,9 @@ TITLES = {
 WORST = 3  # images 0, 1 and 4
 
 
-def stored(folder, spec, attack, dataset, survivors, labels=None, digest="a", checkpoint="c"):
+def stored(
+    folder, spec, attack, dataset, survivors, labels=None, digest="a", checkpoint="c", flags=()
+):
     """Store a cell of eight images, all of them classified correctly before the attack."""
     labels = np.arange(8) % 4 if labels is None else labels
     right = np.array([each == "1" for each in survivors])
@@ -56,6 +60,7 @@ def stored(folder, spec, attack, dataset, survivors, labels=None, digest="a", ch
         clean_correct=8,
         robust_correct=int(right.sum()),
         largest_class=2,
+        flags=list(flags),
         cost={"passes": 10, "seconds": 0.03, "plain_seconds": 0.01, "memory": 2**21},
     )
     write(result, outcomes, folder)
@@ -99,8 +104,71 @@ def test_the_worst_is_marked_and_oblivious_numbers_are_not(tmp_path):
     found = line(frame)
     assert found["Worst"].best
     assert not found["Oblivious"].best
-    base = dict(build("t1", frame, Selection.of(MINI)).rows)["CLIP"]
-    assert base[1].text == "25.00"  # without a wrapper, the oblivious cell is the cell itself
+    table = build("t1", frame, Selection.of(MINI))
+    base = dict(zip(table.header[1:], dict(table.rows)["CLIP"], strict=True))
+    # Without a wrapper, the oblivious cell is the cell itself, and the attack knows all there is.
+    assert (base["Oblivious"].text, base["Oblivious"].mark) == ("25.00", "")
+    assert (base["Rank"].text, found["Rank"].text) == ("", "1")
+
+
+@pytest.mark.parametrize("suffix", [".md", ".tex", ".csv", ".html"])
+def test_a_row_says_that_the_attack_does_not_know_the_defense(tmp_path, suffix):
+    frame = filled(tmp_path)
+    page = build("t1", frame, Selection.of(MINI))
+    entry = line(frame)["Oblivious"]
+    assert entry.mark == "oblivious"
+    assert columns.UNAWARE in entry.notes[-1]
+    (row,) = (each for each in formats.render(page, suffix).split("\n") if "TTE (CLIP)" in each)
+    assert row.count("oblivious") == 1
+
+
+def test_a_row_of_oblivious_attacks_alone_has_no_rank(tmp_path):
+    spec = "tte:knowledge=oblivious,of=clip"
+    filled(tmp_path)
+    for attack in SURVIVORS:
+        for name in MINI.datasets[:: ranking.EVERY]:
+            stored(tmp_path, spec, attack, name, "11111111")
+    page = build("t1", load_results(tmp_path), Selection.of(MINI), more=[spec])
+    title, (rank, *entries) = page.rows[-1]
+    assert title == f"{TITLES[spec]}: {columns.UNAWARE}"
+    assert (rank.text, entries[1].text, entries[1].best) == ("", "100.00", False)
+    assert dict(page.rows)["TTE (CLIP)"][0].text == "1"
+
+
+def scored(worst, clean):
+    shares = dict(zip((ranking.WORST, ranking.CLEAN), (worst, clean), strict=True))
+    return {title: columns.Entry(share=share) for title, share in shares.items()}
+
+
+def test_defenses_are_ranked_around_each_classifier_by_worst_then_clean():
+    half, third, quarter = Fraction(1, 2), Fraction(1, 3), Fraction(1, 4)
+    found = {
+        "low:of=clip": scored(quarter, half),
+        "missing:of=clip": scored(None, half),
+        "clip": scored(half, half),
+        "tie:of=clip": scored(third, half),
+        "top:of=clip": scored(third, third + half),
+        "other:of=tecoa": scored(quarter, quarter),
+        "twin:of=clip": scored(third, half),
+        "mine": scored(half, half),
+    }
+    ranks = ranking.ranks(found)
+    assert [(spec, entry.text) for spec, entry in ranks.items()] == [
+        ("clip", ""),
+        ("top:of=clip", "1"),
+        ("tie:of=clip", "2"),
+        ("twin:of=clip", "2"),
+        ("low:of=clip", "4"),
+        ("missing:of=clip", "—"),
+        ("other:of=tecoa", "1"),
+        ("mine", ""),
+    ]
+
+
+def test_no_oblivious_number_is_read_by_the_rank():
+    found = {f"{name}:of=clip": scored(Fraction(1, 2), Fraction(1, 2)) for name in "ab"}
+    found["b:of=clip"]["Oblivious"] = columns.Entry(share=Fraction(1))
+    assert {entry.text for entry in ranking.ranks(found).values()} == {"1"}
 
 
 @pytest.mark.parametrize("attack", ["transfer", "adaptive"])
@@ -130,10 +198,25 @@ def test_a_red_flag_makes_the_verdict_doubtful():
     def row(*flags):
         return Row(MINI, {"mini_shapes": {"flags": list(flags)}})
 
-    assert columns.verdict(row()).text == "no flag"
-    assert columns.verdict(row("at_chance")).text == "no flag"
-    assert columns.verdict(row("at_chance", "vanishing")).text == "doubtful"
-    assert columns.verdict(Row(MINI, {})).text == "—"
+    assert columns.verdict([row()]).text == "no flag"
+    assert columns.verdict([row("at_chance")]).text == "no flag"
+    assert columns.verdict([row(), row("at_chance", "vanishing")]).text == "doubtful"
+    assert columns.verdict([row("vanishing"), Row(MINI, {})]).text == "—"
+
+
+@pytest.mark.parametrize(
+    ("attack", "verdict"),
+    [
+        (ranking.ADAPTIVE, "doubtful"),
+        ("square:queries=200", "doubtful"),
+        ("transfer", "no flag"),
+        ("pgd10", "no flag"),
+    ],
+)
+def test_the_verdict_reads_the_flags_of_attacks_that_see_the_defense(tmp_path, attack, verdict):
+    found = line(filled(tmp_path, **{attack: {"flags": ["cliffs"]}}))
+    assert found["Verdict"].text == verdict
+    assert look_up("cliffs").sentence in found["Worst"].notes
 
 
 def test_every_attack_of_the_ranking_sees_the_same_images():

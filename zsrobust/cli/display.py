@@ -20,7 +20,7 @@ from rich.text import Text
 from zsrobust.cli.flagged import Flagged
 from zsrobust.core.errors import counted, last_line
 from zsrobust.evaluation.redflags.doctor import Diagnosis
-from zsrobust.reporting.columns import Column, Entry, filled, terminal
+from zsrobust.reporting.columns import Column, Entry, costs, filled, terminal
 from zsrobust.reporting.rows import Row, rows
 from zsrobust.results.cell import Result
 from zsrobust.results.flags import look_up
@@ -115,7 +115,8 @@ def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
     rows = _rows(frame_of((places[result.path], result) for result in found))
     flagged = Flagged(found)
     console.print(_each_dataset(rows[0], flagged) if len(rows) == 1 else _averages(rows, flagged))
-    for line in flagged.lines:
+    spent = costs((str(cell["defense"]), row) for row in rows for cell in row.cells.values())
+    for line in [*flagged.lines, *spent]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for result in found:
         if result.status == "failed":

@@ -4,7 +4,7 @@ Tables, the terminal and the report share these columns. To add one to all of th
 function and add a `Column` to `DETAILS`.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -32,6 +32,8 @@ UNCOUNTED = (
     "Older cells of this row do not store their most frequent class. Chance is 1/K there, with K "
     "classes."
 )
+OBLIVIOUS = "oblivious"  #: beside a number that such an attack left
+UNAWARE = "the attack does not know the defense"
 
 #: Where columns are printed: in tables of datasets, tables of averages, the report's leaderboard,
 #: and by a run of one defense (a line for each dataset) or of several (a line for each defense).
@@ -298,13 +300,55 @@ def deployed_memory(row: Row) -> Entry:
     return Entry(f"{found / 2**20:.1f}") if found is not None else Entry(about="not measured")
 
 
-def verdict(row: Row) -> Entry:
-    """Return "doubtful" if a cell has a red flag, which `at_chance` is not."""
-    flags = sorted({flag for cell in row.cells.values() for flag in cell["flags"]})
-    red = [name for name in flags if look_up(name).red]
-    if not row.cells:
+def cost_in_words(row: Row) -> str:
+    """Return what a test-time defense costs, as "10 passes, 11.5 ms more an image, 0.2 MiB".
+
+    It is "" for a defense of the weights, and "not measured" for older cells.
+    """
+    if _cost(row, "passes") is None:
+        return "not measured" if any(cell["knowledge"] for cell in row.cells.values()) else ""
+    number, added, size = (each(row).text for each in (passes, added_time, deployed_memory))
+    return f"{number} pass{'' if number == '1' else 'es'}, {added} ms more an image, {size} MiB"
+
+
+def costs(found: Iterable[tuple[str, Row]]) -> list[str]:
+    """Return a paragraph with the cost of each test-time defense among titled rows, or none.
+
+    Rows with the same title share their first cost.
+    """
+    known: dict[str, str] = {}
+    for title, row in found:
+        if words := cost_in_words(row):
+            known.setdefault(title, words)
+    if not known:
+        return []
+    listed = "; ".join(f"{title}: {words}" for title, words in known.items())
+    return [f"Cost at test time: {listed}. Passes are those of one deployed prediction."]
+
+
+def verdict(found: Sequence[Row]) -> Entry:
+    """Return "doubtful" if a cell of the rows has a red flag, which `at_chance` is not.
+
+    It is a dash if a row has no cells.
+    """
+    if not all(row.cells for row in found):
         return Entry()
+    flags = {flag for row in found for cell in row.cells.values() for flag in cell["flags"]}
+    red = sorted(name for name in flags if look_up(name).red)
     return Entry("doubtful", about=", ".join(red)) if red else Entry("no flag")
+
+
+def unaware(read: Callable[[Row], Entry]) -> Callable[[Row], Entry]:
+    """Return a number's entries, each marked where the attack does not know the defense."""
+
+    def entry(row: Row) -> Entry:
+        found = read(row)
+        if not row.oblivious:
+            return found
+        note = f"{OBLIVIOUS}: {UNAWARE}. Such numbers are usually published; they are not ranked."
+        return replace(found, mark=OBLIVIOUS, notes=(*found.notes, note))
+
+    return entry
 
 
 def _per_class(row: Row) -> Entry:

@@ -9,6 +9,7 @@ from typing import Literal
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting import measures, ranking, zoo
 from zsrobust.reporting.columns import (
+    Entry,
     above_chance,
     added_time,
     average,
@@ -17,6 +18,7 @@ from zsrobust.reporting.columns import (
     flagged,
     memory,
     passes,
+    unaware,
     verdict,
 )
 from zsrobust.reporting.measures import Measure
@@ -56,6 +58,9 @@ class Table:
     swept: Literal["", "others", "all"] = ""
     #: the columns of a table over several attacks, seeds or bounds, which replace all others
     measures: Callable[[Suite], Sequence[Measure]] | None = None
+    with_cost: bool = False  #: whether columns of its own have what test-time defenses cost
+    #: the rank of each row of such a table, by spec and in its order, from the entries by title
+    ranks: Callable[[Mapping[str, Mapping[str, Entry]]], Mapping[str, Entry]] | None = None
 
     def bounds(self, suite: Suite) -> list[float | None]:
         """Return the bounds that it shows, from small to large; None is the selection's own.
@@ -111,19 +116,21 @@ def _test_time_defenses(suite: Suite) -> list[Measure]:
     """Return the columns of Table t1."""
     clean, robust = average("clean"), average("robust")
     adaptive = functools.partial(ranking.need, suite=suite, attack=ranking.ADAPTIVE)
+    oblivious = functools.partial(ranking.oblivious, suite=suite)
     worst = functools.partial(ranking.needs, suite=suite)
+    seeing = functools.partial(ranking.seeing, suite=suite)
     single = measures.single
     return [
         single("Clean", clean, adaptive),
-        single("Oblivious", robust, functools.partial(ranking.oblivious, suite=suite)),
+        measures.worst("Worst", flagged(robust), worst, ranking.ABOUT_WORST),
+        single("Oblivious", unaware(robust), oblivious),
         *(
             single(title, robust, functools.partial(ranking.need, suite=suite, attack=attack))
             for title, attack in ranking.ATTACKS.items()
         ),
-        measures.worst("Worst", flagged(robust), worst, ranking.WORST),
-        measures.worst("Worst, above chance", above_chance("robust"), worst, ""),
-        single("Clean, above chance", above_chance("clean"), adaptive),
-        single("Verdict", verdict, adaptive, ranking.VERDICT),
+        measures.worst(ranking.WORST, above_chance("robust"), worst, ranking.RULE),
+        single(ranking.CLEAN, above_chance("clean"), adaptive),
+        measures.joint("Verdict", verdict, seeing, ranking.VERDICT),
         single("Passes", passes, adaptive, ranking.COST),
         single("Added (ms)", added_time, adaptive),
         single("Memory (MiB)", deployed_memory, adaptive),
@@ -217,6 +224,8 @@ TABLES = {
         attack=ranking.ADAPTIVE,
         rows=ranking.titles(),
         measures=_test_time_defenses,
+        with_cost=True,
+        ranks=ranking.ranks,
         note=ranking.NOTE,
         every=ranking.EVERY,
     ),

@@ -265,6 +265,16 @@ def single(title: str, read: Read, need: Callable[[str], Need], note: str = "") 
     return Measure(title, lambda spec: [need(spec)], _each(lambda rows: read(rows[0])), note=note)
 
 
+def joint(
+    title: str,
+    read: Callable[[Sequence[Row]], Entry],
+    needs: Callable[[str], Sequence[Need]],
+    note: str,
+) -> Measure:
+    """Return the column of an entry of several rows of cells, which is not ranked."""
+    return Measure(title, needs, _each(read), note=note)
+
+
 def worst(title: str, read: Read, needs: Callable[[str], Sequence[Need]], note: str) -> Measure:
     """Return the ranked column of the worst case: an image counts if it survives every attack."""
     return Measure(

@@ -10,7 +10,16 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError, counted, suggest
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import columns, reported
-from zsrobust.reporting.columns import DASH, Column, Entry, filled, mark_best, points
+from zsrobust.reporting.columns import (
+    DASH,
+    UNAWARE,
+    Column,
+    Entry,
+    costs,
+    filled,
+    mark_best,
+    points,
+)
 from zsrobust.reporting.contents import ROWS, TABLES, Table, find, needs, suite_name
 from zsrobust.reporting.formats import Page
 from zsrobust.reporting.measures import Measure
@@ -61,7 +70,7 @@ def build(
     chosen = _titles(table, selection, own, more)
     if table.measures is not None:
         measures = table.measures(suite)
-        header, lines = _measured(measures, chosen, finder)
+        header, lines = _measured(measures, table, chosen, finder)
         compared = 0
     else:
         measures = []
@@ -79,6 +88,9 @@ def build(
             "zsrobust table 1 --compare paper"
         )
     below = _underneath(cells, table, selection, datasets, measures, intervals)
+    if not table.with_cost:
+        needed = [(spec, need) for spec in chosen for need in table.needs(spec, suite)]
+        below += costs((chosen[spec], finder.row(need)) for spec, need in needed)
     if compare:
         below.append("paper: as printed in arXiv 2401.04350. difference: ours minus the paper's.")
     return Page(
@@ -126,23 +138,38 @@ def _bounds(table: Table, selection: Selection) -> str:
 
 
 def _measured(
-    measures: Sequence[Measure], chosen: Mapping[str, str], finder: Finder
+    measures: Sequence[Measure], table: Table, chosen: Mapping[str, str], finder: Finder
 ) -> tuple[list[str], list[Line]]:
-    """Return the headings and the lines of a table of measures."""
+    """Return the headings and the lines of a table of measures, ranked if it has a rule."""
     by_measure, rivals = [], dict.fromkeys(chosen, True)
     for measure in measures:
         found = {spec: [finder.row(need) for need in measure.needs(spec)] for spec in chosen}
         by_measure.append(measure.entries(found))
         for spec, rows in found.items():
-            if measure.ranked and not measure.worst:
-                rivals[spec] &= not any(row.oblivious for row in rows)
+            if measure.ranked:  # the worst case is oblivious only if all its attacks are
+                judge = all if measure.worst else any
+                rivals[spec] &= not judge(row.oblivious for row in rows)
     entries = [list(line) for line in zip(*by_measure, strict=True)]
     mark_best(
         [line for line, rival in zip(entries, rivals.values(), strict=True) if rival],
         [measure.ranked for measure in measures],
     )
-    lines = list(zip(chosen.values(), entries, strict=True))
-    return [measure.title for measure in measures], lines
+    titles = [measure.title for measure in measures]
+    named = {spec: _named(title, not rivals[spec]) for spec, title in chosen.items()}
+    if table.ranks is None:
+        return titles, list(zip(named.values(), entries, strict=True))
+    by_spec = dict(zip(chosen, entries, strict=True))
+    ranks = table.ranks(
+        {spec: dict(zip(titles, by_spec[spec], strict=True)) for spec in chosen if rivals[spec]}
+    )
+    unranked = {spec: Entry("", about=UNAWARE) for spec in chosen if not rivals[spec]}
+    lines = [(named[spec], [rank, *by_spec[spec]]) for spec, rank in {**ranks, **unranked}.items()]
+    return ["Rank", *titles], lines
+
+
+def _named(title: str, oblivious: bool) -> str:
+    """Return the title of a row, which says in words what an oblivious attack is."""
+    return f"{title}: {UNAWARE}" if oblivious else title
 
 
 def _blocks(table: Table, suite: Suite, datasets: Mapping[str, str]) -> list[_Block]:
@@ -184,8 +211,8 @@ def _accuracies(
     for block in blocks:
         lead = [Entry(text) for text in block.lead.values()]
         found = [finder.row(table.need(spec, block.eps, suite)) for spec in chosen]
-        for spec, entries in zip(chosen, filled(block.columns, found), strict=True):
-            lines.append((chosen[spec], [*lead, *entries]))
+        for spec, row, entries in zip(chosen, found, filled(block.columns, found), strict=True):
+            lines.append((_named(chosen[spec], row.oblivious), [*lead, *entries]))
             if compared in suite.printed:
                 beside = _beside(compared, spec, dict(zip(block.columns, entries, strict=True)))
                 lines += beside

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from zsrobust.core.specs import parse_eps, split_spec
-from zsrobust.reporting.columns import Column, Entry, filled, leaderboard
+from zsrobust.reporting.columns import UNAWARE, Column, Entry, costs, filled, leaderboard
 from zsrobust.reporting.report.collection import Collection
 from zsrobust.reporting.rows import METRICS, Metric, Row, rows
 from zsrobust.reporting.tables import ROWS
@@ -26,6 +26,7 @@ class Method:
 
     title: str
     spec: str
+    about: str = ""  #: a remark on the row
 
     @property
     def name(self) -> str:
@@ -134,6 +135,7 @@ def _view(
         "Above chance: the mean of (accuracy - chance) / (1 - chance), at least 0 for a dataset. "
         "Chance is the share of the most frequent class, which a constant answer scores."
     )
+    notes += costs((method.name, found[spec]) for spec, method in methods.items())
     if more:
         notes.append(f"Not part of any mean: {', '.join(datasets[name] for name in more)}.")
     return View(
@@ -169,5 +171,6 @@ def _methods(found: Mapping[str, Row]) -> dict[str, Method]:
     for spec in [*(spec for spec in ROWS if spec in found), *others]:
         title = ROWS.get(spec, titles[spec])
         plain = spec == title or re.fullmatch("[a-z_]+", spec)
-        methods[spec] = Method(title, "" if plain else spec)
+        about = f"{UNAWARE}; not ranked" if found[spec].oblivious else ""
+        methods[spec] = Method(title, "" if plain else spec, about)
     return methods
