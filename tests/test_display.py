@@ -40,8 +40,7 @@ def entries(printed, title):
 
 
 def interval(correct, images):
-    low, high = (100 * end for end in wilson(correct, images))
-    return f"[{low:3.0f}, {high:3.0f}]"
+    return f"({columns.ends(wilson(correct, images))})"
 
 
 def test_one_defense_is_a_line_a_dataset_and_their_average(run):
@@ -52,8 +51,8 @@ def test_one_defense_is_a_line_a_dataset_and_their_average(run):
     printed = run(*cells)
     assert entries(printed, "A")[:3] == ["4", f"75.00 {interval(3, 4)}", f"25.00 {interval(1, 4)}"]
     assert entries(printed, "A")[3] == "66.67  16.67"
-    low, high = (100 * end for end in mean_interval([(1, 4), (2, 8)]))
-    assert entries(printed, "average of 2")[2] == f"25.00 [{low:3.0f}, {high:3.0f}]"
+    ends = columns.ends(mean_interval([(1, 4), (2, 8)]))
+    assert entries(printed, "average of 2")[2] == f"25.00 ({ends})"
 
 
 def test_several_defenses_are_a_line_each_and_a_failed_cell_leaves_no_average(run):

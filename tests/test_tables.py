@@ -237,7 +237,7 @@ def test_percent_is_rounded_half_to_even_once(share, text):
 
 def test_the_html_is_whole_and_escapes(stored):
     text = render(build("1", stored, Selection.of(ODD), intervals=True), ".html")
-    assert "<strong>37.50</strong> <small>(13.7–69.4)</small>" in text
+    assert "<strong>37.50</strong> <small>(13.68–69.43)</small>" in text
     assert '<sup><a href="#note1">1</a></sup>' in text
     assert "odd &amp; 5%" in text
     assert text.count("<tr>") == text.count("</tr>") == 7
@@ -245,7 +245,7 @@ def test_the_html_is_whole_and_escapes(stored):
 
 def test_intervals_stand_beside_the_numbers_and_in_columns_of_the_csv(stored):
     page = build("1", stored, CHOSEN, intervals=True)
-    assert "12.50 (2.2–47.1)" in render(page, ".md")
+    assert "12.50 (2.24–47.09)" in render(page, ".md")
     rows = list(csv.DictReader(io.StringIO(render(page, ".csv"))))
     low, high = wilson(1, 8)
     assert (rows[0]["A low"], rows[0]["A high"]) == (f"{100 * low:.2f}", f"{100 * high:.2f}")

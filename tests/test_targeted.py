@@ -21,6 +21,7 @@ from zsrobust.datasets import Images
 from zsrobust.evaluation.bounds import CheatError, TamperError
 from zsrobust.evaluation.identity import identify_attack
 from zsrobust.evaluation.referee import Case, Referee, judge, run_case
+from zsrobust.reporting.columns import ends
 from zsrobust.results import Outcomes, load_results, read, write
 from zsrobust.results.store import Store
 from zsrobust.results.verification import verify
@@ -337,9 +338,8 @@ def test_a_run_prints_success_for_targeted_attacks_only(tmp_path, capsys, monkey
     targeted = read(path)
     display.print_results([targeted], Shown(), Store(tmp_path))
     printed = capsys.readouterr().out
-    low, high = (100 * end for end in wilson(1, 3))
     assert "Success" in printed
-    assert f"33.33 [{low:3.0f}, {high:3.0f}]" in printed
+    assert f"33.33 ({ends(wilson(1, 3))})" in printed
     plain = dataclasses.replace(make(), images=4, clean_correct=3, robust_correct=1)
     write(plain, replace(OUTCOMES, targets=None), tmp_path)
     display.print_results([plain], Shown(), Store(tmp_path))

@@ -69,7 +69,7 @@ def compute(
 def _in_jobs(
     bench: Bench,
     cells: Sequence[Cell],
-    shown: display.Live,
+    shown: display.Tally,
     request: Request,
     order: "Order",
     places: Places,

@@ -1,123 +1,41 @@
-"""Print the progress of a run, and its results."""
+"""Print the results of a run, and diagnoses."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from zsrobust.cli.flagged import Flagged
+from zsrobust.cli.pages import print_page
+from zsrobust.cli.progress import Tally, live
 from zsrobust.core.errors import counted, last_line
 from zsrobust.evaluation.redflags.doctor import Diagnosis
-from zsrobust.reporting.columns import Column, Entry, costs, filled, terminal
+from zsrobust.reporting.columns import Entry, costs, filled, terminal
+from zsrobust.reporting.formats import Page
 from zsrobust.reporting.rows import Row, rows
 from zsrobust.results.cell import Result
 from zsrobust.results.flags import look_up
 from zsrobust.results.store import Store, frame_of
-from zsrobust.running.plan import Cell
-from zsrobust.running.reporter import Reporter
 from zsrobust.settings.suites import Suite
 
-
-class Live(Reporter):
-    """A bar for training, a bar for the images under attack, and notes above them."""
-
-    def __init__(self, progress: Progress) -> None:
-        """Take the bars' display."""
-        self._progress, self.started = progress, False
-        self._bars: dict[str, TaskID] = {}
-        self._images: TaskID | None = None
-        self.computed = 0  #: images judged in this run
-        self.fresh: list[Result] = []  #: cells computed in this run
-
-    def training(self, title: str, done: int, total: int, note: str) -> None:
-        """Show a training's steps."""
-        if title not in self._bars:
-            self._bars[title] = self._begin(f"training {title}", total)
-        self._progress.update(self._bars[title], completed=done, note=note)
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Show a download, a preparation or an examination; without a total, print a line."""
-        if not total:
-            self.note(what)
-            return
-        if what not in self._bars:
-            self._bars[what] = self._begin(what, total)
-        self._progress.update(self._bars[what], completed=done, total=total)
-
-    def cells(self, images: int) -> None:
-        """Begin the bar of the images to attack."""
-        if images:
-            self._images = self._begin("attacking", images)
-
-    def _begin(self, title: str, total: int) -> TaskID:
-        if not self.started:
-            self._progress.start()
-            self.started = True
-        return self._progress.add_task(title, total=total, note="")
-
-    def judged(self, cell: Cell, images: int) -> None:
-        """Advance the bar of the images."""
-        self.computed += images
-        if self._images is not None:
-            note = f"{cell.key.defense}, {cell.key.attack}, {cell.key.dataset}"
-            self._progress.update(self._images, advance=images, note=note)
-
-    def stored(self, result: Result) -> None:
-        """Remember the result of a computed cell."""
-        self.fresh.append(result)
-
-    def elsewhere(self, cell: Cell, images: int) -> None:
-        """Advance the bar by what another run judged."""
-        if self._images is not None:
-            self._progress.update(self._images, advance=images)
-
-    def note(self, line: str) -> None:
-        """Print a line above the bars."""
-        self._progress.console.print(line, markup=False, highlight=False)
+__all__ = ["Tally", "live", "print_diagnoses", "print_results"]
 
 
-@contextmanager
-def live() -> Iterator[Live]:
-    """Show progress on standard error while the block runs."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    progress = Progress(*columns, console=Console(stderr=True))
-    shown = Live(progress)
-    try:
-        yield shown
-    finally:
-        if shown.started:
-            progress.stop()
-
-
-def print_results(found: Sequence[Result], shown: Live, store: Store) -> None:
+def print_results(found: Sequence[Result], shown: Tally, store: Store) -> None:
     """Print the results of a run: each dataset of a single row, or the average of each row."""
     console = Console()
     places = {result.path: _place(result, store) for result in found}
     rows = _rows(frame_of((places[result.path], result) for result in found))
     flagged = Flagged(found)
-    console.print(_each_dataset(rows[0], flagged) if len(rows) == 1 else _averages(rows, flagged))
+    page = _each_dataset(rows[0], flagged) if len(rows) == 1 else _averages(rows, flagged)
+    print_page(page, console)
     spent = costs((str(cell["defense"]), row) for row in rows for cell in row.cells.values())
     for line in [*flagged.lines, *spent]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        whole = line.startswith("Next:") or not console.is_terminal  # a command that is copied
+        console.print(line, markup=False, highlight=False, soft_wrap=whole)
     for result in found:
         if result.status == "failed":
             line = f"failed: {last_line(result.error)} ({places[result.path]})"
@@ -132,7 +50,7 @@ def _place(result: Result, store: Store) -> Path:
     return store.find(place) or store.folder / place
 
 
-def _summary(places: Collection[Path], shown: Live, store: Store) -> str:
+def _summary(places: Collection[Path], shown: Tally, store: Store) -> str:
     """Return one line: how many cells each folder has, and how many images were attacked."""
     counts = {
         folder: sum(place.is_relative_to(folder) for place in places) for folder in store.folders
@@ -153,61 +71,52 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
     return found
 
 
-def _each_dataset(row: Row, flagged: Flagged) -> Table:
+def _each_dataset(row: Row, flagged: Flagged) -> Page:
     """Return a table of one defense under one attack: each dataset, and the average."""
     cell = next(iter(row.cells.values()))
-    under = f"{cell['defense']} under {cell['attack']} {cell['eps']}"
     shown = terminal("defense", row.targeted)
-    table = _table(f"{under}: accuracy (%) with 95% intervals", ["Dataset"], shown, flagged)
     lines = [row.only(name) for name in row.cells]
-    for line, entries in zip(lines, filled(shown, lines), strict=True):
-        (cell,) = line.cells.values()
-        marks = _marks(line, flagged)
-        table.add_row(Text(cell["dataset_title"]), *map(_with_interval, entries), *marks)
-    table.add_section()
-    (entries,) = filled(shown, [row])
-    marks = _marks(row, flagged)
-    table.add_row(f"average of {len(lines)}", *map(_with_interval, entries), *marks)
-    return table
+    titles = [str(cell["dataset_title"]) for cell in row.cells.values()]
+    titles.append(f"average of {len(lines)}")
+    entries = [*filled(shown, lines), *filled(shown, [row])]
+    return Page(
+        f"{cell['defense']} under {cell['attack']} {cell['eps']}: accuracy (%) with 95% intervals",
+        ["Dataset", *(column.title for column in shown), *_marked(flagged)],
+        [
+            (title, [*each, *_marks(line, flagged)])
+            for title, each, line in zip(titles, entries, [*lines, row], strict=True)
+        ],
+        [],
+        intervals=True,
+    )
 
 
-def _averages(found: Sequence[Row], flagged: Flagged) -> Table:
+def _averages(found: Sequence[Row], flagged: Flagged) -> Page:
     """Return a table of several defenses or attacks: the average of each over its datasets."""
     shown = terminal("defenses", any(row.targeted for row in found))
-    table = _table("Average accuracy (%) over the datasets", ["Defense", "Attack"], shown, flagged)
+    lines = []
     for row, entries in zip(found, filled(shown, found), strict=True):
         cell = next(iter(row.cells.values()))
         seed = f" seed {cell['seed']}" if cell["seed"] else ""
-        under = f"{cell['attack']} {cell['eps']}{seed}"
-        texts = [*(entry.text for entry in entries), *_marks(row, flagged)]
-        table.add_row(Text(str(cell["defense"])), Text(under), *texts)
-    return table
+        under = Entry(f"{cell['attack']} {cell['eps']}{seed}")
+        lines.append((str(cell["defense"]), [under, *entries, *_marks(row, flagged)]))
+    return Page(
+        "Average accuracy (%) over the datasets",
+        ["Defense", "Attack", *(column.title for column in shown), *_marked(flagged)],
+        lines,
+        [],
+        leads=1,
+    )
 
 
-def _marks(row: Row, flagged: Flagged) -> list[str]:
+def _marked(flagged: Flagged) -> list[str]:
+    return ["!"] if flagged else []
+
+
+def _marks(row: Row, flagged: Flagged) -> list[Entry]:
     """Return the entry of the flags of a row; [] if the table has no such column."""
     flags = [flag for cell in row.cells.values() for flag in cell["flags"]]
-    return [flagged.mark(flags)] if flagged else []
-
-
-def _table(
-    title: str, headings: Sequence[str], columns: Sequence[Column], flagged: Flagged
-) -> Table:
-    table = Table(title=Text(title))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for column in columns:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    if flagged:
-        table.add_column("!", overflow="fold")
-    return table
-
-
-def _with_interval(entry: Entry) -> str:
-    if entry.interval is None:
-        return entry.text
-    low, high = (100 * end for end in entry.interval)
-    return f"{entry.text} [{low:3.0f}, {high:3.0f}]"
+    return [Entry(flagged.mark(flags))] if flagged else []
 
 
 def _took(results: Sequence[Result]) -> str:

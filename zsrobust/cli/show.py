@@ -1,5 +1,6 @@
 """`zsrobust table` and `zsrobust figure`: print and draw the stored results."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,16 +9,31 @@ import click
 from zsrobust.cli.command import Command
 from zsrobust.cli.options import out_option, several, store_options, stored_options
 from zsrobust.cli.request import Places, Request
+from zsrobust.core.errors import ZSRobustError
 
 
 @click.command(
     cls=Command,
-    examples=["zsrobust table 1 --suite mini", "zsrobust table --out table2.tex --intervals"],
+    examples=[
+        "zsrobust table 1 --suite mini --columns average,mini_cells",
+        "zsrobust table --out table2.tex --intervals",
+    ],
 )
 @click.argument("number", required=False)
 @stored_options
 @several("--defense", "defenses", "Add a row: name or spec. Repeatable.")
 @click.option("--intervals", is_flag=True, help="Add 95% intervals.")
+@click.option(
+    "--columns",
+    metavar="A,B",
+    help="Print these columns alone: names of datasets, or titles such as average.",
+)
+@click.option(
+    "--format",
+    "asked",
+    type=click.Choice(["terminal", "md", "tex", "csv", "html"]),
+    help="Default: the suffix of --out. Without --out: terminal in a terminal, md elsewhere.",
+)
 @click.option(
     "--compare",
     type=click.Choice(["paper", "claims"]),
@@ -30,6 +46,8 @@ def table(
     request: Request,
     defenses: Sequence[str],
     intervals: bool,
+    columns: str | None,
+    asked: str | None,
     compare: str | None,
     out: Path | None,
     places: Places,
@@ -39,7 +57,8 @@ def table(
     NUMBER: 1 robust, 2 clean, 3 AutoAttack, 4 the terms of the loss, 5 layer and distance, s1 and
     s2 the second target dataset, s3 the weights of the loss, s4 other bounds, s5 Tables 4 and 5 by
     dataset. Not in the paper: t1 test-time defenses, z1 trained defenses, z2 the same at several
-    bounds. Without NUMBER, it is read from the name of --out.
+    bounds. Without NUMBER, it is read from the name of --out. A terminal gets blocks of columns
+    that fit it, the averages first. Files and pipes get Markdown.
     """
     from zsrobust.cli.cells import number_in, stored
     from zsrobust.core.specs import normalize
@@ -56,7 +75,19 @@ def table(
         page = tables.build(
             number, results, selection, intervals=intervals, compare=paper, more=more
         )
-    print_text(formats.render(page, out.suffix if out else ".md"), out)
+    if columns is not None:
+        page = page.narrowed([name.strip() for name in columns.split(",")])
+    if asked == "terminal" or (asked is None and out is None and sys.stdout.isatty()):
+        if out is not None:
+            raise ZSRobustError("--format terminal prints the table. Leave out --out.")
+        from rich.console import Console
+
+        from zsrobust.cli.pages import print_page
+
+        print_page(page, Console())
+        return
+    suffix = out.suffix if out else ".md"
+    print_text(formats.render(page, f".{asked}" if asked else suffix), out)
 
 
 @click.command(

@@ -59,6 +59,11 @@ class Entry:
         """The number with its standard deviation: "31.25 ± 0.50"."""
         return f"{self.text} ± {self.spread}" if self.spread else self.text
 
+    @property
+    def ends(self) -> str:
+        """The interval in percent, with the decimals of the number: "2.24–47.09"; "" without."""
+        return "" if self.interval is None else ends(self.interval, _decimals(self.text))
+
 
 @dataclass(frozen=True)
 class Column:
@@ -139,6 +144,16 @@ def _best(shares: Sequence[Fraction | None]) -> Fraction | None:
 def percent(share: Fraction) -> str:
     """Return a share in percent with two decimals, rounded half to even: "33.33"."""
     return f"{_rounded(share)}"
+
+
+def ends(interval: tuple[float, float], decimals: int = 2) -> str:
+    """Return an interval of shares in percent, with the decimals of `percent`: "2.24–47.09"."""
+    low, high = (f"{100 * end:.{decimals}f}" for end in interval)
+    return f"{low}–{high}"
+
+
+def _decimals(number: str) -> int:
+    return len(number.partition(".")[2])
 
 
 def points(share: Fraction) -> str:

@@ -62,6 +62,11 @@ class Table:
     #: the rank of each row of such a table, by spec and in its order, from the entries by title
     ranks: Callable[[Mapping[str, Mapping[str, Entry]]], Mapping[str, Entry]] | None = None
 
+    @property
+    def columned(self) -> bool:
+        """Whether each dataset has a column."""
+        return self.by_dataset and self.measures is None
+
     def bounds(self, suite: Suite) -> list[float | None]:
         """Return the bounds that it shows, from small to large; None is the selection's own.
 

@@ -3,14 +3,14 @@
 import csv
 import io
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 
 from tabulate import tabulate
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import ZSRobustError, suggest
 from zsrobust.reporting.columns import DASH, Entry
 
 
@@ -23,6 +23,8 @@ class Page:
     rows: list[tuple[str, list[Entry]]]
     lines: list[str]  #: what is printed below the table
     intervals: bool = False  #: whether to print the entries' intervals
+    leads: int = 0  #: columns behind the first that distinguish rows, as "Eps" does
+    datasets: Mapping[str, str] = field(default_factory=dict)  #: titles of columns by dataset
 
     @cached_property
     def notes(self) -> list[str]:
@@ -30,16 +32,54 @@ class Page:
         every = [note for _, entries in self.rows for entry in entries for note in entry.notes]
         return list(dict.fromkeys(every))
 
+    @property
+    def underneath(self) -> list[str]:
+        """What is printed below the table: its lines, then the footnotes with their numbers."""
+        return [*self.lines, *(f"[{number}] {note}" for number, note in enumerate(self.notes, 1))]
+
     def numbers(self, entry: Entry) -> list[int]:
         """Return the numbers of an entry's footnotes."""
         return [self.notes.index(note) + 1 for note in entry.notes]
 
     def interval(self, entry: Entry) -> str:
-        """Return an entry's interval in percent, as "1.2–3.4"; "" if it is not printed."""
-        if entry.interval is None or not self.intervals:
-            return ""
-        low, high = entry.interval
-        return f"{100 * low:.1f}–{100 * high:.1f}"
+        """Return an entry's interval in percent, as "1.20–3.40"; "" if it is not printed."""
+        return entry.ends if self.intervals else ""
+
+    def behind(self, entry: Entry) -> str:
+        """Return what follows a number: its mark, interval and footnotes; "" without any."""
+        parts = [f" {entry.mark}"] if entry.mark else []
+        if interval := self.interval(entry):
+            parts.append(f" ({interval})")
+        return "".join([*parts, *(f" [{number}]" for number in self.numbers(entry))])
+
+    def narrowed(self, names: Sequence[str]) -> "Page":
+        """Return the table with these columns alone, in this order.
+
+        A name is a dataset's, or a column's title; case and punctuation do not count. Columns that
+        distinguish rows stay. Raises ZSRobustError, with the nearest name, for an unknown one.
+        """
+        first = 1 + self.leads
+        places: dict[str, int] = {}
+        for place, title in enumerate(self.header[first:], first):
+            places.setdefault(column_name(title), place)
+        known = list(places)
+        for name, title in self.datasets.items():
+            places.setdefault(column_name(name), places[column_name(title)])
+        chosen = list(range(first))
+        for name in names:
+            if column_name(name) not in places:
+                raise suggest("column", name, [*places], f"Columns: {', '.join(known)}")
+            chosen.append(places[column_name(name)])
+        header = [self.header[place] for place in chosen]
+        rows = [
+            (title, [entries[place - 1] for place in chosen[1:]]) for title, entries in self.rows
+        ]
+        return replace(self, header=header, rows=rows)
+
+
+def column_name(title: str) -> str:
+    """Return the name by which --columns selects a column: "zero-shot-above-chance"."""
+    return re.sub(r"[\W_]+", "-", title.lower()).strip("-")
 
 
 def render(page: Page, suffix: str) -> str:
@@ -57,16 +97,12 @@ def markdown(page: Page) -> str:
 
     def show(entry: Entry) -> str:
         text = f"**{entry.printed}**" if entry.best else entry.printed
-        text += f" {entry.mark}" if entry.mark else ""
-        if interval := page.interval(entry):
-            text += f" ({interval})"
-        return text + "".join(f" [{number}]" for number in page.numbers(entry))
+        return text + page.behind(entry)
 
     body = [[escaped(title), *map(show, entries)] for title, entries in page.rows]
     header = [escaped(title) for title in page.header]
     table = tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=_align(page))
-    lines = [*page.lines, *(f"[{number}] {note}" for number, note in enumerate(page.notes, 1))]
-    return "\n\n".join([f"**{page.caption}**", table, *map(escaped, lines)]) + "\n"
+    return "\n\n".join([f"**{page.caption}**", table, *map(escaped, page.underneath)]) + "\n"
 
 
 def escaped(text: str) -> str:

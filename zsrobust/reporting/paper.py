@@ -11,7 +11,7 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.intervals import wilson
 from zsrobust.reporting import reported, tables
-from zsrobust.reporting.columns import percent, points
+from zsrobust.reporting.columns import ends, percent, points
 from zsrobust.reporting.verdicts import Report, Verdict
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
@@ -91,7 +91,7 @@ def _against(
         name,
         "paper" if off <= tolerance else None,
         "; ".join(why),
-        f"{percent(Fraction(*counts))} ({low:.1f}–{high:.1f})",
+        f"{percent(Fraction(*counts))} ({ends(wilson(*counts))})",
         str(claim.percent),
         points(Fraction(*counts) - Fraction(claim.percent) / 100),
     )

@@ -71,10 +71,11 @@ def build(
     if table.measures is not None:
         measures = table.measures(suite)
         header, lines = _measured(measures, table, chosen, finder)
-        compared = 0
+        compared, leads = 0, int(table.ranks is not None)
     else:
         measures = []
         blocks = _blocks(table, suite, datasets)
+        leads = len(blocks[0].lead)
         header, lines, compared = _accuracies(
             blocks, table, chosen, finder, number if compare and eps == "1/255" else ""
         )
@@ -100,6 +101,8 @@ def build(
         lines,
         below,
         intervals,
+        leads,
+        {name: datasets.get(name, name) for name in suite.datasets} if table.columned else {},
     )
 
 
@@ -295,7 +298,7 @@ def _underneath(
     suite = selection.suite
     attacks = ", ".join(dict.fromkeys([table.attack, *sorted(set(cells["attack"]))]))
     target = titles.get(suite.train_on, suite.train_on)
-    has_times = table.by_dataset and not measures
+    has_times = table.columned
     zero_shot = (
         f" Zero-shot means leave out {target}, the target dataset of training."
         if not measures

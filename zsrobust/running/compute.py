@@ -66,12 +66,14 @@ def compute(
         whole = joined([part for part in parts if part is not None])
         examined = examine_cell(bench, cell, deployed, whole, reporter) if deployed else Examined()
         bound = predicted(bench, cell, shares)
+        reporter.finishing(cell, "measuring its cost at test time")
         spent = cost_at_test_time(bench, cell, tower, deployed) if deployed else None
         result = build_result(identity, whole, examined, tower.training, bound, spent)
         outcomes = None
         if whole.outcomes is not None:
             classes = np.array(cell.dataset.classes)
             outcomes = dataclasses.replace(whole.outcomes, classes=classes)
+        reporter.finishing(cell, "hashing and storing")
         results.write(result, outcomes, folder, whole.samples)
         return Computed(result, whole.tampered)
 
@@ -122,7 +124,7 @@ def examine_cell(
             batch_size=judged.batch_size,
             survived=survived,
             undefended=bench.undefended(cell),
-            progress=partial(_examining, reporter or Reporter()),
+            progress=partial(_examining, reporter or Reporter(), cell),
             kept=bench.probed[cell.key.defense, cell.key.dataset, cell.key.limit, cell.key.seed],
         )
     except Exception as error:
@@ -164,8 +166,10 @@ def _seconds(module: nn.Module, pixels: torch.Tensor) -> float:
     return round(min(found), 6)
 
 
-def _examining(reporter: Reporter, name: str, done: int, total: int) -> None:
-    reporter.preparing("looking for red flags", done, total)
+def _examining(reporter: Reporter, cell: Cell, name: str, done: int, total: int) -> None:
+    reporter.finishing(
+        cell, f"looking for red flags: {name}, step {min(done + 1, total)} of {total}"
+    )
 
 
 def build_result(

@@ -19,6 +19,9 @@ class Reporter:
     def judged(self, cell: Cell, images: int) -> None:
         """Report that this many more images of a cell were judged."""
 
+    def finishing(self, cell: Cell, step: str) -> None:
+        """Report what runs after the last image of a cell: red flags, its cost, its storing."""
+
     def stored(self, result: Result) -> None:
         """Report the result of a cell that was computed and stored."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.core.intervals import wilson
-from zsrobust.reporting.columns import percent
+from zsrobust.reporting.columns import ends, percent
 from zsrobust.results.cell import Outcomes, Result
 from zsrobust.results.chance import chance
 from zsrobust.results.flags import look_up
@@ -59,10 +59,9 @@ def provenance(result: Result, place: str, method: str) -> Provenance:
 def _accuracy(correct: int, result: Result) -> str:
     if result.status != "ok":
         return ""
-    low, high = (100 * end for end in wilson(correct, result.images))
     counts = f"{correct:,} of {counted(result.images, 'image')}"
     share = percent(Fraction(correct, result.images))
-    return f"{share}% ({counts}; 95% interval {low:.1f}–{high:.1f})"
+    return f"{share}% ({counts}; 95% interval {ends(wilson(correct, result.images))})"
 
 
 def _success(result: Result) -> str:
