@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from zsrobust.cli.check import check, report
+from zsrobust.cli.check import check, report, site
 from zsrobust.cli.command import Commands
 from zsrobust.cli.compare import compare
 from zsrobust.cli.data import data, list_
@@ -45,6 +45,20 @@ def main(plugins: Sequence[Path]) -> None:
             load_plugin_file(path)
 
 
-_commands = (list_, data, train, run, table, figure, compare, report, check, verify, export, doctor)
+_commands = (
+    list_,
+    data,
+    train,
+    run,
+    table,
+    figure,
+    compare,
+    report,
+    site,
+    check,
+    verify,
+    export,
+    doctor,
+)
 for command in _commands:
     main.add_command(command)

@@ -29,6 +29,30 @@ def report(out: Path, files: Sequence[str], places: Places) -> None:
     click.echo(f"{out} written, {len(content) / 1e6:.1f} MB")
 
 
+@click.command(cls=Command, examples=["zsrobust site --out site", "zsrobust site --docs html"])
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="site",
+    show_default=True,
+    help="Folder to write.",
+)
+@click.option(
+    "--docs",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the built docs, which become a part of the site.",
+)
+@several("--suite", "files", "TOML file of your own suite, if the results contain it. Repeatable.")
+@store_options
+def site(out: Path, docs: Path | None, files: Sequence[str], places: Places) -> None:
+    """Write all results as a static site: leaderboard, a page per defense and per dataset."""
+    from zsrobust.reporting.report.site import write
+    from zsrobust.settings import suites
+
+    pages = write(places.store, out, [suites.load(file) for file in files], docs)
+    click.echo(f"{out / 'index.html'} written, and {pages - 1} more pages")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """The cells to check."""

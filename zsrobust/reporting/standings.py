@@ -117,15 +117,14 @@ class Standing:
         return known + [(name, read(row), OBLIVIOUS) for name, row in self.oblivious.items()]
 
     @property
+    def name(self) -> str:
+        """The name of the defense, without its fields."""
+        return split_spec(self.spec)[0]
+
+    @property
     def links(self) -> dict[str, str]:
         """The addresses of its paper and of its authors' code, as far as they are known."""
-        name = split_spec(self.spec)[0].removesuffix("_code")
-        found = {}
-        if number := _sources()["paper"].get(name):
-            found["paper"] = f"https://arxiv.org/abs/{number}"
-        if repository := _sources()["code"].get(name):
-            found["code"] = f"https://github.com/{repository}"
-        return found
+        return links(self.name)
 
 
 @dataclass(frozen=True)
@@ -281,6 +280,16 @@ def method_of(spec: str, specs: Sequence[str]) -> str:
     else:
         parent = name.removesuffix("_code") if own == "ablation" else ""
     return parent if parent != spec and parent in specs else ""
+
+
+def links(name: str) -> dict[str, str]:
+    """Return the addresses of a defense's paper and code, as far as they are known."""
+    name, found = name.removesuffix("_code"), {}
+    if number := _sources()["paper"].get(name):
+        found["paper"] = f"https://arxiv.org/abs/{number}"
+    if repository := _sources()["code"].get(name):
+        found["code"] = f"https://github.com/{repository}"
+    return found
 
 
 @cache

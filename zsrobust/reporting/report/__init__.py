@@ -33,38 +33,15 @@ def build(store: Store, own: Sequence[Suite] = ()) -> str:
 
     Raises ZSRobustError if the folder has no results, or a file that is not a valid result.
     """
-    import jinja2
-    from markupsafe import Markup
-
     found = Collection.load(store, own)
     shown = views(found)
     looks = Looks(found)
-    # A bar is as long as its accuracy. Lengths are classes: the policy forbids styles on elements.
-    lengths = "\n".join(f".s{percent} {{ --share: {percent / 100} }}" for percent in range(101))
-    style, script = _file("page.css") + lengths, _file("page.js")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
     results = found.results.values()
-    return environment.get_template("page.html").render(
+    return rendered(
+        "page.html",
         folder=" and ".join(each.resolve().name for each in store.folders),
-        style=Markup(style),  # noqa: S704  # our own file, without data
-        script=Markup(script),  # noqa: S704  # our own file, without data
-        without_scripts=Markup(WITHOUT_SCRIPTS),  # noqa: S704  # our own text, without data
-        hashes={
-            "style": _hash(style),
-            "script": _hash(script),
-            "without_scripts": _hash(WITHOUT_SCRIPTS),
-        },
         filters=_filters(shown),
         rankings=rankings(found.frame, list(found.suites.values())),
-        kinds=KINDS,
-        strong=STRONG,
         views=[(view, list(looks.on_datasets(view))) for view in shown],
         cells=_cells(found, shown),
         ids={path: number for number, path in enumerate(found.results)},
@@ -74,6 +51,35 @@ def build(store: Store, own: Sequence[Suite] = ()) -> str:
         failed=_failed(found),
         counts={"cells": len(results), "images": sum(each.images for each in results)},
         versions=sorted({pair for each in results for pair in each.versions.items()}),
+    )
+
+
+def rendered(template: str, /, **values: Any) -> str:
+    """Return a template as HTML, with the styles and the script that its head allows."""
+    import jinja2
+    from markupsafe import Markup
+
+    # A bar is as long as its accuracy. Lengths are classes: the policy forbids styles on elements.
+    lengths = "\n".join(f".s{percent} {{ --share: {percent / 100} }}" for percent in range(101))
+    texts = {
+        "style": _file("page.css") + lengths,
+        "script": _file("page.js"),
+        "without_scripts": WITHOUT_SCRIPTS,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(
+        {name: Markup(text) for name, text in texts.items()},  # noqa: S704  # our own, without data
+        hashes={name: _hash(text) for name, text in texts.items()},
+        kinds=KINDS,
+        strong=STRONG,
+        **values,
     )
 
 

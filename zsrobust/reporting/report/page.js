@@ -11,7 +11,7 @@
 
   const nearest = (asked) => {  // an earlier filter outweighs all later ones
     const score = (view) => names.reduce((sum, name) => 2 * sum + (view.dataset[name] === asked.get(name)), 0);
-    return views.reduce((best, view) => (score(view) > score(best) ? view : best));
+    return views.reduce((best, view) => (score(view) > score(best) ? view : best), views[0]);
   };
 
   const read = () => {
@@ -29,10 +29,13 @@
   };
 
   const address = (state) => {
-    const parts = Object.fromEntries(names.map((name) => [name, state.view.dataset[name]]));
-    const first = nearest(new Map(Object.entries({ ...parts, images: null, seed: null })));
-    for (const name of ["images", "seed"]) if (first.dataset[name] === parts[name]) delete parts[name];
-    parts.metric = state.metric;
+    const parts = {};
+    if (state.view) {
+      for (const name of names) parts[name] = state.view.dataset[name];
+      const first = nearest(new Map(Object.entries({ ...parts, images: null, seed: null })));
+      for (const name of ["images", "seed"]) if (first.dataset[name] === parts[name]) delete parts[name];
+      parts.metric = state.metric;
+    }
     if (state.dataset) parts.dataset = state.dataset;
     if (state.sort !== "method" || state.dir !== "asc") Object.assign(parts, { sort: state.sort, dir: state.dir });
     if (state.ranking !== "0") parts.ranking = state.ranking;
@@ -48,13 +51,14 @@
 
   const show = () => {
     const state = read();
+    if (rankings.length) choose(state);
+    if (!state.view) return;
     for (const view of views) view.hidden = view !== state.view;
     for (const board of all(".board", state.view)) {
       board.hidden = board.dataset.metric !== state.metric;
       if (!board.hidden) sortRows(board.querySelector("table"), state.sort, state.dir);
     }
     filters(state);
-    choose(state);
     const chosen = all(".dataset", state.view).find((each) => each.dataset.dataset === state.dataset);
     if (chosen && !chosen.open) {
       chosen.open = true;
@@ -83,7 +87,7 @@
     byId("filters").hidden = false;
   };
 
-  byId("filters").addEventListener("change", ({ target }) => {
+  byId("filters")?.addEventListener("change", ({ target }) => {
     if (target.name === "metric") return go({ metric: target.value });
     go({ view: nearest(new Map(selects.map((select) => [select.name, select.value]))) });
   });
@@ -102,8 +106,8 @@
     byId("choice").hidden = false;
   };
 
-  byId("choice").addEventListener("submit", (event) => event.preventDefault());
-  byId("choice").addEventListener("input", ({ target }) => go({ [target.name]: target.value }));
+  byId("choice")?.addEventListener("submit", (event) => event.preventDefault());
+  byId("choice")?.addEventListener("input", ({ target }) => go({ [target.name]: target.value }));
 
   const shownRows = () => {
     const table = rankings.find((each) => !each.hidden).querySelector("table");
@@ -189,8 +193,9 @@
   document.addEventListener("click", (event) => {
     const head = event.target.closest("[data-sort]");
     if (head && event.target.closest("button")) return sortBy(head);
-    const target = event.target.closest("nav a, .skip")?.getAttribute("href").slice(1);
-    if (!target) return;
+    const address = event.target.closest("nav a, .skip")?.getAttribute("href") ?? "";
+    if (!address.startsWith("#")) return;
+    const target = address.slice(1);
     event.preventDefault();
     byId(target).scrollIntoView();
     byId(target).focus({ preventScroll: true });

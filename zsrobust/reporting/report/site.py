@@ -1,0 +1,225 @@
+"""The site: the leaderboard, a page for each defense and each dataset, and the docs, as files.
+
+Every page is complete in itself, so that the site works from a folder, without a server. No torch
+here.
+"""
+
+import ast
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+
+from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.files import slug, write_atomically
+from zsrobust.core.specs import split_spec
+from zsrobust.reporting.columns import Entry, above_chance, average, flagged
+from zsrobust.reporting.report import rendered
+from zsrobust.reporting.report.cells import read_outcomes
+from zsrobust.reporting.report.collection import Collection
+from zsrobust.reporting.report.gallery import Sample, samples_of
+from zsrobust.reporting.rows import Row, rows
+from zsrobust.reporting.standings import OBLIVIOUS, Kind, Ranking, kind, links, rankings
+from zsrobust.reporting.tables import ROWS
+from zsrobust.results.cell import Result, Samples
+from zsrobust.results.flags import Flag, look_up
+from zsrobust.results.identity import deployed_spec
+from zsrobust.results.store import Store
+from zsrobust.settings.suites import Suite
+
+PICTURED = 4  #: cells of a page with images in its gallery
+
+
+@dataclass(frozen=True)
+class Line:
+    """The cells of a row: a defense under an attack over the datasets of a suite."""
+
+    title: str
+    spec: str
+    attack: str
+    about: str  #: suite, protocol, eps, images, seed
+    row: Row
+    remark: str
+
+    @property
+    def clean(self) -> Entry:
+        """The mean clean accuracy."""
+        return average("clean")(self.row)
+
+    @property
+    def robust(self) -> Entry:
+        """The mean robust accuracy, with the red flags of its cells."""
+        return flagged(average("robust"))(self.row)
+
+    @property
+    def above_chance(self) -> Entry:
+        """The mean robust accuracy above chance."""
+        return above_chance("robust")(self.row)
+
+    @property
+    def name(self) -> str:
+        """The name of the defense, which is that of its page."""
+        return split_spec(self.spec)[0]
+
+    def only(self, dataset: str) -> "Line":
+        """Return the line of one dataset."""
+        return replace(self, row=self.row.only(dataset))
+
+    @property
+    def by_dataset(self) -> list[tuple[str, str, "Line"]]:
+        """Each dataset's name and title, and the line of it alone."""
+        cells = self.row.cells.items()
+        return [(name, str(cell["dataset_title"]), self.only(name)) for name, cell in cells]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A defense's page: every row of its specs."""
+
+    name: str
+    title: str
+    kind: Kind
+    links: Mapping[str, str]
+    mechanism: Sequence[str]  #: paragraphs of the module that implements it
+    identities: Mapping[str, str]  #: by spec, as JSON: recipe, weights and settings
+    lines: Sequence[Line]
+    flags: Sequence[Flag]
+    gallery: Sequence[tuple[str, list[Sample]]]
+    standings: Sequence[tuple[Ranking, int | None, Entry]]
+
+
+def write(store: Store, out: Path, own: Sequence[Suite] = (), docs: Path | None = None) -> int:
+    """Write the site into a folder and return the number of pages.
+
+    `docs` is a folder of built HTML, which is copied. Raises ZSRobustError if there are no results,
+    if a file is not a valid result, and if `docs` has no index.html.
+    """
+    if docs is not None and not (docs / "index.html").is_file():
+        raise ZSRobustError(f"{docs} has no index.html. Build the docs first: tox -e docs")
+    found = Collection.load(store, own)
+    ranked = rankings(found.frame, list(found.suites.values()))
+    pages = {f"defenses/{page.name}.html": page for page in _defenses(found, ranked)}
+    titles = dict(sorted(found.titles.items(), key=lambda each: each[1]))
+    common = {"docs": docs is not None, "defenses": list(pages.values()), "datasets": titles}
+    texts = {"index.html": rendered("index.html", root="", rankings=ranked, **common)}
+    for place, page in pages.items():
+        texts[place] = rendered("defense.html", root="../", page=page, **common)
+    for name, title in titles.items():
+        lines = [line for page in pages.values() for line in page.lines if name in line.row.cells]
+        about = _about(found, name)
+        texts[f"datasets/{slug(name)}.html"] = rendered(
+            "dataset.html", root="../", name=name, title=title, lines=lines, about=about, **common
+        )
+    for place, text in texts.items():
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / place, text.encode())
+    if docs is not None:
+        shutil.copytree(docs, out / "docs", dirs_exist_ok=True)
+    return len(texts)
+
+
+def _defenses(found: Collection, ranked: Sequence[Ranking]) -> Iterator[Page]:
+    """Yield the page of each defense, by name; its variants are on the same page."""
+    names = pd.Series(
+        [split_spec(spec)[0] for spec in found.frame["defense"]],
+        index=found.frame.index,
+    )
+    for name, cells in found.frame.groupby(names, sort=True):
+        lines = list(_lines(cells, found))
+        results = [found.results[str(path)] for path in cells["path"]]
+        flags = sorted({flag for result in results for flag in result.flags})
+        spec = min((line.spec for line in lines), key=len)
+        yield Page(
+            name=str(name),
+            title=ROWS.get(str(name), str(cells["defense_title"].iloc[0])),
+            kind=kind(spec),
+            links=links(str(name)),
+            mechanism=_mechanism(str(name)),
+            identities=_identities(results),
+            lines=lines,
+            flags=[look_up(flag) for flag in flags],
+            gallery=list(_gallery(cells, found)),
+            standings=[
+                (ranking, each.rank, each.worst)
+                for ranking in ranked
+                for each in ranking.standings
+                if each.name == name
+            ],
+        )
+
+
+def _lines(cells: pd.DataFrame, found: Collection) -> Iterator[Line]:
+    columns = ["suite", "protocol", "eps", "attack", "seed"]
+    for key, group in cells.groupby(columns, sort=True):
+        suite, protocol, eps, attack, seed = map(str, key)
+        for limit, part in group.groupby(group["limit"].fillna(0).astype(int)):
+            images = f"{limit} images" if limit else "all images"
+            about = f"{suite}, {protocol}, eps {eps}, {images} a dataset"
+            about += f", seed {seed}" if seed != "0" else ""
+            measured = set(part["dataset"])
+            known = found.suites[suite]
+            chosen = tuple(name for name in known.datasets if name in measured)
+            smaller = replace(known, datasets=chosen or tuple(sorted(measured)))
+            for spec, row in rows(part, smaller).items():
+                title = ROWS.get(spec, str(next(iter(row.cells.values()))["defense_title"]))
+                remark = OBLIVIOUS if row.oblivious else ""
+                yield Line(title, spec, attack, about, row, remark)
+
+
+def _identities(results: Sequence[Result]) -> dict[str, str]:
+    """Return what each spec was made from, as JSON: recipe, checkpoint and settings."""
+    made = {deployed_spec(each.identity.defense.spec): each.identity.defense for each in results}
+    return {
+        spec: json.dumps(dict(defense.details), indent=1, ensure_ascii=False, sort_keys=True)
+        for spec, defense in sorted(made.items())
+    }
+
+
+def _gallery(cells: pd.DataFrame, found: Collection) -> Iterator[tuple[str, list[Sample]]]:
+    """Yield images of the first cells that store some, one cell of each dataset."""
+    seen: set[str] = set()
+    for path, dataset, title, attack in cells[
+        ["path", "dataset", "dataset_title", "attack"]
+    ].itertuples(index=False):
+        if dataset in seen or len(seen) == PICTURED:
+            continue
+        try:
+            stored = Samples.read(Path(path))
+        except ZSRobustError:
+            continue  # the report says what is wrong with it
+        if stored is not None:
+            seen.add(dataset)
+            outcomes = read_outcomes(found.results[path], Path(path))
+            yield f"{title}, {attack}", samples_of(stored, outcomes)
+
+
+def _about(found: Collection, name: str) -> str:
+    """Return a dataset's number of images and of classes."""
+    cells = found.frame[found.frame["dataset"] == name]
+    classes = sorted({int(each) for each in cells["classes"].dropna()})
+    images = counted(int(cells["images"].max()), "image")
+    return f"{images} at most, {' or '.join(map(str, classes)) or 'an unknown number of'} classes."
+
+
+def _mechanism(name: str) -> list[str]:
+    """Return the paragraphs of the module that registers a defense; none for a plugin's."""
+    text = _modules().get(name.removesuffix("_code"), "")
+    return re.split(r"\n\s*\n", text) if text else []
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """Return the docstrings of the built-in defenses' modules, by defense."""
+    found = {}
+    for file in resources.files("zsrobust.defenses").iterdir():
+        if file.name.endswith(".py"):
+            text = file.read_text(encoding="utf-8")
+            for name in re.findall(r'register\("(\w+)"\)', text):
+                found[name] = ast.get_docstring(ast.parse(text)) or ""
+    return found
