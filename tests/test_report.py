@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
@@ -459,8 +460,9 @@ class Browser:
         return list(self.run(script))
 
 
-@pytest.fixture(scope="session")
-def chromium(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+@contextmanager
+def started(address: str) -> Iterator[Browser]:
+    """Chromium without a window, for the page at an address; without it, the test is skipped."""
     pytest.importorskip("selenium", reason="selenium is not installed")
     program = shutil.which("chromium") or shutil.which("google-chrome")
     manager = shutil.which("chromedriver")
@@ -480,11 +482,19 @@ def chromium(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Br
         options.add_argument(f"--{name}")
     options.add_argument("--window-size=1400,1000")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(manager))
+    try:
+        yield Browser(driver, address)
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="session")
+def chromium(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(page, encoding="utf-8")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(manager))
-    yield Browser(driver, path.as_uri())
-    driver.quit()
+    with started(path.as_uri()) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -101,8 +101,9 @@ def plan(
             for defense in chosen_defenses or [need.defense for need in wanted]
             for attack in chosen_attacks or [need.attack for need in wanted]
         ]
-    bounds: list[float | None] = [eps] if isinstance(eps, float | int) else [*(eps or [None])]
-    own_seeds: list[int | None] = [*(train_seeds or [None])]
+    given = [eps] if isinstance(eps, float | int) else list(eps or ())
+    bounds: list[float | None] = [*given] or [None]
+    own_seeds: list[int | None] = [*(train_seeds or ())] or [None]
     seeds = [seed] if isinstance(seed, int) else list(seed or (0,))
     keys, stepped = [], False
     for need, bound, drawn, own in itertools.product(

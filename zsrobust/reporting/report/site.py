@@ -25,11 +25,12 @@ from zsrobust.reporting.report.cells import read_outcomes
 from zsrobust.reporting.report.collection import Collection
 from zsrobust.reporting.report.gallery import Sample, samples_of
 from zsrobust.reporting.rows import Row, rows
-from zsrobust.reporting.standings import OBLIVIOUS, Kind, Ranking, kind, links, rankings
+from zsrobust.reporting.standings import OBLIVIOUS, Kind, Ranking, Standing, kind, links, rankings
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Result, Samples
 from zsrobust.results.flags import Flag, look_up
 from zsrobust.results.identity import deployed_spec
+from zsrobust.results.registered import registered
 from zsrobust.results.store import Store
 from zsrobust.settings.suites import Suite
 
@@ -91,7 +92,7 @@ class Page:
     lines: Sequence[Line]
     flags: Sequence[Flag]
     gallery: Sequence[tuple[str, list[Sample]]]
-    standings: Sequence[tuple[Ranking, int | None, Entry]]
+    standings: Sequence[tuple[Ranking, Standing]]
 
 
 def write(store: Store, out: Path, own: Sequence[Suite] = (), docs: Path | None = None) -> int:
@@ -137,7 +138,7 @@ def _defenses(found: Collection, ranked: Sequence[Ranking]) -> Iterator[Page]:
         spec = min((line.spec for line in lines), key=len)
         yield Page(
             name=str(name),
-            title=ROWS.get(str(name), str(cells["defense_title"].iloc[0])),
+            title=registered()["defenses"].get(str(name), str(cells["defense_title"].iloc[0])),
             kind=kind(spec),
             links=links(str(name)),
             mechanism=_mechanism(str(name)),
@@ -146,7 +147,7 @@ def _defenses(found: Collection, ranked: Sequence[Ranking]) -> Iterator[Page]:
             flags=[look_up(flag) for flag in flags],
             gallery=list(_gallery(cells, found)),
             standings=[
-                (ranking, each.rank, each.worst)
+                (ranking, each)
                 for ranking in ranked
                 for each in ranking.standings
                 if each.name == name
@@ -208,9 +209,13 @@ def _about(found: Collection, name: str) -> str:
 
 
 def _mechanism(name: str) -> list[str]:
-    """Return the paragraphs of the module that registers a defense; none for a plugin's."""
-    text = _modules().get(name.removesuffix("_code"), "")
-    return re.split(r"\n\s*\n", text) if text else []
+    """Return the paragraphs of the module that registers a defense; none for a plugin's.
+
+    Only equations, which are indented, keep their lines.
+    """
+    text = _modules().get(name, "")
+    paragraphs = re.split(r"\n\s*\n", text) if text else []
+    return [each if each.startswith(" ") else " ".join(each.split()) for each in paragraphs]
 
 
 @cache
