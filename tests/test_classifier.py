@@ -1,3 +1,6 @@
+import json
+
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +8,7 @@ from open_clip.transformer import VisionTransformer
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.evaluation.meter import Meter
-from zsrobust.models.clip import load_clip, weights_digest
+from zsrobust.models.clip import load_clip, weights_are_here, weights_digest
 from zsrobust.models.tokens import embed, project
 from zsrobust.models.visual_prompts import prompted
 from zsrobust.models.wrappers import Purified
@@ -203,6 +206,26 @@ def test_other_architectures_give_what_open_clip_gives_and_a_gradient(backbone, 
             4,
             clip.encoder.positional_embedding.shape[1],
         )
+
+
+def test_a_random_backbone_depends_on_its_seed_alone(tmp_path):
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    about = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "tiny-random.json").write_text(json.dumps(about))
+    open_clip.add_model_config(tmp_path)
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first = load_clip("tiny-random/random:0")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert load_clip("tiny-random/random:0").digest == first.digest
+    assert load_clip("tiny-random/random:0", weights=False).digest == first.digest
+    assert load_clip("tiny-random/random:1").digest != first.digest
+    assert weights_are_here("tiny-random/random:0")
+    for tag in ("random", "random:", "random:-1", "random:1.5"):
+        with pytest.raises(ZSRobustError, match=f"'{tag}' is not a tag or a file"):
+            load_clip(f"tiny-random/{tag}")
 
 
 @pytest.mark.parametrize(

@@ -207,12 +207,40 @@ def test_the_next_source_is_tried_where_one_is_gone_gated_or_another_set(place):
         )
 
 
-def test_without_network_and_data_a_run_says_at_once_what_is_missing(place):
-    offline = {
+@pytest.fixture
+def offline(place):
+    return {
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "ZSROBUST_CACHE": str(place / "empty"),
         "HF_HOME": str(place / "empty"),
     }
+
+
+def test_a_dry_run_plans_without_network_and_data_and_marks_what_is_unknown(place, offline):
+    (place / "few.toml").write_text('like = "mini"\ndatasets = ["cifar10", "mini_cells", "dtd"]\n')
+    options = ("run", "--suite", "few.toml", "--defense", "tecoa", "--attack", "pgd10")
+    (download, unknown, train, compute, *_) = zsrobust(
+        place, *options, "--dry-run", **offline
+    ).stdout.splitlines()
+    assert download == "download  at least 0.00 GB"
+    assert unknown.split() == [
+        "size",
+        "unknown,",
+        "as",
+        "nothing",
+        "can",
+        "be",
+        "asked:",
+        "cifar10,",
+        "dtd",
+    ]
+    assert train == "train     tecoa on mini_train, 4 epochs"
+    assert compute.startswith("compute   3 cells, 12,")
+    error = zsrobust(place, *options, ok=2, **offline).stderr
+    assert error.startswith("Error: 2 of 3 datasets are not on this machine: cifar10, dtd.")
+
+
+def test_without_network_and_data_a_run_says_at_once_what_is_missing(place, offline):
     done = zsrobust(place, "run", "--defense", "pmg_aft", "--attack", "autoattack", ok=2, **offline)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(

@@ -1,8 +1,11 @@
 import json
 import math
+import re
 import shutil
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -380,6 +383,111 @@ def test_training_writes_a_checkpoint_that_gives_back_the_same_tower(clip, tiny,
     assert again.digest == read.digest
     assert again.sources == read.sources == {"backbone": clip.digest, "images": images.digest}
     assert all(torch.equal(tensor, again.weights[name]) for name, tensor in written.weights.items())
+
+
+def logged(clip, tiny, path, **options):
+    """Train PMG-AFT with a log, and return the checkpoint and the calls of the log."""
+    dataset, images, recipe = tiny
+    recipe = replace(recipe, objective="pmg_aft", options={**OPTIONS, "alpha": 0.5, "beta": 2.0})
+    calls = []
+    options.setdefault("log", lambda *call: calls.append(call))
+    return train(recipe, clip, dataset, images, path, **options), calls
+
+
+def test_the_log_has_the_numbers_of_every_step_and_changes_none(clip, tiny, tmp_path):
+    made, calls = logged(clip, tiny, tmp_path / "a.safetensors")
+    steps = [numbers for _, numbers in calls if "loss" in numbers]
+    assert [done for done, numbers in calls if "loss" in numbers] == [1, 2, 3, 4, 5, 6]
+    assert [done for done, numbers in calls if "distance" in numbers] == [3, 6]
+    for numbers in steps:
+        assert numbers["loss"] == pytest.approx(
+            numbers["terms/robust"] + 0.5 * numbers["terms/general"] + 2 * numbers["terms/clean"],
+            rel=1e-6,
+        )
+        assert numbers["images_per_second"] > 0
+    for epoch, history in enumerate(made.history):  # batches of 5, 5 and 2 images
+        for name in ("loss", "accuracy"):
+            whole = sum(
+                n * numbers[name]
+                for n, numbers in zip((5, 5, 2), steps[3 * epoch : 3 * epoch + 3], strict=True)
+            )
+            assert whole / 12 == pytest.approx(history[name], rel=1e-12)
+    assert [numbers["lr"] for numbers in steps[:2]] == [0.005, 0.01]  # the warm-up of two steps
+    silent, _ = logged(clip, tiny, tmp_path / "b.safetensors", log=None)
+    assert silent.digest == made.digest
+
+
+def test_terms_of_parts_of_a_batch_add_up_to_the_batch(clip, tiny, tmp_path):
+    _, whole = logged(clip, tiny, tmp_path / "a.safetensors")
+    _, parts = logged(clip, tiny, tmp_path / "b.safetensors", micro_batch=2)
+    names = [name for name in whole[0][1] if name != "images_per_second"]
+    assert {"loss", "accuracy", "lr", "terms/robust", "terms/general", "terms/clean"} == set(names)
+    for name in names:
+        assert parts[0][1][name] == pytest.approx(whole[0][1][name], rel=1e-4)
+
+
+def test_a_resumed_training_logs_what_the_interrupted_one_did_not(clip, tiny, tmp_path):
+    _, whole = logged(clip, tiny, tmp_path / "a.safetensors")
+    stop = iter(range(1, 7))
+
+    def progress(done, total, note):
+        if next(stop, None) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        logged(clip, tiny, tmp_path / "b.safetensors", progress=progress)
+    _, rest = logged(clip, tiny, tmp_path / "b.safetensors")
+
+    def timeless(calls):
+        return [
+            (
+                done,
+                {name: number for name, number in numbers.items() if name != "images_per_second"},
+            )
+            for done, numbers in calls
+        ]
+
+    assert timeless(rest)[0][0] == 3
+    for (done, ours), (other, theirs) in zip(timeless(rest), timeless(whole)[2:], strict=True):
+        assert done == other
+        assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+class Writer:
+    """What of TensorBoard's writer is called, and remembered here."""
+
+    folders: ClassVar[dict] = {}
+
+    def __init__(self, folder, purge_step):
+        self.scalars = self.folders[folder] = {}
+
+    def add_scalar(self, name, value, step):
+        self.scalars.setdefault(name, []).append((step, value))
+
+    def flush(self):
+        self.flushed = True
+
+
+def test_tensorboard_has_a_folder_for_each_training(zsrobust, monkeypatch):
+    monkeypatch.setattr(Writer, "folders", {})
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer)
+    )
+    spec = "tecoa:epochs=1,limit=32,lr=1e-4"
+    zsrobust("train", spec, "--suite", "mini", "--tensorboard", "logs")
+    ((folder, scalars),) = Writer.folders.items()
+    assert re.fullmatch(r"logs/FT-TeCoA-[0-9a-f]{4}", folder)  # title and digest of the recipe
+    assert scalars.keys() == {"loss", "accuracy", "lr", "images_per_second", "distance"}
+    assert [step for step, _ in scalars["loss"]] == [1]
+
+
+def test_without_tensorboard_one_line_says_so(zsrobust, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = zsrobust("train", "tecoa", "--suite", "mini", "--tensorboard", "logs", ok=2)
+    assert done.stderr.splitlines()[-1] == (
+        "Error: --tensorboard needs the package tensorboard, which is not installed. "
+        "Next: pip install tensorboard"
+    )
 
 
 def test_training_images_take_every_step_of_the_attack(tiny):

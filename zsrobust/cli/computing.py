@@ -86,6 +86,7 @@ def _in_jobs(
         device=places.device,
         force=order.force,
         live=display.live,
+        log=bench.workshop.log,
     )
     return slurm.run(str(order.executor), order.settings, task, bench, cells, shown)
 
@@ -94,6 +95,8 @@ def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places)
     """Return whether to start; prints the bill of a large run, and asks for confirmation."""
     with waiting("loading open_clip and measuring this device"):
         made = bill.make(bench, cells, places.store, order.force)
+        if made.failure and not order.dry_run:
+            raise made.failure
         if order.dry_run or made.downloads or made.cells:
             made.speed = bench.speed
     if order.dry_run or made.large or made.downloads:

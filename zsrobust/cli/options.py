@@ -187,6 +187,12 @@ baseline_option = click.option(
 checkpoints_option = _folder(
     "checkpoints", "checkpoints", "checkpoints", "Folder of the checkpoints."
 )
+tensorboard_option = click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIRECTORY",
+    help="Folder for the numbers of trainings, as TensorBoard's scalars.",
+)
 device_option = click.option("--device", help="Torch device. Default: cuda if present, else cpu.")
 
 request_options = passes(Request, "request", suite_option, protocol_option, limit_option)

@@ -50,6 +50,7 @@ class Places:
     baseline: Path | None = None  #: results to reuse; never written
     checkpoints: Path = Path("checkpoints")
     device: str | None = None
+    tensorboard: Path | None = None  #: where trainings log their numbers
 
     @property
     def store(self) -> "Store":
@@ -63,7 +64,12 @@ class Places:
         from zsrobust.cli.device import choose
         from zsrobust.defenses.workshop import Workshop
 
-        return Workshop(suite, self.checkpoints, choose(self.device))
+        workshop = Workshop(suite, self.checkpoints, choose(self.device))
+        if self.tensorboard is not None:
+            from zsrobust.training.scalars import Scalars
+
+            workshop.log = Scalars(self.tensorboard)
+        return workshop
 
 
 def passes(kind: type[Any], name: str, *options: Decorator) -> Decorator:

@@ -19,6 +19,7 @@ from zsrobust.cli.options import (
     several,
     step_size_option,
     train_seeds_option,
+    tensorboard_option,
 )
 from zsrobust.cli.request import Places, Request, passes
 from zsrobust.cli.waiting import waiting
@@ -105,7 +106,13 @@ _order = passes(
     ),
 )
 _places = passes(
-    Places, "places", folder_option, baseline_option, checkpoints_option, device_option
+    Places,
+    "places",
+    folder_option,
+    baseline_option,
+    checkpoints_option,
+    device_option,
+    tensorboard_option,
 )
 
 
@@ -136,7 +143,8 @@ def run(request: Request, order: Order, places: Places) -> None:
             "--slurm configures the jobs of an executor. Next: add --executor slurm"
         )
     suite, needs = order.needs(load_suite(request.suite))
-    check_available(order.datasets or suite.datasets)  # fails at once, before torch is loaded
+    if not order.dry_run:
+        check_available(order.datasets or suite.datasets)  # fails at once, before torch is loaded
     with waiting("loading torch"):
         from zsrobust.cli.computing import compute
     found, errors = compute(suite, needs, request, order, places)

@@ -3,7 +3,13 @@
 import click
 
 from zsrobust.cli.command import Command
-from zsrobust.cli.options import checkpoints_option, data_option, device_option, suite_option
+from zsrobust.cli.options import (
+    checkpoints_option,
+    data_option,
+    device_option,
+    suite_option,
+    tensorboard_option,
+)
 from zsrobust.cli.request import Places, passes
 from zsrobust.cli.waiting import waiting
 from zsrobust.core.errors import ZSRobustError
@@ -16,7 +22,7 @@ from zsrobust.core.errors import ZSRobustError
 @click.argument("defense")
 @suite_option
 @data_option
-@passes(Places, "places", checkpoints_option, device_option)
+@passes(Places, "places", checkpoints_option, device_option, tensorboard_option)
 def train(defense: str, suite: str | None, places: Places) -> None:
     """Train the checkpoint of DEFENSE, if it is missing."""
     with waiting("loading torch"):

@@ -35,7 +35,7 @@ def complementary(step: Step, outputs: Outputs) -> Tensor:
 
 def comp_tga(step: Step) -> Tensor:
     """Return L = cross-entropy + α |A(x',f) - A(x,f0)| + β |A(x,f) - A(x,f0)|, batch means."""
-    loss = F.cross_entropy(step.adversarial_logits, step.labels)
+    loss = step.term("robust", F.cross_entropy(step.adversarial_logits, step.labels))
     return loss + refinement(step, lambda outputs: complementary(step, outputs))
 
 

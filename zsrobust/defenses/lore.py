@@ -32,7 +32,9 @@ def lore(step: Step) -> Tensor:
 
     The student descends it, and takes no gradient from λ. The dual network ascends it.
     """
-    return (distance(step, step.student_adversarial) + multiplier(step) * violation(step)).mean()
+    violated = violation(step)
+    step.term("violation", violated.mean())
+    return (distance(step, step.student_adversarial) + multiplier(step) * violated).mean()
 
 
 def network(width: int) -> nn.Module:

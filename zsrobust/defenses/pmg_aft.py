@@ -48,12 +48,14 @@ def general(step: Step, layer: str, distance: str) -> Tensor:
 def pmg_aft(step: Step) -> Tensor:
     """Return L = L_robust + α L_general + β L_clean, each a mean over the batch (section 3.3)."""
     options = step.options
-    loss = F.cross_entropy(step.adversarial_logits, step.labels)
+    loss = step.term("robust", F.cross_entropy(step.adversarial_logits, step.labels))
     if options["alpha"]:
-        loss = loss + options["alpha"] * general(step, options["layer"], options["distance"]).mean()
+        distances = general(step, options["layer"], options["distance"])
+        loss = loss + options["alpha"] * step.term("general", distances.mean())
     if options["beta"]:
         clean = step.clean_logits.detach() if options["stop_gradient"] else step.clean_logits
-        loss = loss + options["beta"] * kl(step.adversarial_logits, clean).mean()
+        divergences = kl(step.adversarial_logits, clean)
+        loss = loss + options["beta"] * step.term("clean", divergences.mean())
     return loss
 
 
@@ -72,9 +74,9 @@ def pmg_aft_code(step: Step) -> Tensor:
         terms = kl(ours, theirs).sum() + kl(ours, clean).sum()
     else:
         terms = kl(theirs, ours).sum() + kl(clean, ours).sum()
-    return (
-        F.cross_entropy(ours, step.labels) + torch.as_tensor(terms) / step.share
-    )  # sums, whatever parts a batch is in
+    sums = torch.as_tensor(terms) / step.share  # whatever parts a batch is in
+    robust = step.term("robust", F.cross_entropy(ours, step.labels))
+    return robust + step.term("divergences", sums)
 
 
 PAPER = "Wang et al., CVPR 2024, arXiv 2401.04350"

@@ -57,7 +57,7 @@ def described(step: Step, outputs: Outputs) -> Tensor:
 
 def saft(step: Step) -> Tensor:
     """Return the mean cross-entropy + α |A(x',f) - A(x,f0)| + β |A(x,f) - A(x,f0)|."""
-    loss = cross_entropies(step, step.student_adversarial).mean()
+    loss = step.term("robust", cross_entropies(step, step.student_adversarial).mean())
     return loss + refinement(step, lambda outputs: described(step, outputs))
 
 

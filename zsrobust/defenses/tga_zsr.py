@@ -66,16 +66,16 @@ def refinement(step: Step, maps: Callable[[Outputs], Tensor]) -> Tensor:
     A term of weight 0 costs no pass.
     """
     loss = step.student.head.new_zeros(())
-    for weight, outputs in (("alpha", "student_adversarial"), ("beta", "student_clean")):
+    for weight, kind in (("alpha", "adversarial"), ("beta", "clean")):
         if step.options[weight]:
-            distance = gap(maps(getattr(step, outputs)), maps(step.teacher_clean))
-            loss = loss + step.options[weight] * distance
+            distance = gap(maps(getattr(step, f"student_{kind}")), maps(step.teacher_clean))
+            loss = loss + step.options[weight] * step.term(f"{kind}_attention", distance)
     return loss
 
 
 def guided(step: Step, over: Over) -> Tensor:
     """Return L = cross-entropy of the adversarial images + the attention's `refinement`."""
-    loss = F.cross_entropy(step.adversarial_logits, step.labels)
+    loss = step.term("robust", F.cross_entropy(step.adversarial_logits, step.labels))
     texts = step.student.head[step.labels]
     return loss + refinement(step, lambda outputs: attention(outputs, texts, over))
 

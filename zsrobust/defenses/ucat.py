@@ -54,13 +54,14 @@ def ucat(step: Step) -> Tensor:
 
     With λ = 0 it is TeCoA, and costs no further pass.
     """
-    loss = F.cross_entropy(step.adversarial_logits, step.labels)
+    loss = step.term("robust", F.cross_entropy(step.adversarial_logits, step.labels))
     if weight := step.options["kl_weight"]:
         ours, theirs = (
             concentrations(features, step.student.head, step.options["temperature"])
             for features in (step.adversarial_features, step.teacher_clean.features)
         )
-        loss = loss + (weight * divergence(ours, theirs).mean()).to(loss)
+        evidence = step.term("evidence", divergence(ours, theirs).mean())
+        loss = loss + (weight * evidence).to(loss)
     return loss
 
 

@@ -1,7 +1,7 @@
 """The workshop: makes the image towers of defenses, and trains the checkpoints that are missing."""
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -18,6 +18,7 @@ from zsrobust.training import Checkpoint, Recipe, ranks, texts, train, trained_e
 from zsrobust.training.checkpoints import source_of, sources
 
 Progress = Callable[[str, int, int, str], None]  #: name, steps done, steps in all, note
+Log = Callable[[str, int, Mapping[str, float]], None]  #: name, steps done, numbers by name
 
 
 class Workshop:
@@ -40,6 +41,8 @@ class Workshop:
         self.micro_batch: int | None = None
         #: Whether training computes activations twice, in order to keep fewer.
         self.checkpoint_activations = False
+        #: Receives the numbers of trainings, if anybody asked; see `zsrobust.training.train`.
+        self.log: Log | None = None
         self._clip: Clip | None = None
 
     @property
@@ -112,6 +115,7 @@ class Workshop:
             micro_batch=self.micro_batch,
             checkpoint_activations=self.checkpoint_activations,
             tower=tower,
+            log=partial(self.log, name) if self.log else None,
         )
 
     def _compare(

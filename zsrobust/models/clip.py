@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,7 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     `backbone` has one of these forms:
     - `ARCHITECTURE/TAG`, a name and a pretrained tag of open_clip;
     - `ARCHITECTURE/FILE`, a state dict in open_clip's or OpenAI's layout;
+    - `ARCHITECTURE/random:SEED`, random weights, for tests without the network;
     - `hf-hub:…` or `local-dir:FOLDER`;
     - `package:MODULE/FOLDER`, a folder inside a Python package.
 
@@ -141,11 +143,16 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
             check_network(f"The backbone {backbone} is not on this machine")
         if tag is None:
             _check_tokenizer(_model_config(name), backbone)
-        if tag and (not weights or Path(tag).is_file()):
+        seed = _seed(tag or "")
+        if tag and (not weights or seed is not None or Path(tag).is_file()):
             keys = ("mean", "std", "interpolation", "resize_mode")
             own = {key: trained[key] for key in keys if key in trained}
-            model: Any = open_clip.create_model(name, load_weights=False, force_preprocess_cfg=own)
-            if weights:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed or 0)
+                model: Any = open_clip.create_model(
+                    name, load_weights=False, force_preprocess_cfg=own
+                )
+            if weights and seed is None:
                 quick_gelu = bool((open_clip.get_model_config(name) or {}).get("quick_gelu"))
                 model.load_state_dict(_read_weights(Path(tag), quick_gelu))
         else:
@@ -215,15 +222,15 @@ def _look_up(name: str, tag: str, weights: bool) -> dict[str, Any]:
     if config is None:
         expected = "A backbone is ARCHITECTURE/TAG of open_clip."
         raise suggest("architecture", name, open_clip.list_models(), expected)
-    if Path(tag).is_file():
+    if Path(tag).is_file() or _seed(tag) is not None:
         return {}
     trained = open_clip.get_pretrained_cfg(name, tag)
     if not trained:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         named = f"{tag!r} is not a tag or a file" if tag else "the tag is missing"
         raise ZSRobustError(
-            f"The backbone {name} has no weights: {named}. Expected a file or a tag of open_clip "
-            f"({tags or 'none'}). Write {name}/TAG."
+            f"The backbone {name} has no weights: {named}. Expected a file, random:SEED or a tag "
+            f"of open_clip ({tags or 'none'}). Write {name}/TAG."
         )
     theirs, ours = bool(trained.get("quick_gelu")), bool(config.get("quick_gelu"))
     if theirs != ours:
@@ -235,6 +242,12 @@ def _look_up(name: str, tag: str, weights: bool) -> dict[str, Any]:
     if weights and not weights_are_here(f"{name}/{tag}"):
         check_network(f"The weights {name}/{tag} are not on this machine")
     return dict(trained)
+
+
+def _seed(tag: str) -> int | None:
+    """Return the seed of the tag `random:SEED`; None for other tags."""
+    found = re.fullmatch(r"random:([0-9]{1,18})", tag, re.ASCII)
+    return int(found[1]) if found else None
 
 
 def weights_are_here(backbone: str) -> bool:
@@ -251,7 +264,7 @@ def weights_are_here(backbone: str) -> bool:
         trained = open_clip.get_pretrained_cfg(arch, tag) or {}
         repo, name = str(trained.get("hf_hub", "")).rpartition("/")[::2]
         cached = Path("~/.cache/clip", trained.get("url", "").rpartition("/")[2]).expanduser()
-        if Path(tag).is_file() or cached.is_file():
+        if Path(tag).is_file() or _seed(tag) is not None or cached.is_file():
             return True
     files = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
     return bool(repo) and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files)

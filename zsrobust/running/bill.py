@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zsrobust.core.errors import counted
+from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.core.hub import Unreachable
 from zsrobust.datasets import Split, datasets
 from zsrobust.models.clip import weights_are_here
@@ -22,6 +22,8 @@ class Bill:
     """The downloads, trainings and cells that a run still needs, and their cost."""
 
     downloads: list[tuple[str, int]] = field(default_factory=list)  #: name and bytes
+    absent: list[str] = field(default_factory=list)  #: to download, and nobody knows how much
+    failure: ZSRobustError | None = None  #: why; the run would end with it
     trainings: list[str] = field(default_factory=list)
     cells: int = 0
     stored: int = 0  #: cells with a stored result; it is reused if nothing changed
@@ -49,7 +51,10 @@ class Bill:
     def lines(self, device: str) -> Iterator[str]:
         """Yield the bill, line by line."""
         what = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in self.downloads)
-        yield f"download  {self.gigabytes:.2f} GB" + (f" ({what})" if what else "")
+        least = "at least " if self.absent else ""
+        yield f"download  {least}{self.gigabytes:.2f} GB" + (f" ({what})" if what else "")
+        if self.absent:
+            yield f"          size unknown, as nothing can be asked: {', '.join(self.absent)}"
         yield f"train     {'; '.join(self.trainings) or 'nothing'}"
         stored = f"; {self.stored} are stored" if self.stored else ""
         yield f"compute   {counted(self.cells, 'cell')}, {self.images:,} images{stored}"
@@ -68,8 +73,8 @@ class Bill:
 def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill:
     """Return the bill of a run of these cells.
 
-    Raises Unreachable, with the missing datasets, if a download is needed and the network is down.
-    Raises ZSRobustError if a dataset has no source.
+    If a dataset is missing and cannot be downloaded, the bill has its name, and the reason as its
+    `failure`: Unreachable if the network is down, ZSRobustError if the dataset has no source.
     """
     bill = Bill()
     wanted = [cell for cell in cells if force or store.find(bench.path(cell)) is None]
@@ -109,20 +114,23 @@ def _passes_of_training(recipe: Recipe) -> tuple[int, int]:
 
 
 def _add_downloads(bill: Bill, bench: Bench, needed: dict[tuple[str, Split], None]) -> None:
-    absent: list[str] = []
-    offline: Unreachable | None = None
     for name, split in needed:
         state = datasets[name].state(split, bench.cut)
         if state.opens or state.where == "local":
             continue
+        title = name if split == "test" else f"{name} ({split})"
+        if state.where == "hub" and isinstance(bill.failure, Unreachable):
+            bill.absent.append(title)  # the network is not asked again
+            continue
         try:
             if size := datasets[name].to_download(split):
-                bill.downloads.append((name if split == "test" else f"{name} ({split})", size))
-        except Unreachable as error:
-            offline = error
-            absent.append(name if split == "test" else f"{name} ({split})")
-    if offline:
-        raise Unreachable(f"{', '.join(absent)}: not on this machine. {offline}")
+                bill.downloads.append((title, size))
+        except ZSRobustError as error:
+            bill.absent.append(title)
+            bill.failure = error
+    if isinstance(bill.failure, Unreachable):
+        names = ", ".join(bill.absent)
+        bill.failure = Unreachable(f"{names}: not on this machine. {bill.failure}")
     if not weights_are_here(bench.suite.backbone):
         size = sum(tensor.nbytes for tensor in bench.workshop.shape.model.state_dict().values())
         bill.downloads.append((bench.suite.backbone, size))

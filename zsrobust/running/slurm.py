@@ -17,7 +17,7 @@ import torch
 from zsrobust import results
 from zsrobust.core.errors import ZSRobustError, counted, last_line
 from zsrobust.core.registry import load_plugin_file
-from zsrobust.defenses.workshop import Workshop
+from zsrobust.defenses.workshop import Log, Workshop
 from zsrobust.evaluation.referee import Search
 from zsrobust.results import Result
 from zsrobust.results.store import Store
@@ -56,6 +56,7 @@ class Task:
     device: str | None
     force: bool
     live: Callable[[], AbstractContextManager[Reporter]]  #: shows the job's progress
+    log: Log | None = None  #: receives the numbers of trainings
     keys: Sequence[Key] = ()  #: of the cells; their objects are created again in the job
 
     def __call__(self) -> list[str]:
@@ -67,6 +68,7 @@ class Task:
                 load_plugin_file(path)
         suite = load_suite(self.suite)
         workshop = Workshop(suite, self.checkpoints, self.device or _own_device())
+        workshop.log = self.log
         bench = Bench(suite, protocols.load(self.protocol), workshop, self.search)
         cells = [Cell.of(key, suite, bench.protocol) for key in self.keys]
         with self.live() as shown:

@@ -92,6 +92,8 @@ class Learner:
         self.players = [(self.weights, self.optimizer)]  #: what is learned, each by its optimizer
         if self.dual is not None:
             self.players.append(_climber(self.dual, recipe.options["dual_lr"]))
+        #: Of the last batch, means over this process's images, (), on the device.
+        self.terms: dict[str, Tensor] = {}
         self.steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
         whole = recipe.schedule == "code"
         warmup = recipe.warmup if whole else min(recipe.warmup, self.steps // 2)
@@ -152,10 +154,14 @@ class Learner:
         for _, optimizer in self.players:
             optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=self.device, dtype=exactly(self.device))
+        self.terms = {}
         for part in positions.split(self.micro_batch or len(positions)):
             step = self._step(epoch, part, len(part) / whole)
             loss = self.objective(step)
             (loss * (weight * step.share)).backward()
+            for name, value in step.terms.items():
+                mean = value * (len(part) / len(positions))
+                self.terms[name] = self.terms[name] + mean if name in self.terms else mean
             correct = step.correct()
             right = torch.full((), math.nan) if correct is None else correct
             totals += weight * torch.stack([loss.detach().to(totals) * len(part), right.to(totals)])
@@ -194,12 +200,16 @@ class Learner:
     def move(self, done: int) -> None:
         """Move the weights along their gradients; `done` steps were taken before."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr * self.rate(done)
+            group["lr"] = self.lr(done)
         self.optimizer.step()
         for _, climber in self.players[1:]:
             if (done + 1) % self.recipe.options["primal_steps"] == 0:
                 climber.step()
         self._settle()
+
+    def lr(self, done: int) -> float:
+        """Return the learning rate of the step after `done` steps."""
+        return self.recipe.lr * self.rate(done)
 
     def _settle(self) -> None:
         """Copy the buffers: running statistics change also in unfinished steps."""

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from zsrobust.training.partial import Partial
 from zsrobust.training.recipes import Recipe
 
 Progress = Callable[[int, int, str], None]
+#: Steps done, and numbers by name: loss, accuracy, lr, images_per_second, terms/NAME; and, at the
+#: end of an epoch, distance.
+Log = Callable[[int, Mapping[str, float]], None]
 
 SAVE_EVERY = 300.0  # seconds
 LOOK_EVERY = {"cpu": 1}  # steps between readings of the tally, by device; 10 elsewhere
@@ -43,6 +47,7 @@ def train(
     checkpoint_activations: bool = False,
     save_every: float = SAVE_EVERY,
     tower: nn.Module | None = None,
+    log: Log | None = None,
 ) -> Checkpoint:
     """Return the checkpoint of the recipe's fine-tuned image tower, and write it to `path`.
 
@@ -51,6 +56,13 @@ def train(
 
     `progress` receives, after every step, the steps done, the steps in all, and a note on loss and
     accuracy.
+
+    `log` receives the steps done and the numbers that the training reads anyway, by name: after
+    every step on a CPU, after every tenth one on other devices, and at the end of an epoch. `loss`
+    and `accuracy` are means over the images since the call before. `terms/NAME` are those of the
+    last batch, as the objective names them with `Step.term`, without their weights. `lr` is that of
+    the last step, `images_per_second` counts training images, and `distance` is that of Figure 2.
+    In torch.distributed, the first process calls `log`, and the terms are those of its images.
 
     An unfinished training is saved beside the checkpoint, as `NAME.partial`. It is saved every
     `save_every` seconds, and when KeyboardInterrupt or a signal's SystemExit stops it. The next
@@ -67,7 +79,7 @@ def train(
     """
     learner = Learner(recipe, clip, dataset, images, micro_batch, checkpoint_activations, tower)
     origin = made_from(recipe, clip, dataset, images, tower)
-    training = Training(learner, origin, path, progress)
+    training = Training(learner, origin, path, progress, log)
     training.resume()
     with training.saved_when_stopped():
         for epoch, positions in islice(batches(recipe, len(images)), training.done, None):
@@ -125,15 +137,39 @@ class Tally:
         return loss, None if math.isnan(correct) else correct
 
 
+@dataclass(frozen=True)
+class Logged:
+    """The sums of an epoch when they were last read: what the next numbers are differences to."""
+
+    images: int = 0
+    loss: float = 0.0
+    correct: float | None = 0.0
+    at: float = field(default_factory=time.perf_counter)
+
+    def since(self, before: "Logged") -> dict[str, float]:
+        """Return the means over the images since an earlier reading, and their number a second."""
+        images = self.images - before.images
+        numbers = {"loss": (self.loss - before.loss) / images}
+        if self.correct is not None and before.correct is not None:
+            numbers["accuracy"] = (self.correct - before.correct) / images
+        return {**numbers, "images_per_second": images / max(self.at - before.at, 1e-9)}
+
+
 class Training:
     """A running training: its steps, its history, and the files that store them."""
 
     def __init__(
-        self, learner: Learner, made_from: dict[str, str], path: Path, progress: Progress
+        self,
+        learner: Learner,
+        made_from: dict[str, str],
+        path: Path,
+        progress: Progress,
+        log: Log | None = None,
     ) -> None:
-        """Take the learner, its sources, the checkpoint's path, and the callback."""
+        """Take the learner, its sources, the checkpoint's path, and the callbacks."""
         self.learner, self.made_from, self.path, self.progress = learner, made_from, path, progress
         self.partial = path.with_suffix(".partial")
+        self.log = log if learner.crew.leads else None
         self.done = self.saved = 0  #: steps
         self.history: list[dict[str, float]] = []
         self.tally, self.found = Tally(learner.device), ""  #: loss and accuracy at the last reading
@@ -142,6 +178,7 @@ class Training:
         self.remarks: list[str] = []  #: the end of every note
         self.memory: int | None = None  #: peak bytes of the tensors of a step, once measured
         self._whole = True  #: False during a step
+        self.logged = Logged()
 
     def resume(self) -> None:
         """Resume the saved state of the same training; move a file that does not fit aside."""
@@ -162,6 +199,8 @@ class Training:
     def _begin_from(self, partial: Partial) -> None:
         self.learner.load(partial.tensors)
         self.tally = Tally(self.learner.device, partial.loss, partial.correct)
+        done = partial.done % self.steps_an_epoch * self.learner.recipe.batch_size
+        self.logged = Logged(done, partial.loss, partial.correct)
         self.done, self.saved, self.history = partial.done, partial.done, partial.history
         self.began -= partial.seconds
         self.remarks.append(f"resumed at step {self.done} of {self.learner.steps}")
@@ -216,6 +255,17 @@ class Training:
         self.found = f"loss {loss / images:.2f}"
         if correct is not None:
             self.found += f", accuracy {correct / images:.0%}"
+        if self.log is not None:
+            self._report(self.log, Logged(images, loss, correct))
+
+    def _report(self, log: Log, now: "Logged") -> None:
+        """Give the numbers since the last reading to the log."""
+        numbers = {**now.since(self.logged), "lr": self.learner.lr(self.done)}
+        if terms := self.learner.terms:
+            values = torch.stack([each.float() for each in terms.values()]).tolist()
+            numbers |= {f"terms/{name}": each for name, each in zip(terms, values, strict=True)}
+        log(self.done + 1, numbers)
+        self.logged = now
 
     def _where(self, step: int) -> str:
         """Return what is needed to repeat a step: its images, and the last saved state."""
@@ -249,6 +299,9 @@ class Training:
             }
         )
         self.tally, self.began = Tally(self.learner.device), now
+        if self.log is not None:
+            self.log(self.done, {"distance": self.history[-1]["distance"]})
+            self.logged = Logged()
 
     def save_after(self, seconds: float) -> None:
         """Save the state if the last save was at least `seconds` ago."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -96,6 +96,12 @@ class Step:
     draws: Draws = NO_DRAWS  #: of these images in this epoch
     heads: Tensor = NO_HEADS  #: (H, K, D): of the objective's own texts; see `MinMax.texts`
     dual: nn.Module | None = None  #: the objective's dual network; see `MinMax.dual`
+    terms: dict[str, Tensor] = field(default_factory=dict)  #: what `term` recorded, by name
+
+    def term(self, name: str, value: Tensor) -> Tensor:
+        """Return a term of the loss, (), and record it for the training's log under its name."""
+        self.terms[name] = value.detach()
+        return value
 
     @cached_property
     def adversarial(self) -> Tensor:

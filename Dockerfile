@@ -1,0 +1,27 @@
+# zsrobust on a CPU, or with CUDA on a GPU:
+#   docker build -t zsrobust .
+#   docker build -t zsrobust:cuda --build-arg TORCH=cu126 .
+#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" zsrobust run --suite mini --defense clip --attack pgd10
+#   docker run --rm --gpus all -v "$PWD:/work" --user "$(id -u):$(id -g)" zsrobust:cuda run --defense pmg_aft --attack pgd10
+# The smoke test trains, attacks and prints a table; it takes two to four minutes on two cores:
+#   docker build --target smoke .
+FROM python:3.12-slim AS installed
+
+# The build of torch: cpu, or one for a version of CUDA, such as cu126. Its wheels bring CUDA's libraries with them.
+ARG TORCH=cpu
+# hadolint ignore=DL3013 # the newest versions that pyproject.toml allows, as a plain installation takes them
+RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${TORCH}" "torch>=2.6" torchvision
+RUN --mount=type=bind,target=/source,readwrite pip install --no-cache-dir "/source[layouts,slurm,torchattacks]"
+
+# Results, checkpoints, data and downloads stay in the folder that is mounted at /work.
+ENV HOME=/work USER=zsrobust HF_HOME=/work/.cache/huggingface ZSROBUST_CACHE=/work/.cache/zsrobust
+RUN useradd --uid 1000 --home-dir /work --create-home zsrobust
+WORKDIR /work
+USER zsrobust
+
+FROM installed AS smoke
+RUN zsrobust run --suite mini --defense pmg_aft --attack pgd10 && zsrobust verify runs
+
+FROM installed
+ENTRYPOINT ["zsrobust"]
+CMD ["--help"]
