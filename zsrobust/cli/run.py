@@ -18,8 +18,8 @@ from zsrobust.cli.options import (
     seeds_option,
     several,
     step_size_option,
-    train_seeds_option,
     tensorboard_option,
+    train_seeds_option,
 )
 from zsrobust.cli.request import Places, Request, passes
 from zsrobust.cli.waiting import waiting
