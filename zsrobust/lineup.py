@@ -10,6 +10,7 @@ import zsrobust.attacks.feature_l2
 import zsrobust.attacks.mim
 import zsrobust.attacks.patch
 import zsrobust.attacks.pgd
+import zsrobust.attacks.quiet
 import zsrobust.attacks.square
 import zsrobust.attacks.targeted
 import zsrobust.attacks.torchattacks

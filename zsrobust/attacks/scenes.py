@@ -43,6 +43,8 @@ class Scene:
     ways: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     #: Returns the unrolled defense, by the number of steps that can be differentiated.
     unrolled: Callable[[int], nn.Module] | None = None
+    #: Makes the defense where it does not act, with its alarm; see `Wrapper.idle`. None: no gate.
+    idle: Callable[[], nn.Module] | None = None
     #: Returns the classifier of another defense, by its spec, on the same classes.
     other: Callable[[str], nn.Module] = _missing
     #: Returns the attacked classifier with a head of its own for each of several wordings, which

@@ -18,11 +18,14 @@ each with probability 1/2. So do we, with the ranges of `views.py`. The code's d
 and nobody ran it for this page.
 
 Adaptive attacks see the identity for the move (BPDA), and the steps unrolled, the weight included.
+`quiet` keeps ρ below 0.7, where nothing moves.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zsrobust.attacks.draws import Draws
@@ -42,6 +45,7 @@ from zsrobust.models.unrolling import optimized
 from zsrobust.models.wrappers import Wrapper
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
+STILL = math.log(99)  #: temperatures below tau, where the weight is 1%
 SOMETIMES = ("jitter", "blur", "noise")  #: applied after the affine map with probability 1/2 each
 
 
@@ -72,14 +76,16 @@ class MAC(Drawn):
         return self.views * (3 + self.steps)
 
     def wrapper(self, workshop: Workshop) -> Wrapper:
-        """Return the counterattacks, the identity that stands in for them, and them unrolled."""
+        """Return the counterattacks, the identity for them, them unrolled, and none at all."""
 
         def make(
             classifier: ZeroShotClassifier, unroll: int = 0, straight: bool = False
         ) -> MultiView:
             return MultiView(classifier, self, unroll, straight)
 
-        return countering(make, self.steps, self.judged)
+        return countering(
+            make, self.steps, self.judged, idle=lambda classifier: Idle(classifier, self)
+        )
 
 
 class MultiView(Countered):
@@ -101,12 +107,16 @@ class MultiView(Countered):
         """Return a view (N, 3, S, S) in [0, 1] after its weighted counterattack."""
         about = self.about
         anchor = embedded(self.classifier, view)
-        changed = embedded(self.classifier, augmented(view, draws, f"{key} again")) - anchor
-        change = changed.norm(dim=1) / anchor.norm(dim=1)
+        change = self.change(view, anchor, draws, key)
         weight = torch.sigmoid((change - about.tau) / about.temperature)
         start = random_start(view, draws, about.eps, "start", key)
         found = optimized(self._step, start, view, anchor, steps=about.steps, unroll=self.unroll)
         return view + weight.to(view)[:, None, None, None] * (found - view)
+
+    def change(self, view: Tensor, anchor: Tensor, draws: Draws, key: str) -> Tensor:
+        """Return ρ, (N,), of a view (N, 3, S, S) in [0, 1] with the embedding `anchor`, (N, D)."""
+        changed = embedded(self.classifier, augmented(view, draws, f"{key} again")) - anchor
+        return changed.norm(dim=1) / anchor.norm(dim=1)
 
     def _step(self, given: tuple[Tensor, ...], graph: bool) -> Tensor:
         points, view, anchor = given
@@ -116,6 +126,24 @@ class MultiView(Countered):
 
         gradient = uphill(distance, points, graph)
         return stepped(points, view, gradient, self.about.step_size, self.about.eps)
+
+
+class Idle(MultiView):
+    """The classifier of the views as they are, and the largest ρ: how near they are to a move."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, and in a last column the alarm, (N, K + 1), of images in [0, 1].
+
+        Where the alarm is negative, each view keeps less than 1% of its counterattack.
+        """
+        draws, features, changes = self.draws(images), [], []
+        for number, view in enumerate(self.views(images, draws)):
+            anchor = embedded(self.classifier, view)
+            features.append(F.normalize(anchor, dim=-1))
+            changes.append(self.change(view, anchor, draws, f"view {number}"))
+        logits = torch.stack(features).mean(0) @ self.classifier.head.T
+        alarm = torch.stack(changes).amax(0) - self.about.tau + STILL * self.about.temperature
+        return torch.cat([logits, alarm[:, None]], dim=1)
 
 
 def augmented(images: Tensor, draws: Draws, key: str) -> Tensor:

@@ -40,6 +40,7 @@ class Stage:
         wrapper = self.tower.wrapper if known else None
         makes = {} if wrapper is None else wrapper.ways()
         unrolled = None if wrapper is None else wrapper.unrolled
+        idle = None if wrapper is None else wrapper.idle
 
         def unroll(steps: int) -> nn.Module:
             assert unrolled is not None
@@ -48,6 +49,7 @@ class Stage:
         return Scene(
             ways={name: partial(self._made, make) for name, make in makes.items()},
             unrolled=None if unrolled is None else unroll,
+            idle=None if idle is None else partial(self._made, idle),
             other=self.other,
             worded=self.worded,
             training=cache(self.training),  # an attack asks for it with every batch
