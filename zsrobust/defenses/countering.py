@@ -9,7 +9,6 @@ from torch import Tensor
 
 from zsrobust.attacks.draws import Draws
 from zsrobust.defenses.views import Randomized
-from zsrobust.models import wrappers
 from zsrobust.models.unrolling import signs
 from zsrobust.models.wrappers import Wrapper, bpda
 from zsrobust.models.zeroshot import ZeroShotClassifier
@@ -114,16 +113,12 @@ class Make(Protocol):
         """Return it."""
 
 
-def countering(make: Make, steps: int, judged: str, idle: wrappers.Make | None = None) -> Wrapper:
-    """Return the wrapper of a random move of some steps: the identity stands in, or it unrolled.
-
-    `idle` makes the defense where it moves nothing; see `Wrapper.idle`.
-    """
+def countering(make: Make, steps: int, judged: str) -> Wrapper:
+    """Return the wrapper of a random move of some steps: the identity stands in, or it unrolled."""
     return Wrapper(
         wrap=lambda classifier: make(classifier),
         surrogate=lambda classifier: make(classifier, straight=True),
         unrolled=lambda classifier, last: make(classifier, unroll=last),
         steps=steps,
         judged=judged,
-        idle=idle,
     )

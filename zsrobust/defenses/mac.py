@@ -22,7 +22,7 @@ Adaptive attacks see the identity for the move (BPDA), and the steps unrolled, t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -83,9 +83,8 @@ class MAC(Drawn):
         ) -> MultiView:
             return MultiView(classifier, self, unroll, straight)
 
-        return countering(
-            make, self.steps, self.judged, idle=lambda classifier: Idle(classifier, self)
-        )
+        wrapper = countering(make, self.steps, self.judged)
+        return replace(wrapper, idle=lambda classifier: Idle(classifier, self))
 
 
 class MultiView(Countered):
@@ -116,7 +115,8 @@ class MultiView(Countered):
     def change(self, view: Tensor, anchor: Tensor, draws: Draws, key: str) -> Tensor:
         """Return ρ, (N,), of a view (N, 3, S, S) in [0, 1] with the embedding `anchor`, (N, D)."""
         changed = embedded(self.classifier, augmented(view, draws, f"{key} again")) - anchor
-        return changed.norm(dim=1) / anchor.norm(dim=1)
+        change: Tensor = changed.norm(dim=1) / anchor.norm(dim=1)
+        return change
 
     def _step(self, given: tuple[Tensor, ...], graph: bool) -> Tensor:
         points, view, anchor = given
