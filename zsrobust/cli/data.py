@@ -49,14 +49,17 @@ def data(names: Sequence[str], suite: str | None, protocol: str) -> None:
 
         click.echo(stock.describe())
         return
-    from zsrobust.cli import display
-    from zsrobust.defenses.workshop import Workshop
-    from zsrobust.running.bench import Bench
+    from zsrobust.core import index
     from zsrobust.running.entries import load_suite
     from zsrobust.settings import protocols
 
-    loaded = load_suite(suite)
-    bench = Bench(loaded, protocols.load(protocol), Workshop(loaded, Path("checkpoints")))
+    loaded, chosen = load_suite(suite), protocols.load(protocol)
+    index.check(datasets=[name.partition(":")[0] for name in names])
+    from zsrobust.cli import display
+    from zsrobust.defenses.workshop import Workshop
+    from zsrobust.running.bench import Bench
+
+    bench = Bench(loaded, chosen, Workshop(loaded, Path("checkpoints")))
     wanted = names or [*loaded.datasets, f"{loaded.train_on}:train"]
     with display.live() as shown:
         for line in bench.prepare_named(wanted, shown):

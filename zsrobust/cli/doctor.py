@@ -45,11 +45,16 @@ def doctor(
     undefended model is attacked too, and its accuracy must collapse. Nothing is stored.
     Exit code 0: all pass. 1: a defense fails.
     """
-    from zsrobust.cli.stock import check_available
+    from zsrobust.core import index
     from zsrobust.running.entries import load_suite
+    from zsrobust.settings import protocols
 
     suite = load_suite(request.suite)
     names = datasets or [suite.train_on]
+    protocol = protocols.load(request.protocol)
+    index.check(defenses, [request.attack], names)
+    from zsrobust.cli.stock import check_available
+
     check_available(names)
     with waiting("loading torch"):
         from rich.console import Console
@@ -58,10 +63,8 @@ def doctor(
         from zsrobust.running.bench import Bench
         from zsrobust.running.plan import plan
         from zsrobust.running.single import CANARY, examine_cells
-        from zsrobust.settings import protocols
 
     specs = list(dict.fromkeys([CANARY, *defenses]))
-    protocol = protocols.load(request.protocol)
     cells = plan(
         suite,
         protocol,

@@ -42,12 +42,16 @@ def export(defense: str, out: Path, repo: str | None, suite: str | None, places:
     The folder has weights, configuration, and a card with the stored results. A missing
     checkpoint is trained first.
     """
+    from zsrobust.core import index
+    from zsrobust.running.entries import load_suite
+
+    loaded = load_suite(suite)
+    index.check([defense])
     from zsrobust.cli import display
     from zsrobust.defenses.export import export as write
     from zsrobust.defenses.export import push
-    from zsrobust.running.entries import load_suite
 
-    workshop = places.workshop(load_suite(suite))
+    workshop = places.workshop(loaded)
     with display.live() as shown:
         workshop.progress, workshop.preparing = shown.training, shown.preparing
         click.echo(f"{write(defense, workshop, out, places.store)} written")

@@ -135,16 +135,23 @@ def run(request: Request, order: Order, places: Places) -> None:
     Several runs may share the folders. With torchrun --nproc-per-node 8 -m zsrobust run, 8 GPUs
     share every cell.
     """
-    from zsrobust.cli.stock import check_available
+    from zsrobust.core import index
     from zsrobust.running.entries import load_suite
+    from zsrobust.settings import protocols
 
     if order.settings and not order.executor:
         raise ZSRobustError(
             "--slurm configures the jobs of an executor. Next: add --executor slurm"
         )
-    suite, needs = order.needs(load_suite(request.suite))
+    # What is wrong with a name, and what cannot be downloaded, is known before torch is loaded.
+    suite = load_suite(request.suite)
+    protocols.load(request.protocol)
+    index.check(order.defenses, order.attacks, order.datasets)
+    suite, needs = order.needs(suite)
     if not order.dry_run:
-        check_available(order.datasets or suite.datasets)  # fails at once, before torch is loaded
+        from zsrobust.cli.stock import check_available
+
+        check_available(order.datasets or suite.datasets)
     with waiting("loading torch"):
         from zsrobust.cli.computing import compute
     found, errors = compute(suite, needs, request, order, places)

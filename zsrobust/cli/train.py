@@ -25,12 +25,16 @@ from zsrobust.core.errors import ZSRobustError
 @passes(Places, "places", checkpoints_option, device_option, tensorboard_option)
 def train(defense: str, suite: str | None, places: Places) -> None:
     """Train the checkpoint of DEFENSE, if it is missing."""
+    from zsrobust.core import index
+    from zsrobust.running.entries import load_suite
+
+    loaded = load_suite(suite)
+    index.check([defense])
     with waiting("loading torch"):
         from zsrobust.cli import display
         from zsrobust.defenses import defenses
-        from zsrobust.running.entries import load_suite
 
-    workshop = places.workshop(load_suite(suite))
+    workshop = places.workshop(loaded)
     recipe = defenses.create(defense).recipe_for(workshop.suite)
     if recipe is None:
         of = getattr(defenses.create(defense), "of", None)

@@ -8,7 +8,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -119,9 +119,21 @@ def load_plugins() -> None:
     _loaded = True
     for point in sorted(
         entry_points(group="zsrobust"),
-        key=lambda point: (point.module != "zsrobust.lineup", point.name),
+        key=lambda point: (not _ours(point), point.name),
     ):
         _import(point.name, point.load)
+
+
+def only_builtins() -> bool:
+    """Return whether there are no entries but the built-in ones, which may not be loaded yet.
+
+    The built-in entries alone are in the index; see `zsrobust.core.index`.
+    """
+    return not _loaded and all(map(_ours, entry_points(group="zsrobust")))
+
+
+def _ours(point: EntryPoint) -> bool:
+    return point.module == "zsrobust.lineup"
 
 
 def load_plugin_file(path: str | Path) -> None:

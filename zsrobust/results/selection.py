@@ -3,12 +3,14 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from zsrobust.core.specs import format_eps, join_spec, parse_eps, split_spec
 from zsrobust.settings import protocols, suites
 from zsrobust.settings.suites import Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Selection:
         own = self.suite.attack.get("eps")
         return own is not None and self.bound == format_eps(own)
 
-    def cells(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def cells(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         """Return the selected rows of the DataFrame of `load_results`.
 
         They are the cells on the suite's own sizes, or with `limit` on subsets of that size.

@@ -12,9 +12,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 from zsrobust.core.files import is_folder, leftovers, read_regular, walk, write_atomically
@@ -22,6 +20,9 @@ from zsrobust.core.values import fits
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import is_name, named
 from zsrobust.results.plausible import impossible_value
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "zsrobust-result-2"
 MOST = 10**12  #: images of a cell; real datasets have far fewer
@@ -191,7 +192,7 @@ class Store:
             found |= {path.parts[-5:]: path for path in paths(folder)}
         return sorted(found.values())
 
-    def load(self) -> pd.DataFrame:
+    def load(self) -> "pd.DataFrame":
         """Return the DataFrame of `load_results`."""
         return frame_of((path, read(path)) for path in self.paths())
 
@@ -213,7 +214,7 @@ def paths(folder: str | Path) -> list[Path]:
 
 def load_results(
     folder: str | Path = "results", baseline: str | Path | None = None
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return a DataFrame with one row for each cell stored under `folder`, which may be empty.
 
     `folder` may also be the folder of one suite. Cells that are missing there are loaded from the
@@ -241,8 +242,10 @@ def load_results(
     return Store(Path(folder), None if baseline is None else Path(baseline)).load()
 
 
-def frame_of(cells: Iterable[tuple[Path, Result]]) -> pd.DataFrame:
+def frame_of(cells: Iterable[tuple[Path, Result]]) -> "pd.DataFrame":
     """Return the DataFrame of `load_results` for results that were read before."""
+    import pandas as pd  # half a second, which a command without tables does not need
+
     return pd.DataFrame([_row(path, result) for path, result in cells], columns=COLUMNS)
 
 

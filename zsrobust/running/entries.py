@@ -1,18 +1,13 @@
 """Load a user's TOML file: a suite, and its tables `[dataset.NAME]` and `[weights.NAME]`."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from zsrobust.attacks import attacks
-from zsrobust.core.errors import ZSRobustError, suggest
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import load_plugins
 from zsrobust.core.values import check, read_toml
-from zsrobust.datasets.catalogue import register_dataset
-from zsrobust.defenses import Defense, defenses
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
-from zsrobust.training import GROUPS
 
 _loaded: set[Path] = set()
 
@@ -25,7 +20,9 @@ def load_suite(name: str | None) -> Suite:
     loaded = suites.load(suites.DEFAULT if name is None else name)
     if name and name.endswith(".toml"):
         load_entries(Path(name))
-        _check_sections(loaded)
+        from zsrobust.running.sections import check_sections
+
+        check_sections(loaded)
     return loaded
 
 
@@ -47,6 +44,8 @@ def load_entries(path: Path) -> None:
         kind: check(tables.get(kind, {}), dict[str, dict[str, Any]], str(path), path=kind)
         for kind in suites.ENTRIES
     }
+    from zsrobust.datasets.catalogue import register_dataset
+
     for name, fields in found["dataset"].items():
         try:
             register_dataset(name, fields, path.parent)
@@ -61,33 +60,3 @@ def load_entries(path: Path) -> None:
             except ZSRobustError as error:
                 raise ZSRobustError(f"{path}: {error}") from None
     _loaded.add(path.resolve())
-
-
-def _check_sections(suite: Suite) -> None:
-    """Raise ZSRobustError for a field of `attack` or `recipe` that is unknown or not valid."""
-    where = f"The suite {suite.asked}"
-    known = sorted({each for name in attacks for each in _fields(attacks[name])})
-    for key in suite.attack:
-        if key not in known:
-            unknown = suggest("field", key, known, f"Fields of attacks: {', '.join(known)}.")
-            raise ZSRobustError(f"{where}: attack: {unknown}")
-    check(suite.recipe, _recipe_type(), where, path="recipe")
-
-
-def _fields(entry: Any) -> list[str]:
-    if not dataclasses.is_dataclass(entry):
-        return []
-    return [field.name for field in dataclasses.fields(entry)]
-
-
-def _recipe_type() -> type:
-    """Return a dataclass of the recipe fields that a suite may set, for all or for one group."""
-    kinds: dict[str, Any] = {}
-    for defense in (defenses[name] for name in defenses):
-        if isinstance(defense, Defense):
-            kinds |= defense.settable
-    plain = [(name, kind, None) for name, kind in kinds.items()]
-    group = dataclasses.make_dataclass("Group", plain)
-    groups = [(name, group, None) for name in GROUPS]
-    others = [each for each in plain if each[0] not in GROUPS]
-    return dataclasses.make_dataclass("Section", [*others, *groups])
