@@ -8,6 +8,7 @@ import click
 from zsrobust.cli.check import check, report, site
 from zsrobust.cli.command import Commands
 from zsrobust.cli.compare import compare
+from zsrobust.cli.curve import curve
 from zsrobust.cli.data import data, list_
 from zsrobust.cli.doctor import doctor
 from zsrobust.cli.export import export
@@ -52,6 +53,7 @@ _commands = (
     run,
     table,
     figure,
+    curve,
     compare,
     report,
     site,

@@ -10,7 +10,7 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import painting
-from zsrobust.reporting.plots import FIGURES, Figure, Record, Series
+from zsrobust.reporting.plots import FIGURES, Figure, Paint, Record, Series, Where
 from zsrobust.reporting.rows import Finder, Need
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
@@ -18,14 +18,15 @@ from zsrobust.settings.suites import Suite
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
-__all__ = ["COLUMNS", "FIGURES", "data", "describe", "draw", "find", "needs", "render"]
+__all__ = ["COLUMNS", "FIGURES", "Found", "data", "describe"]
+__all__ += ["draw", "find", "needs", "on_page", "render"]
 
 COLUMNS = ["series", "title", "spec", "x", "dataset", "dataset_title"]
 COLUMNS += ["metric", "value", "low", "high", "text"]
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """The numbers and the words of a figure."""
 
     frame: pd.DataFrame
@@ -75,16 +76,21 @@ def describe(number: str, results: pd.DataFrame, selection: Selection) -> str:
 
 def draw(number: str, results: pd.DataFrame, selection: Selection) -> "Drawn":
     """Return one of the paper's figures, one column wide; raises like `data`."""
+    figure = find(number)
+    return on_page(_found(number, results, selection), figure.width, figure.height, figure.paint)
+
+
+def on_page(found: Found, width: float, height: float, paint: Paint) -> "Drawn":
+    """Return a figure of this size in inches, which `paint` draws; it names what is not drawn."""
     import matplotlib.figure
     import matplotlib.style
 
-    found, figure = _found(number, results, selection), find(number)
     with matplotlib.style.context(["default", painting.STYLE]):
-        drawn = matplotlib.figure.Figure((figure.width, figure.height), layout="constrained")
+        drawn = matplotlib.figure.Figure((width, height), layout="constrained")
         if found.left_out:
-            line = _wrapped(_not_drawn(found.left_out), figure.width)
+            line = _wrapped(_not_drawn(found.left_out), width)
             drawn.supxlabel(line, x=0.01, ha="left", fontsize=6)
-        figure.paint(drawn, found.frame, found.bounds)
+        paint(drawn, found.frame, found.bounds)
     drawn.set_label(f"{found.title}\n{found.text}")
     return drawn
 
@@ -109,7 +115,7 @@ def render(drawn: "Drawn", suffix: str) -> bytes:
     return content.getvalue()
 
 
-def _found(number: str, results: pd.DataFrame, selection: Selection) -> _Found:
+def _found(number: str, results: pd.DataFrame, selection: Selection) -> Found:
     figure, suite = find(number), selection.suite
     if figure.swept and not selection.usual:
         raise ZSRobustError(
@@ -127,12 +133,12 @@ def _found(number: str, results: pd.DataFrame, selection: Selection) -> _Found:
         raise _no_series(number, selection, left_out)
     frame = pd.DataFrame(records, columns=COLUMNS)
     bounds = ", ".join(map(format_eps, suite.sweep)) if figure.swept else selection.bound
-    lines = [_under(frame, selection, bounds), *_in_words(figure, frame)]
+    lines = [under(frame, selection, bounds), *in_words(frame, figure.where)]
     if figure.remark is not None:
         lines.append(figure.remark(frame))
     if left_out:
         lines.append(f"({_not_drawn(left_out)})")
-    return _Found(frame, left_out, bounds, f"Figure {number}. {figure.caption}.", "\n".join(lines))
+    return Found(frame, left_out, bounds, f"Figure {number}. {figure.caption}.", "\n".join(lines))
 
 
 def _records(
@@ -152,18 +158,20 @@ def _records(
     return found
 
 
-def _under(frame: pd.DataFrame, selection: Selection, bounds: str) -> str:
+def under(
+    frame: pd.DataFrame, selection: Selection, bounds: str, intervals: str = "thin lines"
+) -> str:
     """Return the first line of a description: the suite, the protocol and the bounds."""
     suite = selection.suite
-    under = (
+    line = (
         f"Suite {suite.name} ({suite.title}); trained on {suite.train_on}; "
         f"protocol {selection.protocol}; eps {bounds}"
     )
     if selection.limit is not None:
-        under += f"; on subsets of {selection.limit} images"
+        line += f"; on subsets of {selection.limit} images"
     if frame["low"].notna().any():
-        under += "; thin lines are 95% intervals"
-    return f"{under}."
+        line += f"; {intervals} are 95% intervals"
+    return f"{line}."
 
 
 def _no_series(number: str, selection: Selection, left_out: list[str]) -> ZSRobustError:
@@ -185,12 +193,13 @@ def _wrapped(line: str, width: float) -> str:
     return textwrap.fill(line, round(20.3 * width), break_on_hyphens=False)
 
 
-def _in_words(figure: Figure, frame: pd.DataFrame) -> list[str]:
+def in_words(frame: pd.DataFrame, where: Where) -> list[str]:
+    """Return a line for each series: its numbers, and with the words of `where` their places."""
     lines = []
     for title, series in frame.groupby("title", sort=False):
         parts = []
         for metric, part in series.groupby("metric", sort=False):
-            numbers = [f"{each['text']}{figure.where(each)}" for each in part.to_dict("records")]
+            numbers = [f"{each['text']}{where(each)}" for each in part.to_dict("records")]
             parts.append(f"{metric} {', '.join(numbers)}")
         lines.append(f"{title}: {'; '.join(parts)}.")
     return lines

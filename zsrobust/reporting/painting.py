@@ -1,5 +1,7 @@
 """Painting of figures: the looks of the series, panels, lines and texts."""
 
+from collections.abc import Callable
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
 CURVE = "interpolation"  #: the series of Figure 5 that is a curve
+CHANCE = "chance"  #: the series of a figure that is a line
 
 #: Changes to matplotlib's defaults, which replace the user's matplotlibrc. They embed the fonts,
 #: and make the same bytes every time.
@@ -52,7 +55,7 @@ class Look(NamedTuple):
     color: str
     marker: str
     size: float  #: of the marker, in points
-    line: str = "none"
+    line: str | tuple[int, tuple[int, ...]] = "none"  #: a name of matplotlib, or dashes
     filled: bool = True  #: whether the tower's weights were trained
 
     def marks(self, scale: float = 1.0) -> dict[str, Any]:
@@ -85,6 +88,16 @@ LOOKS = {
 }
 
 
+#: The looks of other series, in their order.
+OTHERS = [
+    Look("#56B4E9", "v", 4.2, "-."),
+    Look("#CC79A7", "p", 4.2, (0, (5, 1))),
+    Look("#E69F00", "P", 4.2, (0, (3, 1, 1, 1))),
+    Look("0.45", "X", 4.2, (0, (1, 1))),
+    Look("#8C510A", "h", 4.2, (0, (4, 2, 1, 2, 1, 2))),
+]
+
+
 def paint_datasets(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
     """Draw robust and clean accuracy side by side, one band for each dataset, with intervals."""
     cells = frame.drop_duplicates("dataset")
@@ -99,6 +112,7 @@ def paint_datasets(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
             look = LOOKS[str(name)]
             y = part["dataset"].map(places) + 0.8 * ((index + 0.5) / len(groups) - 0.5)
             axes.hlines(y, part["low"], part["high"], color=look.color, linewidth=0.6, zorder=2)
+            drawing: dict[str, Any]
             drawing = {"linestyle": "none", "clip_on": False, **look.marks(0.85)}
             axes.plot(part["value"], y, label=part["title"].iloc[0], **drawing)
         axes.set(xlim=(-2, 102), xticks=range(0, 101, 25), xlabel=f"{metric} accuracy (%)")
@@ -149,3 +163,40 @@ def paint_bounds(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
         axes.margins(x=0.1)
         axes.grid(axis="y")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+
+
+def paint_curves(against: str) -> "Callable[[Drawn, pd.DataFrame, str], None]":
+    """Return the painting of accuracy against `against`: eps, or a number of steps or queries."""
+
+    def paint(drawn: "Drawn", frame: pd.DataFrame, attack: str) -> None:
+        axes = drawn.subplots()
+        groups = list(frame[frame["series"] != CHANCE].groupby("series", sort=False))
+        others = cycle(OTHERS)
+        for place, (name, part) in enumerate(groups):
+            look = LOOKS.get(str(name)) or next(others)
+            band: dict[str, Any] = {"color": look.color, "alpha": 0.15, "linewidth": 0}
+            axes.fill_between(part["x"], part["low"], part["high"], **band)
+            line = look.line if look.line != "none" else "-"
+            marks = look.ring(place, len(groups))
+            axes.plot(
+                part["x"], part["value"], linestyle=line, label=part["title"].iloc[0], **marks
+            )
+        chance = frame[frame["series"] == CHANCE]
+        if len(chance):
+            dots: dict[str, Any] = {"color": "0.4", "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
+            axes.plot(chance["x"], chance["value"], label=CHANCE, **dots)
+        ticks = sorted(set(frame["x"]))
+        unit, texts = "", [f"{x:g}" for x in ticks]
+        if against != "eps":
+            axes.set_xscale("symlog", linthresh=1)
+        elif all(format_eps(x).endswith("/255") for x in ticks if x):
+            unit, texts = " in 1/255", [f"{255 * x:.0f}" for x in ticks]
+        axes.set(xticks=ticks, xticklabels=texts)
+        axes.minorticks_off()
+        axes.set_xlabel(f"{against} of the attack{unit} ({attack})")
+        axes.set_ylabel("accuracy (%)")
+        axes.set_ylim(0, min(100, 1.05 * frame["high"].max()))
+        axes.grid(axis="y")
+        drawn.legend(loc="outside upper center", ncols=3)
+
+    return paint

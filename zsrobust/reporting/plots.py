@@ -31,6 +31,9 @@ class Series(NamedTuple):
 
 
 Record = dict[str, Any]
+#: Draws the frame of numbers; the text is the eps, as printed.
+Paint = Callable[["Drawn", pd.DataFrame, str], None]
+Where = Callable[[Mapping[Any, Any]], str]  #: the words that a description adds to a number
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ class Figure:
     caption: str
     series: Callable[[Suite], list[Series]]
     read: Callable[[Row], list[Record] | None]  #: the numbers of a row; None if it is incomplete
-    paint: Callable[["Drawn", pd.DataFrame, str], None]
+    paint: Paint
     height: float  #: inches
-    where: Callable[[Mapping[Any, Any]], str]  #: the words that `describe` adds to a number
+    where: Where
     swept: bool = False  #: whether it shows the bounds of the suite's sweep, and not one eps
     width: float = COLUMN  #: inches
     #: a last line of the description
@@ -75,7 +78,7 @@ def _trade_off(suite: Suite) -> list[Series]:
 
 def _averages(row: Row) -> list[Record] | None:
     return [
-        _record("average", "Average", metric, mean, interval)
+        measured("average", "Average", metric, mean, interval)
         for metric in METRICS
         if (mean := row.mean(metric)) is not None and (interval := row.interval(metric))
     ] or None
@@ -86,7 +89,7 @@ def _accuracies(row: Row) -> list[Record] | None:
     if averages is None:
         return None
     cells = [
-        _record(name, row.cells[name]["dataset_title"], metric, Fraction(*counts), wilson(*counts))
+        measured(name, row.cells[name]["dataset_title"], metric, Fraction(*counts), wilson(*counts))
         for metric in METRICS
         for name in row.suite.datasets
         if (counts := row.counts(name, metric))  # never None in a row with an average
@@ -94,9 +97,10 @@ def _accuracies(row: Row) -> list[Record] | None:
     return cells + averages
 
 
-def _record(
+def measured(
     dataset: str, title: str, metric: Metric, share: Fraction, interval: tuple[float, float]
 ) -> Record:
+    """Return a share in [0, 1] and its interval as a row of numbers, in percent."""
     low, high = (100 * end for end in interval)
     number = {"value": float(100 * share), "low": low, "high": high, "text": percent(share)}
     return {"dataset": dataset, "dataset_title": title, "metric": metric, **number}

@@ -28,7 +28,7 @@ KINDS: dict[Kind, str] = {
     "prompts": "prompts trained",
     "mixture": "mixture of weights",
 }
-LINE = Look("0.4", "o", 3.0, "-")  #: of the curve
+LINE = Look("0.4", "o", 3.0)  #: of the curve
 SHORTER = {"(released code)": "(code)"}  #: words of a title in the figure
 
 
@@ -80,7 +80,7 @@ def paint_trade_off(drawn: "Drawn", frame: pd.DataFrame, bounds: str) -> None:
     curve = points[points["series"] == CURVE]
     if len(curve):
         title = f"{CURVE}, by the weight of {zoo.title(curve['spec'].iloc[-1])}"
-        shown.append((_crosses(axes, curve, LINE, LINE.line, 1.0), title))
+        shown.append((_crosses(axes, curve, LINE, "-", 1.0), title))
     best = front(points)
     (steps,) = axes.plot(
         best["value"],

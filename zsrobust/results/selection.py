@@ -99,11 +99,15 @@ class Selection:
         dataset: str | None = None,
         precision: str | None = None,
         force: bool = False,
+        attacks: Sequence[str] = (),
+        bounds: Sequence[float] = (),
+        datasets: Sequence[str] = (),
     ) -> str:
         """Return the command that computes the selected cells of `defenses`, quoted for a shell.
 
         At the suite's eps, it names `table` or `figure`, if one is given. Otherwise it names the
-        defenses, the attack and the eps. It leaves out the defaults.
+        defenses, the attack and the eps. It leaves out the defaults. `attacks` and `bounds` replace
+        the selection's own.
         """
         words = ["zsrobust", "run", "--suite", self.suite.asked or self.suite.name]
         if self.protocol != protocols.DEFAULT:
@@ -114,10 +118,12 @@ class Selection:
             words += ["--figure", figure]
         else:
             words += [word for spec in defenses for word in ("--defense", spec)]
-            words += ["--attack", self.attack]
-            words += [] if self.usual else ["--eps", self.bound]
-        if dataset is not None:
-            words += ["--dataset", dataset]
+            words += [word for spec in attacks or [self.attack] for word in ("--attack", spec)]
+            own = [] if self.usual else [self.eps]
+            printed = map(format_eps, bounds or own)
+            words += [word for bound in printed for word in ("--eps", bound)]
+        for name in [*datasets, *([dataset] if dataset is not None else [])]:
+            words += ["--dataset", name]
         if self.limit is not None:
             words += ["--limit", str(self.limit)]
         if self.seed:
