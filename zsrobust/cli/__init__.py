@@ -36,7 +36,15 @@ from zsrobust.core.registry import load_plugin_file
     help="Python file that registers plugins, or TOML file of datasets and weights. Repeatable.",
 )
 def main(plugins: Sequence[Path]) -> None:
-    """Measure the zero-shot adversarial robustness of CLIP: defenses x attacks x datasets."""
+    """Measure the zero-shot adversarial robustness of CLIP: defenses x attacks x datasets.
+
+    Names and fields are completed after this line in the start file of your shell:
+
+    \b
+    bash  eval "$(_ZSROBUST_COMPLETE=bash_source zsrobust)"
+    zsh   eval "$(_ZSROBUST_COMPLETE=zsh_source zsrobust)"
+    fish  _ZSROBUST_COMPLETE=fish_source zsrobust | source
+    """  # noqa: D301  # click keeps lines after a backspace character
     for path in plugins:
         if path.suffix == ".toml":
             from zsrobust.running.entries import load_entries

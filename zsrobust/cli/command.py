@@ -48,6 +48,8 @@ def _name(parameter: click.Parameter) -> str:
 
 
 def _refuse(message: str, ctx: click.Context) -> None:
+    if ctx.resilient_parsing:  # a shell asks for completions of what is not yet whole
+        return
     raise click.UsageError(message, ctx)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from zsrobust.cli.command import Command
+from zsrobust.cli.completion import ATTACK, DEFENSE
 from zsrobust.cli.options import (
     eps_option,
     limit_option,
@@ -18,7 +19,9 @@ from zsrobust.cli.options import (
 from zsrobust.cli.request import Places, Request, passes
 from zsrobust.cli.show import print_text
 
-_attack_option = click.option("--attack", default="pgd10", show_default=True, help="Name or spec.")
+_attack_option = click.option(
+    "--attack", type=ATTACK, default="pgd10", show_default=True, help="Name or spec."
+)
 
 
 @click.command(
@@ -28,8 +31,8 @@ _attack_option = click.option("--attack", default="pgd10", show_default=True, he
         "zsrobust compare clip tecoa --metric clean --out compared.csv",
     ],
 )
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", type=DEFENSE)
+@click.argument("second", type=DEFENSE)
 @passes(
     Request,
     "request",

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from zsrobust.cli.command import Command
+from zsrobust.cli.completion import DATASET
 from zsrobust.cli.options import checkpoints_option, data_option, protocol_option, suite_option
 
 #: The kinds that `zsrobust.cli.listing` shows.
@@ -34,7 +35,7 @@ def list_(kind: str | None, suite: str, checkpoints: Path) -> None:
     cls=Command,
     examples=["zsrobust data", "zsrobust data cifar10 dtd tiny_imagenet:train"],
 )
-@click.argument("names", nargs=-1)
+@click.argument("names", type=DATASET, nargs=-1)
 @suite_option
 @protocol_option
 @data_option

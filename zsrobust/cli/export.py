@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from zsrobust.cli.command import Command
+from zsrobust.cli.completion import DEFENSE
 from zsrobust.cli.options import (
     baseline_option,
     checkpoints_option,
@@ -23,7 +24,7 @@ from zsrobust.cli.request import Places, passes
         "zsrobust export pmg_aft --out pmg_aft --push owner/pmg_aft",
     ],
 )
-@click.argument("defense")
+@click.argument("defense", type=DEFENSE)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from zsrobust.cli.completion import PROTOCOL, SEVERAL, SUITE
 from zsrobust.cli.request import Decorator, Places, Request, passes
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import LARGEST, NUMBER, parse_eps
@@ -81,7 +82,8 @@ def out_option(formats: str, default: str | None = None) -> Decorator:
 
 def several(option: str, variable: str, text: str, metavar: str | None = None) -> Decorator:
     """Return an option that may be given several times."""
-    return click.option(option, variable, multiple=True, metavar=metavar, help=text)
+    kind = SEVERAL.get(variable)
+    return click.option(option, variable, type=kind, multiple=True, metavar=metavar, help=text)
 
 
 def _ranges(option: str, variable: str, parse: Callable[[Any], Any], text: str) -> Decorator:
@@ -124,12 +126,20 @@ def _baseline(ctx: click.Context, parameter: click.Parameter, value: Path) -> Pa
     return None if str(value) == "none" else value
 
 
-suite_option = click.option("--suite", help="Name or TOML file of a suite. Default: paper.")
+suite_option = click.option(
+    "--suite", type=SUITE, help="Name or TOML file of a suite. Default: paper."
+)
 stored_suite_option = click.option(
-    "--suite", help="Name or TOML file of a suite. Default: the only one in the results."
+    "--suite",
+    type=SUITE,
+    help="Name or TOML file of a suite. Default: the only one in the results.",
 )
 protocol_option = click.option(
-    "--protocol", default="sound", show_default=True, help="Name or TOML file of a protocol."
+    "--protocol",
+    type=PROTOCOL,
+    default="sound",
+    show_default=True,
+    help="Name or TOML file of a protocol.",
 )
 eps_option = click.option(
     "--eps",

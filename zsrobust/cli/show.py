@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from zsrobust.cli.command import Command
+from zsrobust.cli.completion import FIGURE, TABLE
 from zsrobust.cli.options import out_option, several, store_options, stored_options
 from zsrobust.cli.request import Places, Request
 from zsrobust.core.errors import ZSRobustError
@@ -19,7 +20,7 @@ from zsrobust.core.errors import ZSRobustError
         "zsrobust table --out table2.tex --intervals",
     ],
 )
-@click.argument("number", required=False)
+@click.argument("number", type=TABLE, required=False)
 @stored_options
 @several("--defense", "defenses", "Add a row: name or spec. Repeatable.")
 @click.option("--intervals", is_flag=True, help="Add 95% intervals.")
@@ -94,7 +95,7 @@ def table(
     cls=Command,
     examples=["zsrobust figure 5 --suite mini", "zsrobust figure --out figure1.pdf --limit 100"],
 )
-@click.argument("number", required=False)
+@click.argument("number", type=FIGURE, required=False)
 @stored_options
 @out_option(".svg, .pdf or .png. Default: figureN.svg")
 @store_options

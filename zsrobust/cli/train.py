@@ -3,6 +3,7 @@
 import click
 
 from zsrobust.cli.command import Command
+from zsrobust.cli.completion import DEFENSE
 from zsrobust.cli.options import (
     checkpoints_option,
     data_option,
@@ -19,7 +20,7 @@ from zsrobust.core.errors import ZSRobustError
     cls=Command,
     examples=["zsrobust train pmg_aft --suite mini", "zsrobust train tecoa:lr=1e-4 --suite mini"],
 )
-@click.argument("defense")
+@click.argument("defense", type=DEFENSE)
 @suite_option
 @data_option
 @passes(Places, "places", checkpoints_option, device_option, tensorboard_option)
