@@ -56,6 +56,7 @@ def test_every_completed_name_and_field_is_registered():
         assert set(names._names()) <= set(registry)
     for name, fields in ATTACK._names().items():
         assert all(hasattr(attacks[name], field) for field in fields)
+    assert "lr" in DEFENSE._names()["tecoa"]
 
 
 def test_bash_gets_what_follows_the_last_sign_at_which_it_breaks_words(monkeypatch):
@@ -63,6 +64,7 @@ def test_bash_gets_what_follows_the_last_sign_at_which_it_breaks_words(monkeypat
     assert values(monkeypatch, "zsrobust run --attack pgd:st") == ["steps=", "step_size="]
     assert values(monkeypatch, "zsrobust run --attack=pgd:steps=5,ste") == ["5,step_size="]
     assert values(monkeypatch, "zsrobust run --protocol reference:pre") == ["precision="]
+    assert values(monkeypatch, "zsrobust train pmg_aft:al") == ["alpha="]
     monkeypatch.setenv("COMP_WORDBREAKS", " =")
     assert values(monkeypatch, "zsrobust run --attack pgd:lo") == ["pgd:loss="]
     assert values(monkeypatch, "zsrobust run --attack nothing:") == []

@@ -1,6 +1,7 @@
 """Shell completion of names, and of the fields behind `name:`. No torch here."""
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -77,23 +78,16 @@ class Bash(BashComplete):
 add_completion_class(Bash)
 
 
-def _attacks() -> Mapping[str, Sequence[str]]:
-    from zsrobust.results.registered import registered
+def _entries(kind: str) -> Names:
+    """Return what reads the built-in names of a kind, "attack" for example, and their fields."""
 
-    return {name: ["eps", *fields] for name, fields in registered()["attacks"].items()}
+    def names() -> Mapping[str, Sequence[str]]:
+        from zsrobust.core.index import FILE  # the entries of plugins are not in it
 
+        found = json.loads(FILE.read_text(encoding="utf-8"))[kind]
+        return {name: [*each.get("fields", ())] for name, each in found.items()}
 
-def _defenses() -> Mapping[str, Sequence[str]]:
-    from zsrobust.results.registered import registered
-
-    return dict.fromkeys([*registered()["defenses"], "weights"], ())
-
-
-def _datasets() -> Mapping[str, Sequence[str]]:
-    from zsrobust.settings import suites
-
-    loaded = [suites.load(name) for name in suites.names()]
-    return {name: () for suite in loaded for name in (*suite.datasets, suite.train_on)}
+    return names
 
 
 def _suites() -> Mapping[str, Sequence[str]]:
@@ -122,7 +116,7 @@ def _figures() -> Mapping[str, Sequence[str]]:
     return dict.fromkeys(FIGURES, ())
 
 
-ATTACK, DEFENSE, DATASET = Named(_attacks), Named(_defenses), Named(_datasets)
+ATTACK, DEFENSE, DATASET = (Named(_entries(kind)) for kind in ("attack", "defense", "dataset"))
 SUITE, PROTOCOL = Named(_suites, files=True), Named(_protocols, files=True)
 TABLE, FIGURE = Named(_tables), Named(_figures)
 
