@@ -213,7 +213,7 @@ def test_other_eps_and_other_tables(stored):
             build("1", stored, Selection.of(SUITE, **nothing))
     with pytest.raises(
         ZSRobustError,
-        match="There is no table '9'. Tables: 1, 2, 3, 4, 5, s1, s2, s3, s4, s5, t1, z1, z2",
+        match="There is no table '9'. Tables: 1, 2, 3, 4, 5, a1, s1, s2, s3, s4, s5, t1, z1, z2",
     ):
         build("9", stored, CHOSEN)
     with pytest.raises(ZSRobustError, match=r"Write to a file that ends in .md, .tex, .csv, .html"):

@@ -76,7 +76,9 @@ _order = passes(
     seeds_option,
     train_seeds_option,
     step_size_option,
-    several("--table", "numbers", "Rows of this table: 1 to 5, s1 to s5, t1, z1, z2.", metavar="N"),
+    several(
+        "--table", "numbers", "Rows of this table: 1 to 5, a1, s1 to s5, t1, z1, z2.", metavar="N"
+    ),
     several("--figure", "figures", "Rows of this figure: 1, 2, 4, 5.", metavar="N"),
     click.option("--force", is_flag=True, help="Recompute stored cells."),
     click.option(

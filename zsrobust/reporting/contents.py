@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.reporting import measures, ranking, zoo
+from zsrobust.reporting import measures, more_attacks, ranking, zoo
 from zsrobust.reporting.columns import (
     Entry,
     above_chance,
@@ -18,11 +18,12 @@ from zsrobust.reporting.columns import (
     flagged,
     memory,
     passes,
+    success,
     unaware,
     verdict,
 )
 from zsrobust.reporting.measures import Measure
-from zsrobust.reporting.rows import Metric, Need
+from zsrobust.reporting.rows import USUAL, Metric, Need
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
@@ -142,6 +143,19 @@ def _test_time_defenses(suite: Suite) -> list[Measure]:
     ]
 
 
+def _more_attacks(suite: Suite) -> list[Measure]:
+    """Return the columns of Table a1."""
+    columns: list[Measure] = []
+    for each in more_attacks.COLUMNS:
+        need = functools.partial(more_attacks.need, suite=suite, column=each)
+        if not columns:
+            columns.append(measures.single("Clean", average("clean"), need))
+        columns.append(measures.single(each.title, flagged(average("robust")), need))
+        if each.targeted:
+            columns.append(measures.single(f"{each.title}, success", success, need))
+    return columns
+
+
 def _at_bounds(suite: Suite) -> list[Measure]:
     """Return the columns of Table z2; raises ZSRobustError for a suite without bounds."""
     columns = {
@@ -182,6 +196,14 @@ TABLES = {
             "pmg_aft:distance=cosine,layer=feature": "Feature + cosine",
         },
         by_dataset=False,
+    ),
+    "a1": Table(
+        "More attacks (l1 at eps 12, a patch with 1/8 of the side): average accuracy (%)",
+        attack=USUAL,
+        rows=more_attacks.ROWS,
+        measures=_more_attacks,
+        note=more_attacks.note(),
+        every=ranking.EVERY,
     ),
     "s1": Table("Second target dataset: zero-shot robust accuracy (%) under PGD-10", second=True),
     "s2": Table("Second target dataset: zero-shot clean accuracy (%)", ("clean",), second=True),

@@ -286,6 +286,12 @@ def _claim(number: str, spec: str, column: Column) -> Claim | None:
     return reported.cell(number, spec, column.name)
 
 
+def _other_bounds(cells: pd.DataFrame, selection: Selection) -> dict[str, str]:
+    """Return the bounds that differ from the selection's, as text, by attack."""
+    bounds = dict(zip(cells["attack"], cells["eps"], strict=True))
+    return {str(attack): str(eps) for attack, eps in bounds.items() if eps != selection.bound}
+
+
 def _underneath(
     cells: pd.DataFrame,
     table: Table,
@@ -296,7 +302,10 @@ def _underneath(
 ) -> list[str]:
     """Return the paragraphs below a table: what its numbers were measured on, and how."""
     suite = selection.suite
-    attacks = ", ".join(dict.fromkeys([table.attack, *sorted(set(cells["attack"]))]))
+    names = dict.fromkeys([table.attack, *sorted(set(cells["attack"]))])
+    other = {} if table.swept else _other_bounds(cells, selection)
+    attacks = ", ".join(f"{each} at eps {other[each]}" if each in other else each for each in names)
+    bound = f"{'otherwise ' if other else ''}eps {_bounds(table, selection)}"
     target = titles.get(suite.train_on, suite.train_on)
     has_times = table.columned
     zero_shot = (
@@ -307,7 +316,7 @@ def _underneath(
     averaged = counted(len(suite.datasets[:: table.every]), "dataset")
     lines = [
         f"Suite {suite.name} ({suite.title}); protocol {selection.protocol}; "
-        f"attack{'s' if ',' in attacks else ''} {attacks}, eps {_bounds(table, selection)}; "
+        f"attack{'s' if ',' in attacks else ''} {attacks}, {bound}; "
         f"{DASH}: not measured, or failed."
         + (" Time: seconds of one training epoch." if has_times else ""),
         f"Means are over {averaged}.{zero_shot} Above "

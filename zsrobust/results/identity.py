@@ -184,7 +184,11 @@ class Identity:
         """Digest of the defense, attack and switches; all cells in a row of a table share it."""
         stored = self.to_json()
         defense = _compared(stored["defense"])
-        attack = {name: value for name, value in stored["attack"].items() if name != "plan"}
+        attack = {
+            name: value
+            for name, value in stored["attack"].items()
+            if name not in ("plan", "prompts")  # which differ by dataset
+        }
         more = [stored[name] for name in ("switches", "search") if name in stored]
         return _short_digest([defense, attack, *more])
 
