@@ -9,7 +9,8 @@ FROM python:3.12-slim AS installed
 
 # The build of torch: cpu, or one for a version of CUDA, such as cu126. Its wheels bring CUDA's libraries with them.
 ARG TORCH=cpu
-# hadolint ignore=DL3013 # the newest versions that pyproject.toml allows, as a plain installation takes them
+# No version is pinned: a plain installation, too, takes the newest ones that pyproject.toml allows.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${TORCH}" "torch>=2.6" torchvision
 RUN --mount=type=bind,target=/source,readwrite pip install --no-cache-dir "/source[layouts,slurm,torchattacks]"
 
