@@ -603,5 +603,5 @@ def test_descriptions_are_read_from_the_data_root(tmp_path, monkeypatch):
     with pytest.raises(ZSRobustError, match="is not valid JSON"):
         dataset.descriptions()
     path.write_text(json.dumps({"dog": ["barks"], "cat": ["meows"]}))
-    with pytest.raises(ZSRobustError, match="saft: 'cat' of mini_shapes has 1 descriptions"):
+    with pytest.raises(ZSRobustError, match="'cat' of mini_shapes has 1 descriptions"):
         objectives["saft"].texts(dataset)

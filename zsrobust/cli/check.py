@@ -39,7 +39,7 @@ def report(out: Path, files: Sequence[str], places: Places) -> None:
 )
 @click.option(
     "--docs",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the built docs, which become a part of the site.",
 )
 @several("--suite", "files", "TOML file of your own suite, if the results contain it. Repeatable.")

@@ -243,6 +243,20 @@ class Dataset:
             return self.describe()
         return read_descriptions(self.name, self.classes)
 
+    def described(self, number: int) -> list[list[list[str]]]:
+        """Return the prompts of so many heads: the n-th has the n-th description of each class.
+
+        Raises ZSRobustError for a class with fewer descriptions, and as `descriptions` does.
+        """
+        found = self.descriptions()
+        for name, each in zip(self.classes, found, strict=True):
+            if len(each) < number:
+                raise ZSRobustError(
+                    f"{name!r} of {self.name} has {len(each)} descriptions. Expected {number} or "
+                    "more. Add some to the dataset's file of descriptions."
+                )
+        return [[[each[place]] for each in found] for place in range(number)]
+
     def look_alikes(self, wording: str = "plain") -> list[list[int]]:
         """Return the groups of classes with the same prompts, which no classifier can separate."""
         groups: dict[tuple[str, ...], list[int]] = {}

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Dataset
 from zsrobust.defenses import Defense, defenses
 from zsrobust.defenses.tga_zsr import attention, refinement
@@ -28,18 +27,8 @@ NUMBER = 5  #: descriptions of a class (the released code's N)
 
 
 def descriptions(dataset: Dataset) -> Texts:
-    """Return five heads: the n-th has the n-th description of each class.
-
-    Raises ZSRobustError for a class with fewer descriptions, and as `Dataset.descriptions` does.
-    """
-    found = dataset.descriptions()
-    for name, each in zip(dataset.classes, found, strict=True):
-        if len(each) < NUMBER:
-            raise ZSRobustError(
-                f"saft: {name!r} of {dataset.name} has {len(each)} descriptions. Expected "
-                f"{NUMBER} or more. Add some to the dataset's file of descriptions."
-            )
-    return [[[each[number]] for each in found] for number in range(NUMBER)]
+    """Return five heads of a dataset's descriptions; raises as `Dataset.described` does."""
+    return dataset.described(NUMBER)
 
 
 def cross_entropies(step: Step, outputs: Outputs) -> Tensor:

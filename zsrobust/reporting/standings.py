@@ -2,12 +2,13 @@
 
 An image counts if it survives every attack that is stored for the same defense, checkpoint and
 images. More attacks can only lower a number. A defense has a rank if one of its attacks is strong
-and knows it.
+and knows it. Ranks follow the mean above chance, as in Table t1: a constant answer earns nothing.
 """
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache, cached_property
 from importlib import resources
 from typing import Literal, get_args
@@ -18,7 +19,7 @@ from zsrobust.core.errors import counted
 from zsrobust.core.specs import parse_eps, split_spec
 from zsrobust.reporting.columns import Entry, above_chance, average, flagged
 from zsrobust.reporting.measures import worst_of
-from zsrobust.reporting.rows import Row, rows
+from zsrobust.reporting.rows import METRICS, Row, rows
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.identity import deployed_spec
 from zsrobust.results.selection import Selection
@@ -83,9 +84,17 @@ class Standing:
             return "no attack that knows the defense is stored on every dataset"
         if self.row.mean("robust") is None:
             return "its cells are of different checkpoints or images"
+        if self.row.mean_above_chance("robust") is None:
+            return "chance is not known on a dataset"
         if not any(map(_strong, self.attacks.keys() & self.counted.keys())):
             return f"no strong attack is stored: {', '.join(STRONG)}"
         return ""
+
+    @property
+    def key(self) -> tuple[Fraction, Fraction]:
+        """What defenses are ranked by: the worst case above chance, then clean accuracy."""
+        robust, clean = (self.row.mean_above_chance(metric) for metric in METRICS)
+        return robust or Fraction(0), clean or Fraction(0)
 
     @property
     def worst(self) -> Entry:
@@ -244,15 +253,15 @@ def _datasets(cells: pd.DataFrame, suite: Suite) -> tuple[str, ...]:
 
 
 def _ranked(found: Sequence[Standing]) -> list[Standing]:
-    """Return the standings with ranks, the best first; equal means share a rank."""
-    means = {each.spec: each.row.mean("robust") for each in found if not each.why}
+    """Return the standings with ranks, the best first: by the rule of `reporting.ranking`."""
+    keys = {each.spec: each.key for each in found if not each.why}
     ranked = sorted(
-        (each for each in found if each.spec in means),
-        key=lambda each: (-(means[each.spec] or 0), each.title),
+        (each for each in found if each.spec in keys),
+        key=lambda each: (*(-share for share in keys[each.spec]), each.title),
     )
     return [
         *(
-            replace(each, rank=1 + sum((m or 0) > (means[each.spec] or 0) for m in means.values()))
+            replace(each, rank=1 + sum(key > keys[each.spec] for key in keys.values()))
             for each in ranked
         ),
         *sorted((each for each in found if each.why), key=lambda each: each.title),

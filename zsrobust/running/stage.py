@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks.scenes import DESCRIPTIONS, NUMBER, Scene, Training
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.datasets import Dataset, Wording, datasets
+from zsrobust.datasets import Wording, datasets
 from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import Tower
 from zsrobust.models.heads import Context
@@ -71,7 +71,7 @@ class Stage:
     def _prompts(self, texts: str) -> list[list[list[str]]]:
         dataset = self.cell.dataset
         if texts == DESCRIPTIONS:
-            return descriptions(dataset)
+            return dataset.described(NUMBER)
         if texts.count("{}") != 1:
             raise ZSRobustError(
                 f"texts={texts!r} is no template: it has {texts.count('{}')} places for the class. "
@@ -141,18 +141,3 @@ class Stage:
             images = datasets[name].open("train", self.bench.train_cut).subset(int(count))
             found["training"] = {"dataset": name, "digest": images.digest}
         return found
-
-
-def descriptions(dataset: Dataset) -> list[list[list[str]]]:
-    """Return the prompts of five heads: the n-th has the n-th description of each class.
-
-    Raises ZSRobustError for a class with fewer descriptions, and as `Dataset.descriptions` does.
-    """
-    found = dataset.descriptions()
-    for name, each in zip(dataset.classes, found, strict=True):
-        if len(each) < NUMBER:
-            raise ZSRobustError(
-                f"{name!r} of {dataset.name} has {len(each)} descriptions. Expected {NUMBER} or "
-                "more. Add some to the dataset's file of descriptions."
-            )
-    return [[[each[number]] for each in found] for number in range(NUMBER)]
