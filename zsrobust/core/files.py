@@ -16,6 +16,13 @@ from zsrobust.core.errors import ZSRobustError
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
 
+def cache_folder() -> Path:
+    """Return the folder of the cache: ZSROBUST_CACHE, or `zsrobust` in the user's cache folder."""
+    named = os.environ.get("ZSROBUST_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named) if named else home / "zsrobust"
+
+
 def is_file(path: str | Path) -> bool:
     """Return whether a file exists; False for a name that no disk can store."""
     with suppress(OSError, ValueError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 from zsrobust.core.files import is_folder, leftovers, read_regular, walk, write_atomically
+from zsrobust.core.hub import local
 from zsrobust.core.values import fits
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import is_name, named
@@ -217,8 +218,8 @@ def load_results(
 ) -> "pd.DataFrame":
     """Return a DataFrame with one row for each cell stored under `folder`, which may be empty.
 
-    `folder` may also be the folder of one suite. Cells that are missing there are loaded from the
-    folder `baseline`, if it is given.
+    `folder` may also be the folder of one suite, or hf://OWNER/NAME[@REVISION] on the hub. Cells
+    that are missing there are loaded from the folder `baseline`, if it is given.
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
@@ -239,7 +240,7 @@ def load_results(
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
-    return Store(Path(folder), None if baseline is None else Path(baseline)).load()
+    return Store(local(folder), None if baseline is None else local(baseline)).load()
 
 
 def frame_of(cells: Iterable[tuple[Path, Result]]) -> "pd.DataFrame":
