@@ -22,8 +22,8 @@ FLAGGED = Path("mini/sound/square-queries=200-eps=6-255/mac-of=clip/mini_shapes.
 @pytest.fixture
 def measured(tmp_path):
     """Two small cells of the undefended model, as the repository stores them."""
-    for name in ("mini_arrows", "mini_shapes"):
-        forge(tmp_path / "runs", CLIP / f"{name}.json")
+    for name in ("mini_positions", "mini_shapes"):
+        forge(tmp_path / "runs", CLIP / f"{name}.limit=16.json")
     return tmp_path / "runs"
 
 
@@ -50,8 +50,8 @@ def test_a_submission_is_accepted_and_its_slice_agrees(zsrobust, measured, tmp_p
     assert (stated.suites, stated.protocols, stated.machines) == (("mini",), ("sound",), ("cpu",))
     assert stated.versions.keys() >= {"zsrobust", "torch"}
     assert [Path(place).name for place in stated.cells] == [
-        "mini_arrows",
-        "mini_shapes",
+        "mini_positions.limit=16",
+        "mini_shapes.limit=16",
     ]
     for path in results.paths(measured):
         for suffix in (".json", ".npz", ".samples.npz"):
@@ -90,7 +90,7 @@ def test_invented_outcomes_pass_the_digests_and_fail_the_recomputation(
         )
     submit(zsrobust, forged)
     zsrobust("verify", "submission", "--submission")
-    done = zsrobust("verify", "submission", "--submission", "--recompute", "2", "--seed", "3", ok=1)
+    done = zsrobust("verify", "submission", "--submission", "--recompute", "1", "--seed", "3", ok=1)
     assert "0 cells agree; 1 does not" in done.stdout
     assert "images have another outcome with the same weights" in done.stdout
 
@@ -100,7 +100,7 @@ def test_a_draw_depends_on_the_seed_alone_and_leaves_out_what_cannot_be_recomput
 
     stored = [results.read(path) for path in sorted((STORED / CLIP).glob("*.json"))]
     assert draw(stored, 3, 1) == draw(stored[::-1], 3, 1) != draw(stored, 3, 2)
-    assert len(draw(stored, 99, 1)) == len(stored) == 16
+    assert len(draw(stored, 99, 1)) == len(stored) == 20
     one = stored[0]
     for part, spec in (("defense", "weights:O/N"), ("defense", "mine"), ("attack", "mine")):
         other = dataclasses.replace(getattr(one.identity, part), spec=spec)

@@ -7,7 +7,8 @@ import click
 
 from zsrobust.cli.waiting import waiting
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.hub import is_address, local
+from zsrobust.core.files import is_address
+from zsrobust.core.hub import local
 
 
 class Folder(click.Path):

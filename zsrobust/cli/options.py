@@ -111,7 +111,7 @@ def limit_of(default: int | None = None) -> Decorator:
 
 
 def _folder(
-    variable: str, name: str, default: str, text: str, kind: click.ParamType | None = None
+    variable: str, name: str, default: str, text: str, kind: click.ParamType[Any] | None = None
 ) -> Decorator:
     """Return the option of a folder; the variable ZSROBUST_NAME is its default."""
     return click.option(

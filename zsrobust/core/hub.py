@@ -70,11 +70,6 @@ def hub_error(what: str, error: Exception) -> ZSRobustError:
     return ZSRobustError(f"{what}: {reason}.")
 
 
-def is_address(place: str | Path) -> bool:
-    """Return whether a place is an address of the hub; Path writes its two slashes as one."""
-    return str(place).startswith("hf:/")
-
-
 def local(place: str | Path) -> Path:
     """Return the folder of results at a place; an address hf://OWNER/NAME[@REVISION] is downloaded.
 
