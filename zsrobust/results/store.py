@@ -21,6 +21,7 @@ from zsrobust.core.values import fits
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import is_name, named
 from zsrobust.results.plausible import impossible_value
+from zsrobust.results.seeds import method, train_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,7 +225,7 @@ def load_results(
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
     knowledge classes largest_class most_predicted memory deployed plan attacked successes
-    cost.
+    cost method train_seed.
     `defense` and `attack` are spec strings. `history` is the history of the training, a dictionary
     per epoch. `flags` lists names of red flags and notes, whose words
     `zsrobust.results.flags.look_up` returns. `knowledge` is what the attack knows about a test-time
@@ -236,7 +237,8 @@ def load_results(
     `plan` is what an attack ran and skipped for this number of classes, and None for an attack
     without a plan. `successes` is the number of `attacked` images that are predicted as a targeted
     attack's target, and None for other attacks. `cost` is what a test-time defense costs, by name;
-    see `Result.cost`.
+    see `Result.cost`. `method` is the spec of the defense without its training seed, and
+    `train_seed` that seed, which is missing for a defense without training.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
@@ -256,7 +258,7 @@ COLUMNS = [
     *("suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title"),
     *("seed", "limit", *_COUNTS, "epoch_seconds", "history", "seconds", "flags", "versions"),
     *("path", "made", "knowledge", "classes", *_OF_CLASSES, "memory", "deployed", "plan"),
-    *("attacked", "successes", "cost"),
+    *("attacked", "successes", "cost", "method", "train_seed"),
 ]
 
 
@@ -280,6 +282,8 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "attacked": result.attacked,
         "successes": result.successes,
         "cost": result.cost,
+        "method": method(identity.defense),
+        "train_seed": train_seed(identity.defense),
     }
 
 
