@@ -83,7 +83,8 @@ def over_seeds(
             if cells["train_seed"].isna().all():
                 trainings = [None]
             expected = [(training, int(seed)) for training in trainings for seed in drawn]
-            about = dict(zip([*SAME, *names], [*key, *own], strict=True))
+            values: list[Any] = [*key, *own]
+            about = dict(zip([*SAME, *names], values, strict=True))
             found.append({**about, **_statistics(cells, expected)})
     columns = [*SAME, "method", "dataset", "limit"]
     columns += [f"{metric}_{name}" for metric in METRICS for name in ("mean", "std")]
