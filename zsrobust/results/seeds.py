@@ -1,6 +1,6 @@
 """Seeds: of the attacks and of the trainings, and the mean and deviation of cells over both."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -93,13 +93,13 @@ def over_seeds(
 
 def _statistics(
     cells: pd.DataFrame, expected: Sequence[tuple[int | None, int]]
-) -> dict[Hashable, Any]:
+) -> dict[str, Any]:
     good = cells[cells["status"] == "ok"]
     runs = [
         (None if pd.isna(training) else int(training), int(seed))
         for training, seed in zip(good["train_seed"], good["seed"], strict=True)
     ]
-    made: dict[Hashable, Any] = {}
+    made: dict[str, Any] = {}
     for metric in METRICS:
         shares = (good[f"{metric}_correct"] / good["images"]).astype(float)
         made |= {f"{metric}_mean": shares.mean(), f"{metric}_std": shares.std(ddof=1)}
