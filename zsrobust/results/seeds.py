@@ -91,9 +91,7 @@ def over_seeds(
     return pd.DataFrame(found, columns=[*columns, "n", "missing"])
 
 
-def _statistics(
-    cells: pd.DataFrame, expected: Sequence[tuple[int | None, int]]
-) -> dict[str, Any]:
+def _statistics(cells: pd.DataFrame, expected: Sequence[tuple[int | None, int]]) -> dict[str, Any]:
     good = cells[cells["status"] == "ok"]
     runs = [
         (None if pd.isna(training) else int(training), int(seed))
