@@ -9,7 +9,7 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -52,6 +52,31 @@ class Repo:
     files: dict[str, bytes]
     revision: str
     gated: bool
+    older: dict[str, dict[str, bytes]] = field(default_factory=dict)  # files by revision
+
+    def commit(self, lines: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Take the lines of one commit, which has another revision; return the files it names."""
+        self.older[self.revision] = dict(self.files)
+        named = []
+        for line in lines:
+            if line["key"] == "file":
+                named.append(line["value"]["path"])
+                self.files[named[-1]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                named.append(line["value"]["path"])
+                del self.files[named[-1]]
+        digest = hashlib.sha1(self.revision.encode(), usedforsecurity=False)
+        for name, content in sorted(self.files.items()):
+            digest.update(name.encode() + content)
+        self.revision = digest.hexdigest()
+        return named
+
+    def at(self, revision: str) -> "Repo | None":
+        """Return the repository at a revision; None if it has no such revision."""
+        if revision in (self.revision, "main"):
+            return self
+        older = self.older.get(revision)
+        return None if older is None else Repo(older, revision, self.gated)
 
 
 @dataclass
@@ -63,6 +88,7 @@ class HubServer:
     requests: list[Request] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
+    commits: list[list[str]] = field(default_factory=list)  # files that each commit names
 
     def __enter__(self) -> "HubServer":
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -134,28 +160,31 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
-            hub.add(name, {}, kind=asked.get("type", "model"))
-            return self._answer(json.dumps({"url": f"{hub.url}/{name}"}).encode())
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
-        if not match or ("model", match[1]) not in hub.repos:
+            kind = asked.get("type", "model")
+            there = (kind, name) in hub.repos
+            if not there:
+                hub.add(name, {}, kind=kind)
+            url = f"{hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
+            return self._answer(json.dumps({"url": url}).encode(), 409 if there else 200)
+        match = re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        repo = hub.repos.get((match[1], match[2])) if match else None
+        if not match or repo is None:
             return self._refuse(404, "RepoNotFound")
-        if match[2] == "preupload":
+        if match[3] == "preupload":
             files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                {
+                    "path": file["path"],
+                    "uploadMode": "regular",
+                    "shouldIgnore": False,
+                    "oid": _blob(repo.files[file["path"]]) if file["path"] in repo.files else None,
+                }
                 for file in json.loads(body)["files"]
             ]
             return self._answer(json.dumps({"files": files}).encode())
-        for line in map(json.loads, body.splitlines()):
-            if line["key"] == "file":
-                hub.repos["model", match[1]].files[line["value"]["path"]] = base64.b64decode(
-                    line["value"]["content"]
-                )
-        revision = hub.repos["model", match[1]].revision
-        return self._answer(
-            json.dumps(
-                {"commitUrl": f"{hub.url}/{match[1]}/commit/{revision}", "commitOid": revision}
-            ).encode()
-        )
+        hub.commits.append(repo.commit(map(json.loads, body.splitlines())))
+        folder = "datasets/" if match[1] == "dataset" else ""
+        commit = f"{hub.url}/{folder}{match[2]}/commit/{repo.revision}"
+        return self._answer(json.dumps({"commitUrl": commit, "commitOid": repo.revision}).encode())
 
     def _serve(self) -> None:
         hub, url = self.server.hub, urlsplit(self.path)
@@ -177,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = hub.repos.get((kind, name))
         if repo is None:
             return self._refuse(404, "RepoNotFound")
-        if revision not in (repo.revision, "main"):
+        if (repo := repo.at(revision)) is None:
             return self._refuse(404, "RevisionNotFound")
         if file is not None:
             return self._file(repo, file)

@@ -1,6 +1,8 @@
 """Sweeps: several bounds and seeds in one run, steps that follow a bound, and training seeds."""
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -196,6 +198,20 @@ def test_one_process_computes_the_product_with_one_tower_and_one_text(zsrobust, 
     # Each bound has the step of its rule, in its identity and in its spec.
     one = zsrobust(*SWEEP[:-6], "--eps", "6/255", "--seed", "4")
     assert "1 cell in results; 0 images attacked." in one.stdout
+
+
+def test_the_command_line_prints_a_table_over_seeds(zsrobust):
+    options = ("--suite", "mini", "--limit", "4")
+    run = ("run", *options, "--defense", "clip", "--attack", "pgd10", "--dataset", "mini_cells")
+    zsrobust(*run, "--seed", "0..1")
+    table = ("table", "1", *options, "--seed", "0..2")
+    printed = zsrobust(*table).stdout
+    assert "over 3 attack seeds (0..2)" in printed
+    assert "2 of 3 seeds; missing: 2." in printed
+    assert re.search(r"\| CLIP +\|.* \d+\.\d\d ± \d+\.\d\d \[", printed)
+    zsrobust(*table, "--out", "table1.tex")
+    assert r" $\pm$ " in Path("table1.tex").read_text()
+    assert "Leave out --seed" in zsrobust(*table, "--compare", "claims", ok=2).stderr
 
 
 def test_tables_set_what_a_sweep_would_change(zsrobust):

@@ -12,8 +12,10 @@ from zsrobust.cli.curve import curve
 from zsrobust.cli.data import data, list_
 from zsrobust.cli.doctor import doctor
 from zsrobust.cli.export import export
+from zsrobust.cli.push import push
 from zsrobust.cli.run import run
 from zsrobust.cli.show import figure, table
+from zsrobust.cli.submit import submit
 from zsrobust.cli.train import train
 from zsrobust.cli.verify import verify
 from zsrobust.core.registry import load_plugin_file
@@ -67,6 +69,8 @@ _commands = (
     site,
     check,
     verify,
+    submit,
+    push,
     export,
     doctor,
 )

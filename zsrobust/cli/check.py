@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from zsrobust.cli.command import Command
+from zsrobust.cli.folders import Results
 from zsrobust.cli.options import Points, limit_option, out_option, several, store_options
 from zsrobust.cli.request import Places, passes
 
@@ -118,8 +119,13 @@ _filter = passes(
         "zsrobust check results --against paper --defense tecoa --strict",
     ],
 )
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--against", required=True, metavar="BASELINE", help="Folder of results, or: paper.")
+@click.argument("folder", type=Results())
+@click.option(
+    "--against",
+    required=True,
+    metavar="BASELINE",
+    help="Folder of results, hf://OWNER/NAME, or: paper.",
+)
 @_filter
 @limit_option
 @click.option(
@@ -137,10 +143,12 @@ def check(
 
     Exit code 0: all cells agree. 1: cells differ or are missing. 2: nothing to compare.
     """
+    from zsrobust.core.hub import local
     from zsrobust.reporting import baseline, paper
     from zsrobust.results.store import check_folder, load_results
 
     check_folder(folder)
+    against = str(local(against))
     suite, keep = chosen.keeps(against)
     asked: dict[str, Any] = {"keep": keep, "limit": limit, "tolerance": tolerance}
     if against == "paper":

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from zsrobust.cli.completion import PROTOCOL, SEVERAL, SUITE
+from zsrobust.cli.folders import Folder, Results
 from zsrobust.cli.request import Decorator, Places, Request, passes
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import LARGEST, NUMBER, parse_eps
@@ -109,12 +110,14 @@ def limit_of(default: int | None = None) -> Decorator:
     )
 
 
-def _folder(variable: str, name: str, default: str, text: str) -> Decorator:
+def _folder(
+    variable: str, name: str, default: str, text: str, kind: click.ParamType[Any] | None = None
+) -> Decorator:
     """Return the option of a folder; the variable ZSROBUST_NAME is its default."""
     return click.option(
         f"--{name}",
         variable,
-        type=click.Path(path_type=Path, file_okay=False),
+        type=kind or Folder(),
         default=default,
         show_default=True,
         envvar=f"ZSROBUST_{name.upper()}",
@@ -185,9 +188,12 @@ data_option = click.option(
     help="Folder of local datasets in torchvision's layout. Default: ZSROBUST_DATA.",
 )
 folder_option = _folder("folder", "results", "runs", "Folder of your results.")
+stored_option = _folder(
+    "folder", "results", "runs", "Folder of results, or hf://OWNER/NAME[@REVISION].", Results()
+)
 baseline_option = click.option(
     "--baseline",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Results(),
     default="results",
     show_default=True,
     envvar="ZSROBUST_BASELINE",
@@ -209,4 +215,4 @@ request_options = passes(Request, "request", suite_option, protocol_option, limi
 stored_options = passes(
     Request, "request", stored_suite_option, protocol_option, eps_option, limit_option, seed_option
 )
-store_options = passes(Places, "places", folder_option, baseline_option)
+store_options = passes(Places, "places", stored_option, baseline_option)

@@ -8,8 +8,19 @@ import click
 
 from zsrobust.cli.command import Command
 from zsrobust.cli.completion import FIGURE, TABLE
-from zsrobust.cli.options import out_option, several, store_options, stored_options
-from zsrobust.cli.request import Places, Request
+from zsrobust.cli.options import (
+    eps_option,
+    limit_option,
+    out_option,
+    protocol_option,
+    seeds_option,
+    several,
+    store_options,
+    stored_options,
+    stored_suite_option,
+    train_seeds_option,
+)
+from zsrobust.cli.request import Places, Request, passes
 from zsrobust.core.errors import ZSRobustError
 
 
@@ -21,7 +32,9 @@ from zsrobust.core.errors import ZSRobustError
     ],
 )
 @click.argument("number", type=TABLE, required=False)
-@stored_options
+@passes(Request, "request", stored_suite_option, protocol_option, eps_option, limit_option)
+@seeds_option
+@train_seeds_option
 @several("--defense", "defenses", "Add a row: name or spec. Repeatable.")
 @click.option("--intervals", is_flag=True, help="Add 95% intervals.")
 @click.option(
@@ -45,6 +58,8 @@ from zsrobust.core.errors import ZSRobustError
 def table(
     number: str | None,
     request: Request,
+    seeds: Sequence[int],
+    train_seeds: Sequence[int],
     defenses: Sequence[str],
     intervals: bool,
     columns: str | None,
@@ -59,7 +74,8 @@ def table(
     s2 the second target dataset, s3 the weights of the loss, s4 other bounds, s5 Tables 4 and 5 by
     dataset. Not in the paper: t1 test-time defenses, z1 trained defenses, z2 the same at several
     bounds. Without NUMBER, it is read from the name of --out. A terminal gets blocks of columns
-    that fit it, the averages first. Files and pipes get Markdown.
+    that fit it, the averages first. Files and pipes get Markdown. With several seeds, it prints
+    means and standard deviations.
     """
     from zsrobust.cli.cells import number_in, stored
     from zsrobust.core.specs import normalize
@@ -69,12 +85,21 @@ def table(
     tables.find(number)
     results, selection = stored(places.store, request, number)
     more = [normalize(spec) for spec in defenses]
+    if compare == "claims" and (seeds or train_seeds):
+        raise ZSRobustError("--compare claims is about seed 0. Leave out --seed and --train-seed.")
     if compare == "claims":
         page = claims.build(number, results, selection, intervals=intervals, more=more)
     else:
         paper = compare == "paper"
         page = tables.build(
-            number, results, selection, intervals=intervals, compare=paper, more=more
+            number,
+            results,
+            selection,
+            intervals=intervals,
+            compare=paper,
+            more=more,
+            seeds=seeds,
+            train_seeds=train_seeds,
         )
     if columns is not None:
         page = page.narrowed([name.strip() for name in columns.split(",")])

@@ -7,6 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from zsrobust.core.files import cache_folder
 from zsrobust.core.hub import Unreachable, check_network
 from zsrobust.datasets import Dataset, Split, cache, catalogue
 
@@ -59,7 +60,7 @@ def check_available(names: Sequence[str]) -> None:
         looked = f"in {root}" if root else "in no data root, as ZSROBUST_DATA is not set"
         raise Unreachable(
             f"{len(absent)} of {len(names)} datasets are not on this machine: {missing}. "
-            f"Looked in {cache.cache_folder()} and {looked}. "
+            f"Looked in {cache_folder()} and {looked}. "
             f"The hub cannot be reached ({error.__cause__ or error}). "
             "Set --data-root to the folder of your copies, or run once with the network: "
             "zsrobust data --suite paper. `--suite mini` needs no data."

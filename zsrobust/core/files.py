@@ -16,6 +16,18 @@ from zsrobust.core.errors import ZSRobustError
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
 
+def cache_folder() -> Path:
+    """Return the folder of the cache: ZSROBUST_CACHE, or `zsrobust` in the user's cache folder."""
+    named = os.environ.get("ZSROBUST_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named) if named else home / "zsrobust"
+
+
+def is_address(place: str | Path) -> bool:
+    """Return whether a place is an address of the hub; Path writes its two slashes as one."""
+    return str(place).startswith("hf:/")
+
+
 def is_file(path: str | Path) -> bool:
     """Return whether a file exists; False for a name that no disk can store."""
     with suppress(OSError, ValueError):
@@ -129,6 +141,8 @@ def leftovers(path: Path) -> list[Path]:
 
 def check_writable(folder: Path) -> None:
     """Raise ZSRobustError now, and not after an hour, if a folder is not writable."""
+    if is_address(folder):
+        raise ZSRobustError(f"{folder} is on the hub, and only read. Choose a folder to write.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # it has no name, so it leaves no file

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import cache_folder
 from zsrobust.core.specs import field_types
 from zsrobust.core.values import fits
 from zsrobust.datasets import Cut, Images
@@ -36,13 +37,6 @@ FORMAT = "zsrobust-images-1"
 #: others to other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 WIDEST = 2**16  #: pixels; no JPEG has so many a side
-
-
-def cache_folder() -> Path:
-    """Return the folder of the cache: ZSROBUST_CACHE, or `zsrobust` in the user's cache folder."""
-    named = os.environ.get("ZSROBUST_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named) if named else home / "zsrobust"
 
 
 def decode(record: Record, side: int | None, cut: Cut) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import cache_folder
 from zsrobust.core.hub import Unreachable
 from zsrobust.datasets import Cut, Dataset, Images, Progress, Split, State, _silent, cache
 from zsrobust.datasets.sources import formats, hub
@@ -161,7 +162,7 @@ class Part:
 
     def _prepared(self, cut: Cut | None) -> list[Path]:
         """Return the folder of the prepared images; for a cut of None, those that exist."""
-        folder = cache.cache_folder() / "prepared"
+        folder = cache_folder() / "prepared"
         name = f"{self.dataset.name}-{self.split}"
         if cut is None:
             return sorted(folder.glob(f"{name}-*"))

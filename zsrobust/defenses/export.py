@@ -12,10 +12,10 @@ from torch import Tensor
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import write_atomically
-from zsrobust.core.hub import check_network
+from zsrobust.core.hub import check_network, hub_error
 from zsrobust.core.specs import normalize
 from zsrobust.defenses import Defense, Tower, Wrapped, defenses
-from zsrobust.defenses.places import CONFIG, FILES, hub_error
+from zsrobust.defenses.places import CONFIG, FILES
 from zsrobust.defenses.weights import Weights
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.models.clip import Clip, weights_digest

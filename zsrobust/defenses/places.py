@@ -9,7 +9,7 @@ from typing import Any
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import is_file, is_folder
-from zsrobust.core.hub import check_network
+from zsrobust.core.hub import check_network, hub_error
 
 CONFIG = "open_clip_config.json"
 #: The weights in a folder; the first of these that exists counts.
@@ -91,31 +91,3 @@ def _download(repo: str, revision: str | None, file: str | None) -> Path:
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         raise hub_error(f"Cannot download {repo}", error) from error
     return folder
-
-
-def hub_error(what: str, error: Exception) -> ZSRobustError:
-    """Return the hub's answer as one line, with what to do."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-    if isinstance(error, GatedRepoError):
-        reason = "it is gated. Accept its terms on its page, and set HF_TOKEN"
-    elif isinstance(error, RepositoryNotFoundError):
-        reason = (
-            "there is no such repository, or it is not yours to see. If it should be, set HF_TOKEN"
-        )
-    elif isinstance(error, RevisionNotFoundError):
-        reason = "it has no such revision"
-    elif (
-        isinstance(error, HfHubHTTPError)
-        and error.response is not None
-        and error.response.status_code in (401, 403)
-    ):
-        reason = "you may not. Set HF_TOKEN to a token that may"
-    return ZSRobustError(f"{what}: {reason}.")

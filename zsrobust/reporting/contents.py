@@ -59,6 +59,7 @@ class Table:
     swept: Literal["", "others", "all"] = ""
     #: the columns of a table over several attacks, seeds or bounds, which replace all others
     measures: Callable[[Suite], Sequence[Measure]] | None = None
+    seeded: bool = False  #: whether its measures are over training seeds
     with_cost: bool = False  #: whether columns of its own have what test-time defenses cost
     #: the rank of each row of such a table, by spec and in its order, from the entries by title
     ranks: Callable[[Mapping[str, Mapping[str, Entry]]], Mapping[str, Entry]] | None = None
@@ -260,6 +261,7 @@ TABLES = {
         "Trained defenses: average accuracy (%), clean and robust",
         rows=zoo.titles(),
         measures=_trained_defenses,
+        seeded=True,
         note=BUDGET,
     ),
     "z2": Table(

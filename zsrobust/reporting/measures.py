@@ -4,7 +4,6 @@ A column of `columns` reads one row of cells. A measure reads the rows that its 
 each method of a table. No torch here.
 """
 
-import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,6 +19,7 @@ from zsrobust.reporting import zoo
 from zsrobust.reporting.columns import Entry, percent, points
 from zsrobust.reporting.comparison import LEVEL, paired_counts, verified
 from zsrobust.reporting.rows import USUAL, Metric, Need, Row
+from zsrobust.reporting.seeds import across
 from zsrobust.reporting.statistics import holm, mcnemar
 from zsrobust.results import read as read_result
 from zsrobust.settings.suites import Suite
@@ -78,18 +78,9 @@ def over_seeds(title: str, read: Read) -> Measure:
     """
 
     def entry(rows: Sequence[Row]) -> Entry:
-        found = [read(row) for row in rows]
-        shares = [each.share for each in found if each.share is not None]
-        if len(found) == 1 or not shares:
-            return found[0]
-        missing = [str(seed) for seed, each in enumerate(found) if each.share is None]
-        notes = dict.fromkeys(note for each in found for note in each.notes)
-        if missing:
-            notes[f"{len(shares)} of {len(found)} seeds; missing: {', '.join(missing)}."] = None
-        mean = sum(shares, Fraction(0)) / len(shares)
-        spread = percent(Fraction(statistics.stdev(shares))) if len(shares) > 1 else ""
-        about = f"mean of the averages of {len(shares)} training seeds"
-        return Entry(percent(mean), mean, spread=spread, notes=tuple(notes), about=about)
+        names = [str(seed) for seed in range(len(rows))]
+        about = "mean of the averages of {} training seeds"
+        return across([read(row) for row in rows], names, about)
 
     return Measure(
         title,

@@ -193,8 +193,8 @@ class Finder:
             asked = replace(asked, limit=need.limit)
         cells = asked.cells(self.results)
         suite = replace(self.selection.suite, datasets=need.datasets(self.selection.suite))
-        own = (cells["defense"] == need.defense) & cells["dataset"].isin(suite.datasets)
-        return rows(cells[own], suite).get(need.defense, Row(suite, {}))
+        own = asked.matching(need.defense, cells) & cells["dataset"].isin(suite.datasets)
+        return next(iter(rows(cells[own], suite).values()), Row(suite, {}))
 
     @property
     def cells(self) -> pd.DataFrame:

@@ -10,21 +10,13 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError, counted, suggest
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import columns, reported
-from zsrobust.reporting.columns import (
-    DASH,
-    UNAWARE,
-    Column,
-    Entry,
-    costs,
-    filled,
-    mark_best,
-    points,
-)
+from zsrobust.reporting.columns import DASH, UNAWARE, Column, Entry, costs, mark_best, points
 from zsrobust.reporting.contents import ROWS, TABLES, Table, find, needs, suite_name
 from zsrobust.reporting.formats import Page
 from zsrobust.reporting.measures import Measure
 from zsrobust.reporting.reported import Claim
 from zsrobust.reporting.rows import Finder
+from zsrobust.reporting.seeds import Runs
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
 
@@ -49,39 +41,46 @@ def build(
     intervals: bool = False,
     compare: bool = False,
     more: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    train_seeds: Sequence[int] = (),
 ) -> Page:
     """Return a table of the selected cells, from the DataFrame of `load_results`.
 
     The table's own attacks replace that of the selection. `suite_name` has its suite. Means are
     printed only for complete rows. `intervals` adds 95% intervals. `compare` adds the paper's
     numbers, the differences, and doubts about the paper's numbers. `more` adds rows by their specs.
+    Several `seeds` of the attacks and `train_seeds` give means with their standard deviations.
     Raises ZSRobustError for an unknown table or row, for a table without cells, for an eps other
     than the suite's where the table has its own bounds, and for `compare` where the paper has no
-    numbers.
+    numbers. So does a table that is over training seeds itself.
     """
     table = find(number)
     selection = replace(selection, attack=table.attack)
     suite, eps = selection.suite, selection.bound
     if table.swept and not selection.usual:
         raise ZSRobustError(f"Table {number} shows bounds of the suite's `sweep`. Leave out --eps.")
+    if table.seeded and (len(seeds) > 1 or train_seeds):
+        raise ZSRobustError(
+            f"Table {number} is over training seeds itself. Give one --seed, and no --train-seed."
+        )
     own = results[results["suite"] == suite.name]
     datasets = dict(zip(own["dataset"], own["dataset_title"], strict=True))
-    finder = Finder(results, selection)
-    chosen = _titles(table, selection, own, more)
+    runs = Runs(results, selection, seeds, train_seeds)
+    chosen = _titles(table, runs, own, more)
     if table.measures is not None:
         measures = table.measures(suite)
-        header, lines = _measured(measures, table, chosen, finder)
+        header, lines = _measured(measures, table, chosen, runs)
         compared, leads = 0, int(table.ranks is not None)
     else:
         measures = []
         blocks = _blocks(table, suite, datasets)
         leads = len(blocks[0].lead)
         header, lines, compared = _accuracies(
-            blocks, table, chosen, finder, number if compare and eps == "1/255" else ""
+            blocks, table, chosen, runs, number if compare and eps == "1/255" else ""
         )
-    cells = finder.cells
+    cells = runs.cells
     if cells.empty:
-        raise _no_cells(number, table, selection)
+        raise _no_cells(number, table, selection, runs)
     if compare and not compared:
         raise ZSRobustError(
             f"The paper has no numbers for Table {number} of the suite {suite.name} at eps {eps}. "
@@ -91,7 +90,9 @@ def build(
     below = _underneath(cells, table, selection, datasets, measures, intervals)
     if not table.with_cost:
         needed = [(spec, need) for spec in chosen for need in table.needs(spec, suite)]
-        below += costs((chosen[spec], finder.row(need)) for spec, need in needed)
+        below += costs((chosen[spec], runs.first.row(need)) for spec, need in needed)
+    if runs.note:
+        below.append(runs.note)
     if compare:
         below.append("paper: as printed in arXiv 2401.04350. difference: ours minus the paper's.")
     return Page(
@@ -141,18 +142,23 @@ def _bounds(table: Table, selection: Selection) -> str:
 
 
 def _measured(
-    measures: Sequence[Measure], table: Table, chosen: Mapping[str, str], finder: Finder
+    measures: Sequence[Measure], table: Table, chosen: Mapping[str, str], runs: Runs
 ) -> tuple[list[str], list[Line]]:
     """Return the headings and the lines of a table of measures, ranked if it has a rule."""
-    by_measure, rivals = [], dict.fromkeys(chosen, True)
-    for measure in measures:
-        found = {spec: [finder.row(need) for need in measure.needs(spec)] for spec in chosen}
-        by_measure.append(measure.entries(found))
-        for spec, rows in found.items():
-            if measure.ranked:  # the worst case is oblivious only if all its attacks are
-                judge = all if measure.worst else any
-                rivals[spec] &= not judge(row.oblivious for row in rows)
-    entries = [list(line) for line in zip(*by_measure, strict=True)]
+    rivals = dict.fromkeys(chosen, True)
+
+    def read(finder: Finder) -> list[list[Entry]]:
+        by_measure = []
+        for measure in measures:
+            found = {spec: [finder.row(need) for need in measure.needs(spec)] for spec in chosen}
+            by_measure.append(measure.entries(found))
+            for spec, rows in found.items():
+                if measure.ranked:  # the worst case is oblivious only if all its attacks are
+                    judge = all if measure.worst else any
+                    rivals[spec] &= not judge(row.oblivious for row in rows)
+        return [list(line) for line in zip(*by_measure, strict=True)]
+
+    entries = runs.lines(list(chosen), read)
     mark_best(
         [line for line, rival in zip(entries, rivals.values(), strict=True) if rival],
         [measure.ranked for measure in measures],
@@ -203,19 +209,19 @@ def _accuracies(
     blocks: Sequence[_Block],
     table: Table,
     chosen: Mapping[str, str],
-    finder: Finder,
+    runs: Runs,
     compared: str,
 ) -> tuple[list[str], list[Line], int]:
     """Return the headings and the lines of a table, and how many lines are the paper's.
 
     `compared` is the number of the table to compare with the paper, or "".
     """
-    suite, lines, of_paper = finder.selection.suite, [], 0
+    suite, lines, of_paper = runs.selections[0].suite, [], 0
     for block in blocks:
         lead = [Entry(text) for text in block.lead.values()]
-        found = [finder.row(table.need(spec, block.eps, suite)) for spec in chosen]
-        for spec, row, entries in zip(chosen, found, filled(block.columns, found), strict=True):
-            lines.append((_named(chosen[spec], row.oblivious), [*lead, *entries]))
+        filled, oblivious = _filled(block, table, list(chosen), runs)
+        for spec, entries in zip(chosen, filled, strict=True):
+            lines.append((_named(chosen[spec], spec in oblivious), [*lead, *entries]))
             if compared in suite.printed:
                 beside = _beside(compared, spec, dict(zip(block.columns, entries, strict=True)))
                 lines += beside
@@ -224,25 +230,47 @@ def _accuracies(
     return header, lines, of_paper
 
 
-def _no_cells(number: str, table: Table, selection: Selection) -> ZSRobustError:
+def _filled(
+    block: _Block, table: Table, specs: Sequence[str], runs: Runs
+) -> tuple[list[list[Entry]], set[str]]:
+    """Return the entries of a block by line, over the seeds, and the specs of oblivious attacks.
+
+    The best of each column is marked. Numbers of oblivious attacks do not count.
+    """
+    suite, oblivious = runs.selections[0].suite, set[str]()
+
+    def read(finder: Finder) -> list[list[Entry]]:
+        found = [finder.row(table.need(spec, block.eps, suite)) for spec in specs]
+        oblivious.update(spec for spec, row in zip(specs, found, strict=True) if row.oblivious)
+        return [[column.entry(row) for column in block.columns] for row in found]
+
+    lines = runs.lines(specs, read)
+    rivals = [line for spec, line in zip(specs, lines, strict=True) if spec not in oblivious]
+    mark_best(rivals, [column.ranked for column in block.columns])
+    return lines, oblivious
+
+
+def _no_cells(number: str, table: Table, selection: Selection, runs: Runs) -> ZSRobustError:
     subset = f", subsets of {selection.limit} images" if selection.limit else ""
     return ZSRobustError(
         f"Table {number} has no stored cells under {table.attack}: suite {selection.suite.name}, "
-        f"protocol {selection.protocol}, eps {selection.bound}, seed {selection.seed}{subset}. "
-        f"Next: {selection.command(list(table.rows), table=number)}"
+        f"protocol {selection.protocol}, eps {selection.bound}, {runs.named}{subset}. "
+        f"Next: {runs.command(list(table.rows), number)}"
     )
 
 
-def _titles(
-    table: Table, selection: Selection, own: pd.DataFrame, more: Sequence[str]
-) -> dict[str, str]:
+def _titles(table: Table, runs: Runs, own: pd.DataFrame, more: Sequence[str]) -> dict[str, str]:
     """Return the titles of all rows by their specs.
 
     A row of a table of measures has the title that its cells store, which can be more precise.
     `more` adds rows, with their specs if another row has the same title.
     """
-    cells = own if table.swept or table.measures else selection.cells(own)
-    known = dict(zip(cells["defense"], cells["defense_title"], strict=True))
+    selection = runs.selections[0]
+    cells = own
+    if not (table.swept or table.measures):
+        cells = pd.concat([each.cells(own) for each in runs.selections])
+    spec_of = "defense" if selection.train_seed is None else "method"
+    known = dict(zip(cells[spec_of], cells["defense_title"], strict=True))
     for spec in more:
         if spec not in known:
             see = f"Next: {selection.command([spec])}"

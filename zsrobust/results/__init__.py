@@ -3,6 +3,7 @@
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.collection import Results
 from zsrobust.results.identity import differences
+from zsrobust.results.seeds import over_seeds
 from zsrobust.results.store import FORMAT, load_results, outcomes_match, paths, read, write
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "differences",
     "load_results",
     "outcomes_match",
+    "over_seeds",
     "paths",
     "read",
     "write",

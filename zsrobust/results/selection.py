@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zsrobust.core.specs import format_eps, join_spec, parse_eps, split_spec
+from zsrobust.core.sweeps import format_seeds
 from zsrobust.settings import protocols, suites
 from zsrobust.settings.suites import Suite
 
@@ -23,6 +24,8 @@ class Selection:
     protocol: str = protocols.DEFAULT  #: name
     limit: int | None = None  #: images of each subset; None for the suite's own sizes
     seed: int = 0
+    #: of the trainings; None if the specs of the defenses name it
+    train_seed: int | None = None
     protocol_asked: str = ""  #: the name or the file that the user gave
 
     @classmethod
@@ -90,6 +93,16 @@ class Selection:
         whole = chosen["limit"].isna() & (chosen["images"] <= limit)
         return chosen[whole | (chosen["limit"] == limit)]
 
+    def matching(self, defense: str, cells: "pd.DataFrame") -> "pd.Series[bool]":
+        """Return which cells are of a defense: of its spec, or of its method and `train_seed`.
+
+        A defense without training has the same cells for every training seed.
+        """
+        if self.train_seed is None:
+            return cells["defense"] == defense
+        trained = (cells["train_seed"] == self.train_seed) | cells["train_seed"].isna()
+        return (cells["method"] == defense) & trained
+
     def command(
         self,
         defenses: Sequence[str] = (),
@@ -102,12 +115,14 @@ class Selection:
         attacks: Sequence[str] = (),
         bounds: Sequence[float] = (),
         datasets: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+        train_seeds: Sequence[int] = (),
     ) -> str:
         """Return the command that computes the selected cells of `defenses`, quoted for a shell.
 
         At the suite's eps, it names `table` or `figure`, if one is given. Otherwise it names the
-        defenses, the attack and the eps. It leaves out the defaults. `attacks` and `bounds` replace
-        the selection's own.
+        defenses, the attack and the eps. It leaves out the defaults. `attacks`, `bounds` and
+        `seeds` replace the selection's own.
         """
         words = ["zsrobust", "run", "--suite", self.suite.asked or self.suite.name]
         if self.protocol != protocols.DEFAULT:
@@ -126,8 +141,9 @@ class Selection:
             words += ["--dataset", name]
         if self.limit is not None:
             words += ["--limit", str(self.limit)]
-        if self.seed:
-            words += ["--seed", str(self.seed)]
+        for option, values in {"--seed": seeds or [self.seed], "--train-seed": train_seeds}.items():
+            if list(values) != [0]:
+                words += [word for text in format_seeds(values) for word in (option, text)]
         if precision is not None:
             words += ["--precision", precision]
         return shlex.join([*words, "--force"] if force else words)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
 from zsrobust.core.files import is_folder, leftovers, read_regular, walk, write_atomically
+from zsrobust.core.hub import local
 from zsrobust.core.values import fits
 from zsrobust.results.cell import Outcomes, Result, Samples
 from zsrobust.results.flags import is_name, named
 from zsrobust.results.plausible import impossible_value
+from zsrobust.results.seeds import method, train_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,13 +219,13 @@ def load_results(
 ) -> "pd.DataFrame":
     """Return a DataFrame with one row for each cell stored under `folder`, which may be empty.
 
-    `folder` may also be the folder of one suite. Cells that are missing there are loaded from the
-    folder `baseline`, if it is given.
+    `folder` may also be the folder of one suite, or hf://OWNER/NAME[@REVISION] on the hub. Cells
+    that are missing there are loaded from the folder `baseline`, if it is given.
 
     Columns: suite protocol defense defense_title attack eps dataset dataset_title seed limit images
     clean_correct robust_correct status epoch_seconds history seconds flags versions path made
     knowledge classes largest_class most_predicted memory deployed plan attacked successes
-    cost.
+    cost method train_seed.
     `defense` and `attack` are spec strings. `history` is the history of the training, a dictionary
     per epoch. `flags` lists names of red flags and notes, whose words
     `zsrobust.results.flags.look_up` returns. `knowledge` is what the attack knows about a test-time
@@ -235,11 +237,12 @@ def load_results(
     `plan` is what an attack ran and skipped for this number of classes, and None for an attack
     without a plan. `successes` is the number of `attacked` images that are predicted as a targeted
     attack's target, and None for other attacks. `cost` is what a test-time defense costs, by name;
-    see `Result.cost`.
+    see `Result.cost`. `method` is the spec of the defense without its training seed, and
+    `train_seed` that seed, which is missing for a defense without training.
 
     Raises ZSRobustError for a JSON file that is not a result, or was edited.
     """
-    return Store(Path(folder), None if baseline is None else Path(baseline)).load()
+    return Store(local(folder), None if baseline is None else local(baseline)).load()
 
 
 def frame_of(cells: Iterable[tuple[Path, Result]]) -> "pd.DataFrame":
@@ -255,7 +258,7 @@ COLUMNS = [
     *("suite", "protocol", "defense", "defense_title", "attack", "eps", "dataset", "dataset_title"),
     *("seed", "limit", *_COUNTS, "epoch_seconds", "history", "seconds", "flags", "versions"),
     *("path", "made", "knowledge", "classes", *_OF_CLASSES, "memory", "deployed", "plan"),
-    *("attacked", "successes", "cost"),
+    *("attacked", "successes", "cost", "method", "train_seed"),
 ]
 
 
@@ -279,6 +282,8 @@ def _row(path: Path, result: Result) -> dict[str, Any]:
         "attacked": result.attacked,
         "successes": result.successes,
         "cost": result.cost,
+        "method": method(identity.defense),
+        "train_seed": train_seed(identity.defense),
     }
 
 

@@ -20,17 +20,21 @@ from zsrobust.results.findings import Verified, verify_unfinished
 from zsrobust.results.plausible import impossible_outcome
 from zsrobust.results.registered import misnamed
 from zsrobust.results.repair import Cells
+from zsrobust.results.submission import FILE as SUBMISSION
+from zsrobust.results.submission import verify_submission
 
 
 def verify(
     folder: Path,
     checkpoints: Path | None = None,
     examine: Callable[[Result], Sequence[str]] = lambda result: (),
+    publish: bool = False,
 ) -> Verified:
     """Return the findings in a results folder and, if it is given, in a folder of checkpoints.
 
     `examine` returns what else is wrong with a result, in words: the rules of red flags are not
-    known here.
+    known here. With `publish`, and in a folder with a `SUBMISSION.json`, what keeps the results
+    from being published is a finding, too.
 
     Raises ZSRobustError if the results folder is missing.
     """
@@ -54,6 +58,8 @@ def verify(
     _verify_other_files(files, cells, found)
     if checkpoints is not None:
         verify_checkpoints(checkpoints, cells, found)
+    if publish or folder / SUBMISSION in files:
+        verify_submission(folder, cells, files, found)
     return found
 
 

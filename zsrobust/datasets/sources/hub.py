@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
-from zsrobust.core.hub import Unreachable
+from zsrobust.core.hub import Unreachable, silent_bar
 from zsrobust.core.values import check_fields
 from zsrobust.datasets import Progress, Split
 
@@ -78,7 +78,7 @@ def files(source: HubSource, split: Split) -> "list[DryRunFileInfo]":
     with _asking(source, "its list of files"):
         if not _is_cached(source, patterns):
             HfApi().dataset_info(source.repo, revision=source.revision, timeout=PATIENCE)
-        found = _snapshot(source, patterns, _silent_bar(), dry_run=True)
+        found = _snapshot(source, patterns, silent_bar(), dry_run=True)
     return [file for part in parts for file in _select(source, part, found)]
 
 
@@ -183,7 +183,7 @@ def _is_cached(source: HubSource, patterns: list[str]) -> bool:
 
     try:
         get_cached_repo_tree(source.repo, repo_type="dataset", revision=source.revision)
-        _snapshot(source, patterns, _silent_bar(), local_files_only=True)
+        _snapshot(source, patterns, silent_bar(), local_files_only=True)
     except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         return False
     return True
@@ -209,7 +209,7 @@ def _fetch(source: HubSource, absent: "list[DryRunFileInfo]", progress: Progress
     total = _size(absent)
     _check_room(total)
     step = f"downloading {source.repo}"
-    bar = _silent_bar(lambda done: progress(step, min(done, total), total))
+    bar = silent_bar(lambda done: progress(step, min(done, total), total))
     with _asking(source, "its files"):
         _snapshot(source, [glob.escape(file.filename) for file in absent], bar)
     progress(step, total, total)
@@ -247,23 +247,6 @@ def _checksum(source: HubSource, file: "DryRunFileInfo") -> str | None:
         with _asking(source, file.filename):
             checksum = get_hf_file_metadata(hf_hub_url(source.repo, file.filename, **path)).etag
     return checksum if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", checksum or "") else None
-
-
-def _silent_bar(report: Callable[[int], None] | None = None) -> type[Any]:
-    """Return the class of a progress bar that shows nothing, and reports the bytes so far."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, name: str | None = None, **settings: Any) -> None:
-            super().__init__(*args, **{**settings, "disable": True})  # type: ignore[no-untyped-call]  # huggingface_hub does not annotate it
-            self.counts = name == "huggingface_hub.snapshot_download"  # the bytes of all files
-
-        def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
-            if report and self.counts:
-                report(int(self.n))
-
-    return Bar
 
 
 @contextmanager
