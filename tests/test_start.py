@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import fresh
 import pytest
 
 from zsrobust.core import index
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.models import remembered
+from zsrobust.models.clip import find_clip, weights_digest
+from zsrobust.settings import suites
 
 COMMAND = """
 import sys
@@ -186,3 +190,68 @@ def test_a_type_in_the_index_accepts_what_it_says(kind, text, error):
             parse_fields({"x": text}, {"x": index.decode(kind)}, "here")
     else:
         parse_fields({"x": text}, {"x": index.decode(kind)}, "here")
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+STORED = """
+import sys
+from zsrobust.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "torch" in sys.modules
+    heavy = {"torchvision", "open_clip"} & sys.modules.keys()
+    assert not heavy, heavy
+"""
+
+
+def test_a_run_of_stored_cells_loads_no_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
+    known = find_clip(suites.load("mini").backbone)
+    words = f"run --suite mini --defense clip --dataset mini_cells --baseline {RESULTS}"
+    done = subprocess.run(
+        [sys.executable, "-c", STORED, *words.split(), "--attack", "pgd10"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 images attacked" in done.stdout
+    late = find_clip(known.name)
+    assert "model" not in vars(late)
+    assert (late.about, late.name) == (known.about, known.name)
+    assert weights_digest(late.model.state_dict()) == weights_digest(known.model.state_dict())
+    assert late.config == known.config
+
+
+@pytest.mark.parametrize("change", ["content", "gone", "damaged", "not a table", "unwritable"])
+def test_what_is_remembered_is_computed_again_after_a_change(change, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("ZSROBUST_CACHE", "/dev/null/x" if change == "unwritable" else str(cache))
+    file = tmp_path / "weights"
+    file.write_text("one")
+    remembered.remember("key", remembered.stamps([file]), {"digest": "1"})
+    if change == "unwritable":
+        assert remembered.recall("key") is None
+        return
+    assert remembered.recall("key") == {"digest": "1"}
+    if change == "content":
+        file.write_text("three")
+    elif change == "gone":
+        file.unlink()
+    else:
+        (cache / "remembered.json").write_text("{" if change == "damaged" else '{"key": 3}')
+    assert remembered.recall("key") is None
+
+
+def test_files_that_changed_while_they_were_read_are_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "weights"
+    file.write_text("one")
+    taken = remembered.stamps([file])
+    file.write_text("three")
+    remembered.remember("key", taken, 1)
+    remembered.remember("other", [], 1)
+    assert remembered.recall("key") is None
+    assert remembered.recall("other") is None

@@ -1,8 +1,9 @@
 """Defenses: one file for each published method, with its source, objective, recipe and row."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,19 +96,32 @@ class Defense:
         """Return the image tower on this suite, trained if it is missing."""
         recipe = self.recipe_for(workshop.suite)
         if recipe is None:
-            return Tower(
-                workshop.clip.encoder, {"backbone": workshop.clip.digest}, {"epoch_seconds": 0.0}
-            )
+            clip = workshop.clip
+            encoder = Late(lambda: clip.encoder)
+            return Tower(encoder, {"backbone": clip.digest}, {"epoch_seconds": 0.0})
         return workshop.trained(
             recipe, f"{self.title} {recipe.digest[:4]}" if self.overrides else self.title
         )
+
+
+class Late:
+    """An image tower that is made when it is first asked for. Stored results need its identity."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        """Take the function that makes the tower."""
+        self.make = make
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The tower, made once."""
+        return self.make()
 
 
 @dataclass(frozen=True)
 class Tower:
     """An image tower, the head that belongs to it, and what identifies both."""
 
-    encoder: nn.Module
+    image: nn.Module | Late
     identity: dict[str, Any]  #: digests and recipe; part of a result's identity
     training: dict[str, Any] = field(
         default_factory=dict
@@ -116,6 +130,11 @@ class Tower:
     knowledge: Knowledge = "adaptive"  #: what an attack knows of the wrapper, or of the head
     head: Head | None = None  #: None: the backbone's text tower encodes the prompts
     attacked: Head | None = None  #: the head that an oblivious attack sees; None: the deployed one
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The image tower: normalized images (N, 3, S, S) to embeddings (N, D)."""
+        return self.image.module if isinstance(self.image, Late) else self.image
 
     def classifier(
         self,

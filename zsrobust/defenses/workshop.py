@@ -10,8 +10,8 @@ from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Progress as Preparing
 from zsrobust.datasets import datasets
-from zsrobust.defenses import Tower, defenses
-from zsrobust.models.clip import Clip, load_clip, weights_are_here
+from zsrobust.defenses import Late, Tower, defenses
+from zsrobust.models.clip import Clip, find_clip, load_clip, weights_are_here
 from zsrobust.results.digests import checkpoint_place
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, ranks, texts, train, trained_encoder
@@ -49,7 +49,7 @@ class Workshop:
     def clip(self) -> Clip:
         """The suite's backbone, loaded when first asked for."""
         if self._clip is None:
-            self._clip = load_clip(self.suite.backbone, self.device)
+            self._clip = find_clip(self.suite.backbone, self.device)
         return self._clip
 
     def forget(self) -> None:
@@ -74,8 +74,8 @@ class Workshop:
 
     def trained(self, recipe: Recipe, name: str) -> Tower:
         """Return the tower of a recipe. It trains a missing checkpoint, or resumes a training."""
-        checkpoint = self.checkpoint(recipe, name)
-        encoder = trained_encoder(self.clip, recipe, checkpoint)
+        clip, checkpoint = self.clip, self.checkpoint(recipe, name)
+        encoder = Late(lambda: trained_encoder(clip, recipe, checkpoint))
         return Tower(encoder, checkpoint.identity, checkpoint.training)
 
     def checkpoint(self, recipe: Recipe, name: str, tower: nn.Module | None = None) -> Checkpoint:

@@ -7,20 +7,25 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError, suggest
+from zsrobust.core.files import is_file, is_folder
 from zsrobust.core.hub import check_network
 from zsrobust.core.registry import load_plugins
+from zsrobust.core.values import Count, check
 from zsrobust.datasets import Cut, Interpolation
+from zsrobust.models.remembered import recall, remember, stamps
 from zsrobust.models.zeroshot import NORMALIZATIONS, ZeroShotClassifier
 
 
@@ -39,6 +44,27 @@ class Clip:
     _heads: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     #: open_clip's `model_cfg` and `preprocess_cfg`
     config: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def remembered(cls, about: "About", name: str, device: torch.device | str) -> "Clip":
+        """Return a CLIP of which `about` is known; open_clip loads the rest at its first use."""
+        clip = cls.__new__(cls)
+        vars(clip).update(asdict(about), name=name, _heads={}, _device=device)
+        return clip
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a part of a remembered CLIP that is not loaded yet."""
+        if name not in ("model", "tokenize", "config") or "_device" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        loaded = load_clip(self.name, vars(self)["_device"])
+        vars(self).update(model=loaded.model, tokenize=loaded.tokenize, config=loaded.config)
+        return vars(self)[name]
+
+    @property
+    def about(self) -> "About":
+        """What is remembered of it."""
+        names = [each.name for each in fields(About)]
+        return About(**{name: getattr(self, name) for name in names})
 
     @property
     def encoder(self) -> nn.Module:
@@ -97,6 +123,71 @@ class Clip:
         mean, std = NORMALIZATIONS.get(normalization or "", (self.mean, self.std))
         rows = self.head(prompts, scale) if head is None else head
         return ZeroShotClassifier(tower, rows, mean, std, self.side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is known of a CLIP without loading it."""
+
+    digest: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    side: Count
+    interpolation: str
+    squash: bool
+
+
+def find_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
+    """Return the CLIP of `load_clip`. If its files are those of an earlier call, it is loaded late.
+
+    Then its digest and its preprocessing are known from that call, without importing open_clip.
+    """
+    key = _key(backbone)
+    if (known := _recall(backbone)) is not None:
+        return Clip.remembered(known, backbone, device)
+    taken = stamps(_local_files(backbone))
+    clip = load_clip(backbone, device)
+    taken = taken or stamps(_hub_files(backbone))
+    remember(key, taken, asdict(clip.about))
+    return clip
+
+
+def _recall(backbone: str) -> About | None:
+    try:
+        return check(recall(_key(backbone)), About, "A remembered backbone")
+    except ZSRobustError:
+        return None
+
+
+def _key(backbone: str) -> str:
+    """Return the key of a backbone in memory: its name, and what gives the name its meaning."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = [str(path.absolute()) for path in _local_files(backbone)[:1]]
+    return "\n".join(["backbone", backbone, version("open_clip_torch"), HF_HUB_CACHE, *places])
+
+
+def _local_files(backbone: str) -> list[Path]:
+    """Return the folder and the files of a backbone outside the hub; [] for one of the hub."""
+    if backbone.startswith("package:"):
+        module, _, folder = backbone.removeprefix("package:").partition("/")
+        found = sys.modules.get(module)
+        if found is None or not hasattr(found, "__path__"):
+            return []
+        place = Path(str(resources.files(module).joinpath(folder)))
+    elif backbone.startswith("local-dir:"):
+        place = Path(backbone.removeprefix("local-dir:"))
+    else:
+        place = Path(backbone.partition("/")[2])
+        return [place] if not backbone.startswith("hf-hub:") and is_file(place) else []
+    return [place, *sorted(place.iterdir())] if is_folder(place) else []
+
+
+def _hub_files(backbone: str) -> list[Path]:
+    """Return the files of a backbone in the cache of the hub, and what names their revision."""
+    found = [Path(each) for each in _cached(backbone)]
+    revisions = (path.parents[2] / "refs" / "main" for path in found)
+    return [*found, *(path for path in revisions if path.is_file())]
 
 
 def cut_for(clip: Clip, zoom: float = 1.0, interpolation: Interpolation | None = None) -> Cut:
@@ -252,11 +343,20 @@ def _seed(tag: str) -> int | None:
 
 def weights_are_here(backbone: str) -> bool:
     """Return whether the weights of a backbone are on this machine."""
+    if backbone.startswith(("package:", "local-dir:")) or _recall(backbone) is not None:
+        return True
+    tag = backbone.partition("/")[2]
+    made = Path(tag).is_file() or _seed(tag) is not None
+    if made and not backbone.startswith("hf-hub:"):
+        return True
+    return bool(_cached(backbone))
+
+
+def _cached(backbone: str) -> list[str]:
+    """Return the files of weights of a backbone of the hub that are on this machine."""
     import open_clip
     from huggingface_hub import try_to_load_from_cache
 
-    if backbone.startswith(("package:", "local-dir:")):
-        return True
     if backbone.startswith("hf-hub:"):
         repo, name = backbone.removeprefix("hf-hub:"), ""
     else:
@@ -264,10 +364,11 @@ def weights_are_here(backbone: str) -> bool:
         trained = open_clip.get_pretrained_cfg(arch, tag) or {}
         repo, name = str(trained.get("hf_hub", "")).rpartition("/")[::2]
         cached = Path("~/.cache/clip", trained.get("url", "").rpartition("/")[2]).expanduser()
-        if Path(tag).is_file() or _seed(tag) is not None or cached.is_file():
-            return True
+        if cached.is_file():
+            return [str(cached)]
     files = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    return bool(repo) and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files)
+    found = [try_to_load_from_cache(repo, file) for file in files if repo]
+    return [path for path in found if isinstance(path, str)]
 
 
 def _read_weights(path: Path, quick_gelu: bool) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """The run: stored cells are reused, missing ones are computed and stored."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +61,10 @@ def run(
         # Towers first, so that the progress bar knows how many images there are.
         towers = make_towers(bench, [cell for cell in left if cell not in state.work])
         fresh = [cell for cell in left if cell.key.defense in towers.made]
-        state.take(towers, look_up(bench, fresh, store, towers.made, reporter, force))
+        work = look_up(bench, fresh, store, towers.made, reporter, force)
+        load_encoders(towers, [cell for cell in fresh if work[cell].stored is None])
+        fresh = [cell for cell in fresh if cell.key.defense in towers.made]
+        state.take(towers, {cell: work[cell] for cell in fresh})
         busy, settled = list(towers.busy), len(state.found)
         missing = [cell for cell in fresh if state.work[cell].stored is None]
         reporter.cells(sum(len(bench.images(cell)) for cell in missing))
@@ -121,20 +125,35 @@ def make_towers(bench: Bench, cells: Iterable[Cell]) -> Towers:
     """Return the towers of the cells' defenses."""
     towers = Towers()
     for spec, defense in {cell.key.defense: cell.defense for cell in cells}.items():
-        if defense is None:
-            continue
-        try:
-            towers.made[spec] = defense.tower(bench.workshop)
-        except BusyError as other:
-            towers.busy.append(other)
-        except ZSRobustError as error:
-            towers.errors[spec] = error
-        except Exception as error:  # a plugin may raise any exception
-            line = f"{spec} could not be made: {type(error).__name__}: {error}"
-            towers.errors[spec] = ZSRobustError(line)
-        if spec in towers.errors and ranks.size() > 1:  # the other processes may be training it
-            raise towers.errors[spec]
+        if defense is not None:
+            with _errors(spec, towers):
+                towers.made[spec] = defense.tower(bench.workshop)
     return towers
+
+
+def load_encoders(towers: Towers, cells: Iterable[Cell]) -> None:
+    """Make the image towers of the cells to compute. A defense that fails moves to the errors."""
+    for spec in dict.fromkeys(cell.key.defense for cell in cells):
+        with _errors(spec, towers):
+            _ = towers.made[spec].encoder
+
+
+@contextmanager
+def _errors(spec: str, towers: Towers) -> Iterator[None]:
+    """Within it, what goes wrong with a defense becomes its error, and it has no tower."""
+    try:
+        yield
+        return
+    except BusyError as other:
+        towers.busy.append(other)
+    except ZSRobustError as error:
+        towers.errors[spec] = error
+    except Exception as error:  # a plugin may raise any exception
+        line = f"{spec} could not be made: {type(error).__name__}: {error}"
+        towers.errors[spec] = ZSRobustError(line)
+    towers.made.pop(spec, None)
+    if spec in towers.errors and ranks.size() > 1:  # the other processes may be training it
+        raise towers.errors[spec]
 
 
 def look_up(
