@@ -171,8 +171,8 @@ def _local_files(backbone: str) -> list[Path]:
     """Return the folder and the files of a backbone outside the hub; [] for one of the hub."""
     if backbone.startswith("package:"):
         module, _, folder = backbone.removeprefix("package:").partition("/")
-        found = sys.modules.get(module)
-        if found is None or not hasattr(found, "__path__"):
+        load_plugins()
+        if not hasattr(sys.modules.get(module), "__path__"):  # only loaded packages count
             return []
         place = Path(str(resources.files(module).joinpath(folder)))
     elif backbone.startswith("local-dir:"):
