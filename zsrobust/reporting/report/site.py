@@ -5,6 +5,7 @@ here.
 """
 
 import ast
+import base64
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.core.files import slug, write_atomically
 from zsrobust.core.specs import split_spec
+from zsrobust.reporting import curves, figures
 from zsrobust.reporting.columns import Entry, above_chance, average, flagged
 from zsrobust.reporting.report import rendered
 from zsrobust.reporting.report.cells import read_outcomes
@@ -31,6 +33,7 @@ from zsrobust.results.cell import Result, Samples
 from zsrobust.results.flags import Flag, look_up
 from zsrobust.results.identity import deployed_spec
 from zsrobust.results.registered import registered
+from zsrobust.results.selection import Selection
 from zsrobust.results.store import Store
 from zsrobust.settings.suites import Suite
 
@@ -91,6 +94,7 @@ class Page:
     identities: Mapping[str, str]  #: by spec, as JSON: recipe, weights and settings
     lines: Sequence[Line]
     flags: Sequence[Flag]
+    curves: Sequence[tuple[str, str]]  #: captions, and SVG in base64
     gallery: Sequence[tuple[str, list[Sample]]]
     standings: Sequence[tuple[Ranking, Standing]]
 
@@ -145,6 +149,7 @@ def _defenses(found: Collection, ranked: Sequence[Ranking]) -> Iterator[Page]:
             identities=_identities(results),
             lines=lines,
             flags=[look_up(flag) for flag in flags],
+            curves=list(_curves(spec, cells, found)),
             gallery=list(_gallery(cells, found)),
             standings=[
                 (ranking, each)
@@ -180,6 +185,27 @@ def _identities(results: Sequence[Result]) -> dict[str, str]:
         spec: json.dumps(dict(defense.details), indent=1, ensure_ascii=False, sort_keys=True)
         for spec, defense in sorted(made.items())
     }
+
+
+def _curves(spec: str, cells: pd.DataFrame, found: Collection) -> Iterator[tuple[str, str]]:
+    """Yield each curve of a defense that is complete, with its caption."""
+    own = cells[cells["defense"] == spec]
+    for suite in found.suites.values():
+        of_suite = own[own["suite"] == suite.name]
+        for axis in curves.AXES if suite.attack else ():
+            usual = curves.USUAL[axis]
+            points = of_suite[of_suite["attack"] == usual] if axis == "eps" else of_suite
+            if points["eps" if axis == "eps" else "attack"].nunique() < 2:
+                continue
+            try:
+                made = curves.build(found.frame, Selection.of(suite, attack=usual), axis, [spec])
+                if made.found.frame["x"].nunique() < 3:
+                    continue  # one strength beside 0
+                content = figures.render(made.draw(), ".svg")
+            except ZSRobustError:
+                continue  # no point is complete
+            caption = f"Accuracy against {axis}, {usual}, suite {suite.name}"
+            yield caption, base64.b64encode(content).decode()
 
 
 def _gallery(cells: pd.DataFrame, found: Collection) -> Iterator[tuple[str, list[Sample]]]:
