@@ -591,13 +591,13 @@ def test_the_outcomes_of_the_sample_are_those_of_its_own_images(monkeypatch):
 
     monkeypatch.setattr(compute, "examine", spy)
     judged = []
-    run_case = single.run_case
+    run_case = compute.run_case
 
-    def judge(case):
-        judged.append((case, run_case(case)))
+    def judge(case, *more):
+        judged.append((case, run_case(case, *more)))
         return judged[-1][1]
 
-    monkeypatch.setattr(single, "run_case", judge)
+    monkeypatch.setattr(compute, "run_case", judge)
     package.evaluate("clip", dataset="mini_cells", limit=40, attack="pgd2")
     ((pixels, survived),), ((case, found),) = seen, judged
     robust = found.outcomes.right(attacked_all=False).robust

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import write_atomically
-from zsrobust.datasets.cache import cache_folder
+from zsrobust.core.files import cache_folder, write_atomically
 
 #: The most values that are remembered; the oldest are forgotten.
 MOST = 200
