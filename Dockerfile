@@ -1,8 +1,8 @@
 # zsrobust on a CPU, or with CUDA on a GPU:
 #   docker build -t zsrobust .
 #   docker build -t zsrobust:cuda --build-arg TORCH=cu126 .
-#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" zsrobust run --suite mini --defense clip --attack pgd10
-#   docker run --rm --gpus all -v "$PWD:/work" --user "$(id -u):$(id -g)" zsrobust:cuda run --defense pmg_aft --attack pgd10
+#   docker run --rm -v "$PWD:/home/zsrobust" --user "$(id -u):$(id -g)" zsrobust run --suite mini --defense clip --attack pgd10
+#   docker run --rm --gpus all -v "$PWD:/home/zsrobust" --user "$(id -u):$(id -g)" zsrobust:cuda run --defense pmg_aft --attack pgd10
 # The smoke test trains, attacks and prints a table; it takes two to four minutes on two cores:
 #   docker build --target smoke .
 FROM python:3.12-slim AS installed
@@ -14,10 +14,10 @@ ARG TORCH=cpu
 RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${TORCH}" "torch>=2.6" torchvision
 RUN --mount=type=bind,target=/source,readwrite pip install --no-cache-dir "/source[layouts,slurm,torchattacks]"
 
-# Results, checkpoints, data and downloads stay in the folder that is mounted at /work.
-ENV HOME=/work USER=zsrobust HF_HOME=/work/.cache/huggingface ZSROBUST_CACHE=/work/.cache/zsrobust
-RUN useradd --uid 1000 --home-dir /work --create-home zsrobust
-WORKDIR /work
+# Results, checkpoints, data and downloads stay in the folder that is mounted at /home/zsrobust.
+ENV HOME=/home/zsrobust USER=zsrobust HF_HOME=/home/zsrobust/.cache/huggingface ZSROBUST_CACHE=/home/zsrobust/.cache/zsrobust
+RUN useradd --uid 1000 --home-dir /home/zsrobust --create-home zsrobust
+WORKDIR /home/zsrobust
 USER zsrobust
 
 FROM installed AS smoke

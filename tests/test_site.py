@@ -96,8 +96,18 @@ def test_the_numbers_of_a_defense_are_those_of_its_cells(results, site):
 def test_a_page_tells_the_mechanism_and_that_an_attack_did_not_know_the_defense(site):
     text = "".join(tree(site / "defenses/tte.html").itertext())
     assert "The logits are the mean over views of the image" in text
-    assert "usually published: made without knowing the defense" in text
+    assert "the attack does not know the defense; such numbers are usually published" in text
     assert "rank 2 of 2" in text
+
+
+def test_a_hostile_name_leaves_no_file_outside_the_site(tmp_path):
+    cells(tmp_path / "results", "../../evil", "autoattack", 0.5)
+    write(Store(tmp_path / "results"), tmp_path / "out/site")
+    assert {path.name for path in tmp_path.iterdir()} == {"results", "out"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["site"]
+    (page,) = (tmp_path / "out/site/defenses").iterdir()
+    links = [each.get("href") for each in tree(tmp_path / "out/site/index.html").iter("a")]
+    assert f"defenses/{page.name}" in links
 
 
 def test_docs_that_are_not_built_are_one_line(results, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zsrobust.defenses import defenses
-from zsrobust.reporting.standings import OBLIVIOUS, Ranking, Standing, _sources, kind, rankings
+from zsrobust.reporting.standings import REMARK, Ranking, Standing, _sources, kind, rankings
 from zsrobust.results.cell import Outcomes, Result
 from zsrobust.results.identity import Identity
 from zsrobust.results.store import load_results, write
@@ -103,7 +103,7 @@ def test_what_does_not_know_the_defense_lowers_its_number_and_gives_no_rank(tmp_
     found = standing(tmp_path, "tte:of=clip")
     assert (found.rank, found.worst.share) == (None, None)
     assert "no attack that knows the defense" in found.worst.about
-    assert [remark for *_, remark in found.numbers] == [OBLIVIOUS]
+    assert [remark for *_, remark in found.numbers] == [REMARK]
     cells(tmp_path, "tte:of=clip", "adaptive", 0.5)
     found = standing(tmp_path, "tte:of=clip")
     specs = ("tte-knowledge=oblivious*", "tte-of=clip")

@@ -47,7 +47,7 @@ class Quiet(Iterative):
     returns_clean = True
     positive = (*Iterative.positive, "eot", "targets")
 
-    def passes(self, classes: int) -> None:  # type: ignore[override]
+    def passes(self, classes: int) -> None:  # type: ignore[override]  # they are not known
         """Return None: whether it is random is the defense's."""
         return None
 
@@ -112,8 +112,8 @@ class Quiet(Iterative):
             for draw in range((step + 2) * times, (step + 3) * times):  # not those of `Worst`
                 found = redrawn(module, draw)(points)
                 logits, alarm = found[:, :-1], found[:, -1]
-                hear = (alarm > 0) & (logits.argmax(1) != labels)
-                score = torch.where(hear, -alarm, raised(logits))
+                lower = (alarm > 0) & (logits.argmax(1) != labels)
+                score = torch.where(lower, -alarm, raised(logits))
                 gradient = gradient + torch.autograd.grad(score.sum(), points)[0]
             if not gradient.flatten(1).any(1).all():
                 note("attack_zero_gradients")

@@ -92,7 +92,7 @@ class Bars(Progress):
 
 
 def _column(**settings: int) -> Column:
-    return Column(no_wrap=True, overflow="ellipsis", **settings)  # type: ignore[arg-type]
+    return Column(no_wrap=True, overflow="ellipsis", **settings)  # type: ignore[arg-type]  # any of its settings
 
 
 class Live(Tally):

@@ -17,7 +17,7 @@ def recall(key: str) -> Any:
     """Return the value under `key`; None if it is not known, or if one of its files changed."""
     known = _read().get(key)
     try:
-        stamps, value = known["stamps"], known["value"]  # type: ignore[index]
+        stamps, value = known["stamps"], known["value"]  # type: ignore[index]  # None is caught
         same = bool(stamps) and all(stamp == list(_stamp(Path(stamp[0]))) for stamp in stamps)
     except (OSError, ValueError, LookupError, TypeError):  # damaged, or a file is gone
         return None

@@ -17,11 +17,13 @@ import pandas as pd
 
 from zsrobust.core.errors import counted
 from zsrobust.core.specs import parse_eps, split_spec
-from zsrobust.reporting.columns import Entry, above_chance, average, flagged
+from zsrobust.reporting import zoo
+from zsrobust.reporting.columns import UNAWARE, Entry, above_chance, average, flagged
 from zsrobust.reporting.measures import worst_of
 from zsrobust.reporting.rows import METRICS, Row, rows
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.identity import deployed_spec
+from zsrobust.results.registered import registered
 from zsrobust.results.selection import Selection
 from zsrobust.settings import protocols
 from zsrobust.settings.suites import Suite
@@ -30,11 +32,11 @@ Kind = Literal["undefended", "trained", "test-time", "ablation", "interpolation"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: The attacks that a rank needs one of: the others are too weak, or have no standard strength.
 STRONG = ("autoattack", "adaptive", "worst")
-MIXTURES = ("interpolation", "soup", "task_arithmetic")
+UNDEFENDED = "clip"
+MIXTURES = ("interpolation", *(each.spec for each in zoo.MIXTURES))
 WHOLE = 10**12  # more images than any dataset has
-OBLIVIOUS = (
-    "usually published: made without knowing the defense, so it says little about robustness"
-)
+#: On the number of an attack that does not know the defense.
+REMARK = f"{UNAWARE}; such numbers are usually published, and are not ranked"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Standing:
             (name, read(row), "" if name in self.counted else other)
             for name, row in self.attacks.items()
         ]
-        return known + [(name, read(row), OBLIVIOUS) for name, row in self.oblivious.items()]
+        return known + [(name, read(row), REMARK) for name, row in self.oblivious.items()]
 
     @property
     def name(self) -> str:
@@ -201,7 +203,8 @@ def _strong(attack: str) -> bool:
 
 def _norm(attack: str) -> str:
     name, fields = split_spec(attack)
-    return fields.get("norm", "patch" if name == "patch" else "linf")
+    own = registered()["attacks"].get(name, {}).get("norm", "linf")
+    return str(fields.get("norm", own))
 
 
 def _of_size(cells: pd.DataFrame, limit: int | None) -> pd.DataFrame:
@@ -275,7 +278,7 @@ def kind(spec: str) -> Kind:
         return "interpolation"
     if "of" in fields:
         return "test-time"
-    if name == "clip":
+    if name == UNDEFENDED:
         return "undefended"
     return "ablation" if name != "weights" and (fields or name.endswith("_code")) else "trained"
 

@@ -3,7 +3,8 @@
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _encode(kind: Any) -> list[Any]:
 def text() -> str:
     """Return the content of the index file: a line for each entry."""
     made = make(suites.load(name) for name in suites.names())
-    line: Callable[[Any], str] = lambda value: json.dumps(value, ensure_ascii=False)  # noqa: E731
+    line = partial(json.dumps, ensure_ascii=False)
     kinds = [
         f"{line(kind)}: {{\n"
         + ",\n".join(f"{line(name)}: {line(entry)}" for name, entry in entries.items())

@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from zsrobust.core.errors import ZSRobustError, last_line
+from zsrobust.core.files import slug
 from zsrobust.reporting.report.cells import Provenance, provenance
 from zsrobust.reporting.report.collection import Collection
 from zsrobust.reporting.report.datasets import Looks
@@ -74,6 +75,7 @@ def rendered(template: str, /, **values: Any) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["slug"] = slug  # names in addresses are those of files
     return environment.get_template(template).render(
         {name: Markup(text) for name, text in texts.items()},  # noqa: S704  # our own, without data
         hashes={name: _hash(text) for name, text in texts.items()},

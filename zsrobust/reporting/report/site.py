@@ -27,7 +27,7 @@ from zsrobust.reporting.report.cells import read_outcomes
 from zsrobust.reporting.report.collection import Collection
 from zsrobust.reporting.report.gallery import Sample, samples_of
 from zsrobust.reporting.rows import Row, rows
-from zsrobust.reporting.standings import OBLIVIOUS, Kind, Ranking, Standing, kind, links, rankings
+from zsrobust.reporting.standings import REMARK, Kind, Ranking, Standing, kind, links, rankings
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Result, Samples
 from zsrobust.results.flags import Flag, look_up
@@ -109,7 +109,7 @@ def write(store: Store, out: Path, own: Sequence[Suite] = (), docs: Path | None 
         raise ZSRobustError(f"{docs} has no index.html. Build the docs first: tox -e docs")
     found = Collection.load(store, own)
     ranked = rankings(found.frame, list(found.suites.values()))
-    pages = {f"defenses/{page.name}.html": page for page in _defenses(found, ranked)}
+    pages = {f"defenses/{slug(page.name)}.html": page for page in _defenses(found, ranked)}
     titles = dict(sorted(found.titles.items(), key=lambda each: each[1]))
     common = {"docs": docs is not None, "defenses": list(pages.values()), "datasets": titles}
     texts = {"index.html": rendered("index.html", root="", rankings=ranked, **common)}
@@ -174,7 +174,7 @@ def _lines(cells: pd.DataFrame, found: Collection) -> Iterator[Line]:
             smaller = replace(known, datasets=chosen or tuple(sorted(measured)))
             for spec, row in rows(part, smaller).items():
                 title = ROWS.get(spec, str(next(iter(row.cells.values()))["defense_title"]))
-                remark = OBLIVIOUS if row.oblivious else ""
+                remark = REMARK if row.oblivious else ""
                 yield Line(title, spec, attack, about, row, remark)
 
 
