@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zsrobust.cli import display
+from zsrobust.cli import display, progress
 from zsrobust.cli.request import Places, Request
 from zsrobust.cli.waiting import waiting
 from zsrobust.core import claims
@@ -56,7 +56,7 @@ def compute(
         if not ranks.decided(lambda: _agreed(bench, cells, order, places)):
             return [], []
         ranks.decided(lambda: check_writable(places.folder))
-        with display.live() as shown:
+        with progress.live() as shown:
             if order.executor:
                 found, errors = _in_jobs(bench, cells, shown, request, order, places)
             else:
@@ -69,7 +69,7 @@ def compute(
 def _in_jobs(
     bench: Bench,
     cells: Sequence[Cell],
-    shown: display.Tally,
+    shown: progress.Tally,
     request: Request,
     order: "Order",
     places: Places,
@@ -85,7 +85,7 @@ def _in_jobs(
         checkpoints=places.checkpoints,
         device=places.device,
         force=order.force,
-        live=display.live,
+        live=progress.live,
         log=bench.workshop.log,
     )
     return slurm.run(str(order.executor), order.settings, task, bench, cells, shown)

@@ -56,12 +56,12 @@ def data(names: Sequence[str], suite: str | None, protocol: str) -> None:
 
     loaded, chosen = load_suite(suite), protocols.load(protocol)
     index.check(datasets=[name.partition(":")[0] for name in names])
-    from zsrobust.cli import display
+    from zsrobust.cli import progress
     from zsrobust.defenses.workshop import Workshop
     from zsrobust.running.bench import Bench
 
     bench = Bench(loaded, chosen, Workshop(loaded, Path("checkpoints")))
     wanted = names or [*loaded.datasets, f"{loaded.train_on}:train"]
-    with display.live() as shown:
+    with progress.live() as shown:
         for line in bench.prepare_named(wanted, shown):
             click.echo(line)

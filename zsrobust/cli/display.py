@@ -10,7 +10,7 @@ from rich.text import Text
 
 from zsrobust.cli.flagged import Flagged
 from zsrobust.cli.pages import print_page
-from zsrobust.cli.progress import Tally, live
+from zsrobust.cli.progress import Tally
 from zsrobust.core.errors import counted, last_line
 from zsrobust.evaluation.redflags.doctor import Diagnosis
 from zsrobust.reporting.columns import Entry, costs, filled, terminal
@@ -20,8 +20,6 @@ from zsrobust.results.cell import Result
 from zsrobust.results.flags import look_up
 from zsrobust.results.store import Store, frame_of
 from zsrobust.settings.suites import Suite
-
-__all__ = ["Tally", "live", "print_diagnoses", "print_results"]
 
 
 def print_results(found: Sequence[Result], shown: Tally, store: Store) -> None:

@@ -59,7 +59,7 @@ def doctor(
     with waiting("loading torch"):
         from rich.console import Console
 
-        from zsrobust.cli import display
+        from zsrobust.cli import display, progress
         from zsrobust.running.bench import Bench
         from zsrobust.running.plan import plan
         from zsrobust.running.single import CANARY, examine_cells
@@ -76,7 +76,7 @@ def doctor(
         seed=request.seed,
     )
     bench = Bench(suite, protocol, places.workshop(suite))
-    with display.live() as shown:
+    with progress.live() as shown:
         found = list(examine_cells(bench, cells, shown))
     display.print_diagnoses(found, Console())
     if not all(each.passes for each in found):

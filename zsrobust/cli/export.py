@@ -48,12 +48,12 @@ def export(defense: str, out: Path, repo: str | None, suite: str | None, places:
 
     loaded = load_suite(suite)
     index.check([defense])
-    from zsrobust.cli import display
+    from zsrobust.cli import progress
     from zsrobust.defenses.export import export as write
     from zsrobust.defenses.export import push
 
     workshop = places.workshop(loaded)
-    with display.live() as shown:
+    with progress.live() as shown:
         workshop.progress, workshop.preparing = shown.training, shown.preparing
         click.echo(f"{write(defense, workshop, out, places.store)} written")
     if repo:

@@ -32,7 +32,7 @@ def train(defense: str, suite: str | None, places: Places) -> None:
     loaded = load_suite(suite)
     index.check([defense])
     with waiting("loading torch"):
-        from zsrobust.cli import display
+        from zsrobust.cli import progress
         from zsrobust.defenses import defenses
 
     workshop = places.workshop(loaded)
@@ -43,7 +43,7 @@ def train(defense: str, suite: str | None, places: Places) -> None:
         raise ZSRobustError(f"{defense} has no training of its own. {remedy}")
     path = workshop.checkpoint_path(recipe)
     there = path.exists()
-    with display.live() as shown:
+    with progress.live() as shown:
         workshop.progress, workshop.preparing = shown.training, shown.preparing
         tower = workshop.tower(defense)
     click.echo(f"{path} {'exists already' if there else 'written'}")

@@ -73,7 +73,7 @@ def _recompute(folder: Path, number: int, seed: int | None, device: str | None) 
     import secrets
     from tempfile import TemporaryDirectory
 
-    from zsrobust.cli import display
+    from zsrobust.cli import progress
     from zsrobust.cli.device import choose
     from zsrobust.results.repair import Cells
     from zsrobust.running.recompute import draw
@@ -88,7 +88,7 @@ def _recompute(folder: Path, number: int, seed: int | None, device: str | None) 
     if not chosen:
         click.echo("note: no cell is of an embedded suite with built-in defenses and attacks")
         return True
-    with TemporaryDirectory() as scratch, display.live() as shown:
+    with TemporaryDirectory() as scratch, progress.live() as shown:
         found, errors = compute(chosen, folder, Path(scratch), choose(device), shown)
     for line in [*found.lines, *found.notes, found.summary, *errors]:
         click.echo(line)
