@@ -478,7 +478,7 @@ def test_the_files_speak_of_the_paper_alone():
         for path in resources.files(reported).iterdir()
         if path.name.endswith((".csv", ".json", ".md"))
     ]
-    assert len(files) == 8
+    assert len(files) == 10
     for path in files:
         text = path.read_text(encoding="utf-8").lower()
         assert not [

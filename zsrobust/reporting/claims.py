@@ -54,15 +54,19 @@ def known(suite: Suite) -> dict[str, tuple[Printed, ...]]:
 
 @cache
 def _ours() -> Mapping[str, tuple[Printed, ...]]:
-    # Found from the package, because importing zsrobust.defenses imports torch.
-    package = resources.files("zsrobust")
-    own = package.joinpath("reporting", "reported", "claims.toml")
-    weights = package.joinpath("defenses", "published.toml")
-    entries = read_toml(weights.read_bytes(), dict[str, Any], weights.name)
+    own = resources.files("zsrobust").joinpath("reporting", "reported", "claims.toml")
     return {
         **read_toml(own.read_bytes(), dict[str, tuple[Printed, ...]], own.name),
-        **_of_weights(entries, weights.name),
+        **_of_weights(published(), "published.toml"),
     }
+
+
+@cache
+def published() -> Mapping[str, Mapping[str, Any]]:
+    """Return the entries of published weights by name, as their file has them."""
+    # Found from the package, because importing zsrobust.defenses imports torch.
+    file = resources.files("zsrobust").joinpath("defenses", "published.toml")
+    return read_toml(file.read_bytes(), dict[str, dict[str, Any]], file.name)
 
 
 def _of_weights(entries: Any, where: str) -> dict[str, tuple[Printed, ...]]:

@@ -14,6 +14,7 @@ WAYS = {
     "retrained": "retrained within tolerance {tolerance} points or the paired test at 1%",
     "interval": "by interval, within tolerance {tolerance} points",
     "paper": "within tolerance {tolerance} points of our 95% interval",
+    "anchor": "within {tolerance} points of our 95% interval",
 }
 
 
@@ -39,6 +40,7 @@ class Report:
     extra: int = 0  #: cells that only the checked folder has
     notes: Sequence[str] = ()  #: lines on cells that are left out, retrained or doubtful
     against: str = "Baseline"  #: heading of the baseline's column
+    whole: bool = False  #: whether the cells that agree are listed, too
 
     @property
     def ok(self) -> bool:
@@ -47,11 +49,11 @@ class Report:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of a table of the cells that do not agree; [] if all agree."""
+        """The lines of a table of the cells that do not agree, or of all; [] without such cells."""
         body = [
             [each.cell, each.ours, each.baseline, each.difference, f"{self.tolerance:g}", each.why]
             for each in self.verdicts
-            if not each.way
+            if self.whole or not each.way
         ]
         header = ["Cell", "Ours", self.against, "Difference", "Tolerance", "Why"]
         table = tabulate(body, header, tablefmt="simple", disable_numparse=True)

@@ -56,6 +56,38 @@ class Erratum:
         return f"{self.id}: printed {self.printed}. {first}{stop.strip()}"
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """One clean accuracy of an undefended model, measured by others."""
+
+    percent: Decimal
+    dataset_there: str  #: the source's own name of the dataset
+    source: str  #: file and commit
+
+
+def anchors(backbone: str, dataset: str) -> tuple[Anchor, ...]:
+    """Return the published clean accuracies of a backbone, ARCHITECTURE/TAG, on a dataset.
+
+    () if none is known. open_clip's ViT-B-32 with OpenAI's weights has QuickGELU under either name
+    in these sources, so `-quickgelu` is not compared. Means over classes are left out.
+    """
+    return tuple(
+        Anchor(Decimal(row["accuracy"]).scaleb(2), row["dataset_there"], row["source"])
+        for row in _rows("anchors_clean.csv")
+        if _plain(f"{row['model']}/{row['pretrained']}") == _plain(backbone)
+        and (row["dataset"], row["metric"]) == (dataset, "clean")
+    )
+
+
+def robust_anchors() -> tuple[Mapping[str, str], ...]:
+    """Return the averages of ten published robust checkpoints, one in each row, as text."""
+    return _rows("anchors_robust.csv")
+
+
+def _plain(backbone: str) -> str:
+    return backbone.replace("-quickgelu/", "/")
+
+
 def cell(table: str, defense: str, dataset: str) -> Claim | None:
     """Return the number in Table 1, 2 or 3 of a defense on a dataset; None if not printed."""
     return _cells().get((table, defense, dataset))
