@@ -94,8 +94,8 @@ def test_only_identities_of_resized_images_name_the_resizing():
         (images(224, zoomed), zoomed),  # cut by Pillow when it was prepared
     ):
         assert resizing(pixels, cut) == {}
-        assert "resized" not in identify_dataset(dataset, pixels, cut=cut)
-    assert identify_dataset(dataset, images(64), cut=zoomed)["resized"] == "pillow"
+        assert "resized" not in identify_dataset(dataset, pixels.facts, cut=cut)
+    assert identify_dataset(dataset, images(64).facts, cut=zoomed)["resized"] == "pillow"
 
 
 def test_squares_of_their_own_size_are_returned_as_they_are():

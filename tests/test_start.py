@@ -4,16 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import fresh
+import numpy as np
 import pytest
 
 from zsrobust.core import index
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets import Cut, Images, datasets
+from zsrobust.defenses.workshop import Workshop
 from zsrobust.models import remembered
 from zsrobust.models.clip import find_clip, weights_digest
-from zsrobust.settings import suites
+from zsrobust.running.bench import Bench
+from zsrobust.running.plan import plan
+from zsrobust.settings import protocols, suites
 
 COMMAND = """
 import sys
@@ -200,7 +207,7 @@ try:
     main(sys.argv[1:])
 finally:
     assert "torch" in sys.modules
-    heavy = {"torchvision", "open_clip"} & sys.modules.keys()
+    heavy = {"torchvision", "open_clip", "pandas"} & sys.modules.keys()
     assert not heavy, heavy
 """
 
@@ -233,16 +240,17 @@ def test_what_is_remembered_is_computed_again_after_a_change(change, tmp_path, m
     file.write_text("one")
     remembered.remember("key", remembered.stamps([file]), {"digest": "1"})
     if change == "unwritable":
-        assert remembered.recall("key") is None
+        assert remembered.recall("key", dict) is None
         return
-    assert remembered.recall("key") == {"digest": "1"}
+    assert remembered.recall("key", dict) == {"digest": "1"}
+    assert remembered.recall("key", str) is None  # not such a value
     if change == "content":
         file.write_text("three")
     elif change == "gone":
         file.unlink()
     else:
         (cache / "remembered.json").write_text("{" if change == "damaged" else '{"key": 3}')
-    assert remembered.recall("key") is None
+    assert remembered.recall("key", dict) is None
 
 
 def test_files_that_changed_while_they_were_read_are_not_remembered(tmp_path, monkeypatch):
@@ -253,5 +261,47 @@ def test_files_that_changed_while_they_were_read_are_not_remembered(tmp_path, mo
     file.write_text("three")
     remembered.remember("key", taken, 1)
     remembered.remember("other", [], 1)
-    assert remembered.recall("key") is None
-    assert remembered.recall("other") is None
+    assert remembered.recall("key", int) is None
+    assert remembered.recall("other", int) is None
+
+
+@pytest.mark.parametrize("change", ["nothing", "size", "time", "another limit", "unknown files"])
+def test_a_dataset_stays_closed_until_one_of_its_files_changes(change, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
+    file, opened = tmp_path / "pixels", []
+    file.write_bytes(bytes(range(48)))
+
+    def select(*chosen):
+        opened.append(chosen)
+        pixels = np.frombuffer(file.read_bytes()[:48], np.uint8).reshape(4, 3, 2, 2)
+        return Images(pixels=pixels, labels=np.arange(4), cut=Cut(2))
+
+    monkeypatch.setattr("zsrobust.running.bench._select", select)
+    suite = suites.load("mini")
+    bench = Bench(suite, protocols.load("sound"), Workshop(suite, tmp_path))
+    known = () if change == "unknown files" else (file,)
+    (cell,) = plan(suite, bench.protocol, ["clip"], ["pgd10"], ["mini_cells"])
+    cell = replace(cell, dataset=replace(cell.dataset, files=known))
+    first = bench.facts(cell)
+    assert first == select().facts
+    opened.clear()
+    if change == "size":
+        file.write_bytes(bytes(range(1, 50)))
+    elif change == "time":
+        about = file.stat()
+        file.write_bytes(bytes(range(1, 49)))
+        os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+    elif change == "another limit":
+        cell = replace(cell, key=cell.key._replace(limit=3))
+    found = bench.facts(cell)
+    assert bool(opened) is (change != "nothing")
+    assert (found == first) is (change not in ("size", "time"))
+
+
+def test_the_files_of_mini_are_all_that_its_images_are_made_from():
+    package = Path(files("zsrobust.mini"))
+    sources = {path for path in package.iterdir() if path.is_file()}
+    # The model's training and the page about the suite are not read.
+    unread = {package / name for name in ("__init__.py", "README.md", "pretrain.py")}
+    for name in suites.load("mini").datasets:
+        assert set(datasets[name].files) == sources - unread

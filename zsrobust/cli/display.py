@@ -1,9 +1,9 @@
 """Print the results of a run, and diagnoses."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,10 +15,10 @@ from zsrobust.core.errors import counted, last_line
 from zsrobust.evaluation.redflags.doctor import Diagnosis
 from zsrobust.reporting.columns import Entry, costs, filled, terminal
 from zsrobust.reporting.formats import Page
-from zsrobust.reporting.rows import Row, rows
+from zsrobust.reporting.rows import Row, rows_of
 from zsrobust.results.cell import Result
 from zsrobust.results.flags import look_up
-from zsrobust.results.store import Store, frame_of
+from zsrobust.results.store import Store, record_of
 from zsrobust.settings.suites import Suite
 
 
@@ -26,7 +26,7 @@ def print_results(found: Sequence[Result], shown: Tally, store: Store) -> None:
     """Print the results of a run: each dataset of a single row, or the average of each row."""
     console = Console()
     places = {result.path: _place(result, store) for result in found}
-    rows = _rows(frame_of((places[result.path], result) for result in found))
+    rows = _rows([record_of(places[result.path], result) for result in found])
     flagged = Flagged(found)
     page = _each_dataset(rows[0], flagged) if len(rows) == 1 else _averages(rows, flagged)
     print_page(page, console)
@@ -58,14 +58,18 @@ def _summary(places: Collection[Path], shown: Tally, store: Store) -> str:
     return f"{cells}; {counted(shown.computed, 'image')} attacked.{hint}"
 
 
-def _rows(frame: pd.DataFrame) -> list[Row]:
+def _rows(records: Sequence[Mapping[Any, Any]]) -> list[Row]:
     """Return the rows of a run, one for each defense, attack, eps and seed, over its datasets."""
+    groups: dict[tuple[Any, ...], list[Mapping[Any, Any]]] = {}
+    for cell in records:
+        key = tuple(cell[name] for name in ("defense", "attack", "eps", "seed"))
+        groups.setdefault(key, []).append(cell)
     found: list[Row] = []
-    for _, cells in frame.groupby(["defense", "attack", "eps", "seed"], sort=False):
-        name = str(cells["suite"].iloc[0])
-        datasets = tuple(cells["dataset"])
+    for cells in groups.values():
+        name = str(cells[0]["suite"])
+        datasets = tuple(str(cell["dataset"]) for cell in cells)
         suite = Suite(name=name, title=name, backbone="", train_on="", datasets=datasets, attack={})
-        found += rows(cells, suite).values()
+        found += rows_of(cells, suite).values()
     return found
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.registry import E, Registry
+from zsrobust.core.values import Count, Sha256
 from zsrobust.datasets.descriptions import read_descriptions
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ class Images:
     def positions(self) -> NDArray[np.int64]:
         """The positions of the images in their split, (N,)."""
         return np.arange(len(self)) if self.chosen is None else self.chosen
+
+    @property
+    def side(self) -> int:
+        """The side of the squares, in pixels."""
+        return int(self.pixels.shape[-1])
+
+    @property
+    def facts(self) -> "Facts":
+        """What identities store of the images."""
+        return Facts(images=len(self), side=self.side, digest=self.digest, cut=self.cut)
 
     @cached_property
     def digest(self) -> str:
@@ -119,6 +130,16 @@ class Images:
             cut=self.cut,
             chosen=chosen,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What identities store of images; it is remembered, so that the images stay closed."""
+
+    images: Count  #: their number
+    side: Count  #: of the squares, in pixels
+    digest: Sha256
+    cut: Cut | None
 
 
 class Wording(NamedTuple):
@@ -179,6 +200,8 @@ class Dataset:
     size: int  #: number of images of the test split
     side: int | None  #: in pixels, if all images are squares of one size; None: images are cut
     load: Callable[[Split], Images] | None = None  #: returns the images of a split
+    #: all files that `load` makes the images from, its code included; (): not known
+    files: tuple[Path, ...] = ()
     train_size: int | None = None  #: number of images of the training split; None: there is none
     split: str | None = None  #: the evaluation split's name upstream; None stays out of identities
     by_class: bool = False  #: torchvision lists its images class by class: `reference` follows that
@@ -228,6 +251,13 @@ class Dataset:
                 f"The dataset {self.title!r} has neither a function to load it nor an origin."
             )
         return self.load(split)
+
+    def depends_on(self, split: Split, cut: Cut) -> list[Path]:
+        """Return the files that `open` depends on; [] if they are not known or not prepared."""
+        found = list(self.files)
+        if self.origin is not None:
+            found = self.origin.part(self, split).files(cut)
+        return [Path(__file__), *found] if found else []
 
     def worded(self, wording: str = "plain") -> Wording:
         """Return the class names and templates, in its own wording or in a named one."""

@@ -65,6 +65,11 @@ class Part:
         ways = [partial(hub.to_download, source, self.split) for source in self._sources()]
         return self._first(ways, _silent)
 
+    def files(self, cut: Cut) -> list[Path]:
+        """Return the files of the prepared images; [] if they are not prepared."""
+        (folder,) = self._prepared(cut)
+        return sorted(folder.iterdir()) if cache.is_complete(folder) else []
+
     def open(self, cut: Cut) -> Images:
         """Return the images, prepared first if they are not; raises ZSRobustError as `prepare`."""
         return cache.read(self.prepare(cut, _silent))

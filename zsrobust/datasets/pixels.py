@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsrobust.datasets import Cut, Images, Interpolation
+from zsrobust.datasets import Cut, Facts, Images, Interpolation
 
 BITS = 22  #: of Pillow's integer coefficients, after the point
 
@@ -29,13 +29,13 @@ def tensor(
     return (pixels.float() / 255).contiguous()
 
 
-def resizing(images: Images, cut: Cut | None) -> dict[str, str]:
+def resizing(images: Images | Facts, cut: Cut | None) -> dict[str, str]:
     """Return what identities store of the resizing in `tensor`; nothing if images keep their size.
 
     Results and checkpoints without this field were made with an older resizing: torch's, which
     rounds differently.
     """
-    resized = cut is not None and images.cut is None and images.pixels.shape[-1] != cut.resized
+    resized = cut is not None and images.cut is None and images.side != cut.resized
     return {"resized": "pillow"} if resized else {}
 
 

@@ -7,19 +7,14 @@ checkpoints share it.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import read_regular, slug, write_atomically
-from zsrobust.core.values import Line, read_json
+from zsrobust.core.values import Line, Sha256, read_json
 
-Sha256 = Annotated[
-    str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 hexadecimal digits, in lower case")
-]
 FOLDER = "downloads"  #: of the records, in the folder of checkpoints
 
 

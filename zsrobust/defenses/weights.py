@@ -18,9 +18,9 @@ from torch import nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import is_file, is_folder
-from zsrobust.core.values import Line, Name, check, read_toml
+from zsrobust.core.values import Line, Name, Sha256, check, read_toml
 from zsrobust.defenses import Defense, Tower, defenses
-from zsrobust.defenses.downloads import FOLDER, Sha256, check_download
+from zsrobust.defenses.downloads import FOLDER, check_download
 from zsrobust.defenses.fitting import read_clip, read_tower
 from zsrobust.defenses.places import find
 from zsrobust.defenses.workshop import Workshop

@@ -6,7 +6,7 @@ from typing import Any
 
 from zsrobust.attacks import Attack
 from zsrobust.core.specs import format_eps
-from zsrobust.datasets import Cut, Dataset, Images
+from zsrobust.datasets import Cut, Dataset, Facts
 from zsrobust.datasets.pixels import resizing
 
 
@@ -24,14 +24,14 @@ def identify_attack(attack: Attack, classes: int) -> dict[str, Any]:
 
 
 def identify_dataset(
-    dataset: Dataset, images: Images, wording: str = "plain", cut: Cut | None = None
+    dataset: Dataset, images: Facts, wording: str = "plain", cut: Cut | None = None
 ) -> dict[str, Any]:
     """Return what the classifier sees of a dataset: its images, their digest, prompts and cut.
 
     A cell without images to resize has no `resized`; see `resizing`.
     """
     details: dict[str, Any] = {
-        "images": len(images),
+        "images": images.images,
         "classes": len(dataset.classes),
         "templates": list(dataset.wordings.get(wording, (dataset.classes, dataset.templates))[1]),
         "prompts": hashlib.sha256(repr(dataset.prompts(wording)).encode()).hexdigest()[:16],
@@ -44,5 +44,5 @@ def identify_dataset(
     return {**details, **resizing(images, cut)}
 
 
-def _resizes(cut: Cut, images: Images) -> bool:
-    return images.pixels.shape[-1] != cut.side or cut.zoom != 1
+def _resizes(cut: Cut, images: Facts) -> bool:
+    return images.side != cut.side or cut.zoom != 1

@@ -8,6 +8,7 @@ have a training split.
 from dataclasses import dataclass
 from importlib import resources
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.random import RandomState
@@ -19,6 +20,11 @@ from zsrobust.mini.glyphs import GLYPHS
 
 NO_TRAINING = ZSRobustError(
     "Of the mini suite, mini_train and mini_objects have a training split: train_on=mini_train."
+)
+#: All files of this package that images depend on.
+FILES = tuple(
+    Path(__file__).with_name(name)
+    for name in ("datasets.py", "world.py", "glyphs.py", "handwriting.npz")
 )
 TRAIN_COLORS = ["red", "yellow", "green", "blue", "white"]
 TRAIN_SHAPES = ["circle", "square", "triangle", "star", "cross"]
@@ -108,6 +114,7 @@ def _draw(
             size=size,
             side=world.SIZE,
             load=load,
+            files=FILES,
             train_size=train or None,
             describe=(lambda: _synonyms(names)) if train else (lambda: _framed(names, template)),
             may_be_shown=True,
@@ -260,6 +267,7 @@ datasets.register("mini_handwriting")(
         size=500,
         side=32,
         load=handwriting,
+        files=FILES,
         describe=lambda: _framed(list("0123456789"), "the digit {}"),
         may_be_shown=True,
     )

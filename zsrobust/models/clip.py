@@ -12,18 +12,17 @@ from functools import cached_property, partial
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from msgspec import Meta
 from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError, suggest
 from zsrobust.core.files import is_file, is_folder
 from zsrobust.core.hub import check_network
 from zsrobust.core.registry import load_plugins
-from zsrobust.core.values import Count, check
+from zsrobust.core.values import Count, Sha256
 from zsrobust.datasets import Cut, Interpolation
 from zsrobust.models.remembered import recall, remember, stamps
 from zsrobust.models.zeroshot import NORMALIZATIONS, ZeroShotClassifier
@@ -129,7 +128,7 @@ class Clip:
 class About:
     """What is known of a CLIP without loading it."""
 
-    digest: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    digest: Sha256
     mean: tuple[float, ...]
     std: tuple[float, ...]
     side: Count
@@ -153,10 +152,7 @@ def find_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
 
 
 def _recall(backbone: str) -> About | None:
-    try:
-        return check(recall(_key(backbone)), About, "A remembered backbone")
-    except ZSRobustError:
-        return None
+    return recall(_key(backbone), About)
 
 
 def _key(backbone: str) -> str:

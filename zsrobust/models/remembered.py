@@ -3,25 +3,30 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import cache_folder, write_atomically
+from zsrobust.core.values import check
 
 #: The most values that are remembered; the oldest are forgotten.
 MOST = 200
 Stamp = tuple[str, int, int]
+T = TypeVar("T")
 
 
-def recall(key: str) -> Any:
-    """Return the value under `key`; None if it is not known, or if one of its files changed."""
+def recall(key: str, kind: type[T]) -> T | None:
+    """Return the value under `key` as a `kind`, which `core.values.check` makes of JSON.
+
+    None if it is not known, if one of its files changed, or if it is not such a value.
+    """
     known = _read().get(key)
     try:
         stamps, value = known["stamps"], known["value"]  # type: ignore[index]  # None is caught
         same = bool(stamps) and all(stamp == list(_stamp(Path(stamp[0]))) for stamp in stamps)
-    except (OSError, ValueError, LookupError, TypeError):  # damaged, or a file is gone
-        return None
-    return value if same else None
+        return check(value, kind, "A remembered value") if same else None
+    except (OSError, ValueError, LookupError, TypeError, ZSRobustError):
+        return None  # damaged, or a file is gone
 
 
 def stamps(files: Iterable[Path]) -> list[Stamp]:

@@ -11,10 +11,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from zsrobust.core.errors import counted
 from zsrobust.core.intervals import wilson
+from zsrobust.core.values import missing
 from zsrobust.reporting.rows import METRICS, Metric, Row
 from zsrobust.reporting.statistics import mean_interval
 from zsrobust.results.cell import Outcomes
@@ -278,13 +277,13 @@ def _images(row: Row) -> Entry:
 def epoch_time(row: Row) -> Entry:
     """Return the seconds of one training epoch."""
     epochs = (cell["epoch_seconds"] for cell in row.cells.values())
-    known = [seconds for seconds in epochs if not pd.isna(seconds)]
+    known = [seconds for seconds in epochs if not missing(seconds)]
     return Entry(f"{known[0]:.1f}") if known else Entry()
 
 
 def memory(row: Row) -> Entry:
     """Return the peak memory of a training step in MiB; a dash if it was not measured."""
-    known = [cell["memory"] for cell in row.cells.values() if not pd.isna(cell["memory"])]
+    known = [cell["memory"] for cell in row.cells.values() if not missing(cell["memory"])]
     return Entry(f"{known[0] / 2**20:.0f}") if known else Entry(about="not measured")
 
 

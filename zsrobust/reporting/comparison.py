@@ -4,10 +4,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError, suggest
@@ -18,6 +17,9 @@ from zsrobust.results.chance import corrected
 from zsrobust.results.identity import Identity
 from zsrobust.results.selection import Selection
 from zsrobust.results.store import outcomes_match, read
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVEL = 0.05  #: a difference is significant if its adjusted p-value is at most this
 
@@ -115,7 +117,7 @@ class Comparison:
 
 
 def compare(
-    results: pd.DataFrame,
+    results: "pd.DataFrame",
     first: str,
     second: str,
     selection: Selection,
@@ -162,7 +164,7 @@ def _under(selection: Selection) -> str:
 
 
 def _pair_of(
-    results: pd.DataFrame, first: str, second: str, selection: Selection
+    results: "pd.DataFrame", first: str, second: str, selection: Selection
 ) -> tuple[Row, Row]:
     """Return the rows of two defenses; raises ZSRobustError if they are one, or one is missing."""
     if first == second:

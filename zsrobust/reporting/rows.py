@@ -1,18 +1,20 @@
 """Rows: the cells of one defense under one attack over a suite, and their means. No torch here."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zsrobust.core.intervals import wilson
+from zsrobust.core.values import missing
 from zsrobust.reporting.statistics import mean_interval
 from zsrobust.results.chance import chance, corrected
 from zsrobust.results.selection import Selection
 from zsrobust.settings.suites import Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Metric = Literal["robust", "clean"]
 METRICS: tuple[Metric, ...] = ("robust", "clean")
@@ -160,14 +162,19 @@ class Row:
 
 
 def _whole(count: Any) -> int | None:
-    """Return a count of the DataFrame, which has NaN where a result has None."""
-    return None if pd.isna(count) else int(count)
+    """Return a count of a record; None if it is missing."""
+    return None if missing(count) else int(count)
 
 
-def rows(cells: pd.DataFrame, suite: Suite) -> dict[str, Row]:
+def rows(cells: "pd.DataFrame", suite: Suite) -> dict[str, Row]:
     """Return the rows of a selection's cells by defense, in the order of the specs."""
+    return rows_of(cells.to_dict("records"), suite)
+
+
+def rows_of(cells: Iterable[Mapping[Any, Any]], suite: Suite) -> dict[str, Row]:
+    """Return the rows of the records of cells, as `rows` does."""
     found: dict[str, dict[str, Mapping[Hashable, Any]]] = {}
-    for cell in cells.to_dict("records"):
+    for cell in cells:
         found.setdefault(str(cell["defense"]), {})[str(cell["dataset"])] = cell
     return {defense: Row(suite, found[defense]) for defense in sorted(found)}
 
@@ -175,7 +182,7 @@ def rows(cells: pd.DataFrame, suite: Suite) -> dict[str, Row]:
 class Finder:
     """Finds the rows of needs among stored results, and knows the cells that it found."""
 
-    def __init__(self, results: pd.DataFrame, selection: Selection) -> None:
+    def __init__(self, results: "pd.DataFrame", selection: Selection) -> None:
         """Search the DataFrame of `load_results`; needs replace the selection's attack and eps."""
         self.results, self.selection = results, selection
         self._found: dict[Need, Row] = {}
@@ -197,7 +204,7 @@ class Finder:
         return next(iter(rows(cells[own], suite).values()), Row(suite, {}))
 
     @property
-    def cells(self) -> pd.DataFrame:
+    def cells(self) -> "pd.DataFrame":
         """The cells of all rows found so far, in the order of the results."""
         paths = {cell["path"] for row in self._found.values() for cell in row.cells.values()}
         return self.results[self.results["path"].isin(paths)]

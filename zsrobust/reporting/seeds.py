@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from zsrobust.core.errors import counted
 from zsrobust.core.specs import NUMBER
@@ -13,6 +12,9 @@ from zsrobust.core.sweeps import format_seeds
 from zsrobust.reporting.columns import DASH, Entry, percent
 from zsrobust.reporting.rows import Finder
 from zsrobust.results.selection import Selection
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def across(found: Sequence[Entry], names: Sequence[str], about: str) -> Entry:
@@ -54,7 +56,7 @@ class Runs:
 
     def __init__(
         self,
-        results: pd.DataFrame,
+        results: "pd.DataFrame",
         selection: Selection,
         seeds: Sequence[int] = (),
         train_seeds: Sequence[int] = (),
@@ -87,7 +89,7 @@ class Runs:
         return merged
 
     @property
-    def cells(self) -> pd.DataFrame:
+    def cells(self) -> "pd.DataFrame":
         """The cells of all rows found so far, in the order of the results."""
         paths = {path for run in self._runs for path in run.finder.cells["path"]}
         return self.results[self.results["path"].isin(paths)]

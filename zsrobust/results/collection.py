@@ -1,12 +1,13 @@
 """The results of several cells, as `zsrobust.evaluate` returns them."""
 
 from collections.abc import Sequence
-from typing import overload
-
-import pandas as pd
+from typing import TYPE_CHECKING, overload
 
 from zsrobust.results import shown
 from zsrobust.results.cell import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Results(Sequence[Result]):
@@ -17,8 +18,10 @@ class Results(Sequence[Result]):
         self._results = tuple(results)
 
     @property
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """A DataFrame with a row for each result; its columns are the keys of `Result.to_dict`."""
+        import pandas as pd  # half a second, which a command without tables does not need
+
         return pd.DataFrame([result.to_dict() for result in self])
 
     def __len__(self) -> int:

@@ -1,12 +1,14 @@
 """Seeds: of the attacks and of the trainings, and the mean and deviation of cells over both."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from zsrobust.core.specs import join_spec, split_spec
+from zsrobust.core.values import missing
 from zsrobust.results.identity import DefenseIdentity
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SAME = ["suite", "protocol", "attack", "eps"]  #: cells that are asked for at the same seeds
 METRICS = ("clean", "robust")
@@ -51,11 +53,11 @@ def _without(spec: str, random: bool) -> str:
 
 
 def over_seeds(
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame",
     *,
     seeds: Sequence[int] | None = None,
     train_seeds: Sequence[int] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return a DataFrame with one row for each method, attack, eps and dataset, over all seeds.
 
     `frame` is that of `load_results`. `seeds` and `train_seeds` are the seeds of the attacks and of
@@ -67,6 +69,8 @@ def over_seeds(
     deviation, NaN for one run. `n` is the number of runs. `missing` lists the combinations without
     a cell, or with a failed one, as pairs of training seed, or None, and seed.
     """
+    import pandas as pd  # half a second, which a command without tables does not need
+
     if seeds is not None:
         frame = frame[frame["seed"].isin(seeds)]
     if train_seeds is not None:
@@ -91,10 +95,12 @@ def over_seeds(
     return pd.DataFrame(found, columns=[*columns, "n", "missing"])
 
 
-def _statistics(cells: pd.DataFrame, expected: Sequence[tuple[int | None, int]]) -> dict[str, Any]:
+def _statistics(
+    cells: "pd.DataFrame", expected: Sequence[tuple[int | None, int]]
+) -> dict[str, Any]:
     good = cells[cells["status"] == "ok"]
     runs = [
-        (None if pd.isna(training) else int(training), int(seed))
+        (None if missing(training) else int(training), int(seed))
         for training, seed in zip(good["train_seed"], good["seed"], strict=True)
     ]
     made: dict[str, Any] = {}

@@ -249,7 +249,7 @@ def frame_of(cells: Iterable[tuple[Path, Result]]) -> "pd.DataFrame":
     """Return the DataFrame of `load_results` for results that were read before."""
     import pandas as pd  # half a second, which a command without tables does not need
 
-    return pd.DataFrame([_row(path, result) for path, result in cells], columns=COLUMNS)
+    return pd.DataFrame([record_of(path, result) for path, result in cells], columns=COLUMNS)
 
 
 _COUNTS = ["images", "clean_correct", "robust_correct", "status"]
@@ -262,7 +262,8 @@ COLUMNS = [
 ]
 
 
-def _row(path: Path, result: Result) -> dict[str, Any]:
+def record_of(path: Path, result: Result) -> dict[str, Any]:
+    """Return the record of a result: a row of the DataFrame of `load_results`."""
     identity = result.identity
     return {
         **identity.about,

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from zsrobust.attacks import frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.scenes import Scene
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.datasets import Cut, Images, Split, datasets
+from zsrobust.datasets import Cut, Facts, Images, Split, datasets
 from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import Tower
 from zsrobust.defenses.workshop import Workshop
@@ -25,6 +25,7 @@ from zsrobust.evaluation.meter import device_of
 from zsrobust.evaluation.redflags.measurements import Kept
 from zsrobust.evaluation.referee import Case, Search
 from zsrobust.models.clip import cut_for
+from zsrobust.models.remembered import recall, remember, stamps
 from zsrobust.models.wrappers import ADAPTIVE, Knowledge
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.results.identity import AttackIdentity, DatasetIdentity, DefenseIdentity, Identity
@@ -110,6 +111,20 @@ class Bench:
         """Return the images of a cell."""
         return _select(cell.key.dataset, self.cut, self.protocol.select, cell.key.limit)
 
+    def facts(self, cell: Cell) -> Facts:
+        """Return what identities store of a cell's images.
+
+        They are remembered until a file of the dataset changes, so that images stay closed.
+        """
+        selected = cell.key.dataset, self.cut, self.protocol.select, cell.key.limit
+        key = "\n".join(["images", *map(repr, selected), np.__version__])
+        if (known := recall(key, Facts)) is not None:
+            return known
+        taken = stamps(cell.dataset.depends_on("test", self.cut))
+        found = self.images(cell).facts
+        remember(key, taken, asdict(found))
+        return found
+
     def sample(self, cell: Cell, size: int, device: torch.device) -> Sample:
         """Return a class-balanced subset of a cell's images, at most `size` of them."""
         limit = min(size, cell.key.limit or size)
@@ -193,7 +208,7 @@ class Bench:
     ) -> Identity:
         """Return the identity of a cell: everything that its numbers depend on."""
         classes, wording = len(cell.dataset.classes), self.protocol.prompts
-        details = identify_dataset(cell.dataset, self.images(cell), wording, self.cut_of(cell))
+        details = identify_dataset(cell.dataset, self.facts(cell), wording, self.cut_of(cell))
         read = Stage(self, cell, tower).identity() if tower and cell.attack.reads else {}
         return Identity(
             suite=self.suite.name,

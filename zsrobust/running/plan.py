@@ -13,7 +13,7 @@ from zsrobust.core.specs import format_eps, join_spec, split_spec
 from zsrobust.core.sweeps import StepSize
 from zsrobust.datasets import Dataset, datasets
 from zsrobust.defenses import Around, Defense, defenses
-from zsrobust.reporting import tables
+from zsrobust.reporting import contents
 from zsrobust.reporting.rows import Need
 from zsrobust.settings.protocols import Protocol
 from zsrobust.settings.suites import Suite
@@ -91,7 +91,7 @@ def plan(
     that no attack has.
     """
     wanted = list(needs) or [
-        need for number in ("1", "2", "3") for need in tables.needs(number, suite)
+        need for number in ("1", "2", "3") for need in contents.needs(number, suite)
     ]
     if defense_specs or attack_specs:
         chosen_defenses = [normalize(spec, defenses) for spec in defense_specs]
