@@ -265,7 +265,10 @@ def test_files_that_changed_while_they_were_read_are_not_remembered(tmp_path, mo
     assert remembered.recall("other", int) is None
 
 
-@pytest.mark.parametrize("change", ["nothing", "size", "time", "another limit", "unknown files"])
+CHANGES = ["nothing", "size", "time", "another limit", "another file", "unknown files"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_dataset_stays_closed_until_one_of_its_files_changes(change, tmp_path, monkeypatch):
     monkeypatch.setenv("ZSROBUST_CACHE", str(tmp_path / "cache"))
     file, opened = tmp_path / "pixels", []
@@ -291,11 +294,16 @@ def test_a_dataset_stays_closed_until_one_of_its_files_changes(change, tmp_path,
         about = file.stat()
         file.write_bytes(bytes(range(1, 49)))
         os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+    elif change == "another file":
+        other = tmp_path / "others"
+        other.write_bytes(bytes(range(2, 50)))
+        cell = replace(cell, dataset=replace(cell.dataset, files=(other,)))
+        file = other
     elif change == "another limit":
         cell = replace(cell, key=cell.key._replace(limit=3))
     found = bench.facts(cell)
     assert bool(opened) is (change != "nothing")
-    assert (found == first) is (change not in ("size", "time"))
+    assert (found == first) is (change not in ("size", "time", "another file"))
 
 
 def test_the_files_of_mini_are_all_that_its_images_are_made_from():

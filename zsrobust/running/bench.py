@@ -116,11 +116,12 @@ class Bench:
 
         They are remembered until a file of the dataset changes, so that images stay closed.
         """
+        files = cell.dataset.depends_on("test", self.cut)
         selected = cell.key.dataset, self.cut, self.protocol.select, cell.key.limit
-        key = "\n".join(["images", *map(repr, selected), np.__version__])
+        key = "\n".join(["images", *map(repr, selected), np.__version__, *map(str, files)])
         if (known := recall(key, Facts)) is not None:
             return known
-        taken = stamps(cell.dataset.depends_on("test", self.cut))
+        taken = stamps(files)
         found = self.images(cell).facts
         remember(key, taken, asdict(found))
         return found
