@@ -205,10 +205,19 @@ def test_the_mean_lies_in_its_interval(counts, seed):
     assert (low, high) == mean_interval(counts, draws=500, seed=seed)
 
 
-def test_where_resampling_changes_nothing_the_interval_is_a_point():
-    assert mean_interval([(1, 1), (500, 500), (10_000, 10_000)]) == (1, 1)
-    assert mean_interval([(0, 1), (0, 500)]) == (0, 0)
-    assert mean_interval([(7, 7), (0, 10_000)]) == (0.5, 0.5)  # every dataset weighs the same
+def test_where_resampling_changes_nothing_wilsons_limits_are_combined():
+    assert mean_interval([(0, 500)]) == pytest.approx(wilson(0, 500), abs=1e-7)
+    for images in (1, 300):
+        _, high = wilson(0, images)
+        assert mean_interval([(0, images)] * 16) == pytest.approx((0, high / 4), abs=1e-7)
+        assert mean_interval([(images, images)] * 16) == pytest.approx((1 - high / 4, 1), abs=1e-7)
+    low, high = mean_interval([(7, 7), (0, 10_000)])  # every dataset weighs the same
+    assert low == pytest.approx(0.5 - (1 - wilson(7, 7)[0]) / 2, abs=1e-7)
+    assert high == pytest.approx(0.5 + wilson(0, 10_000)[1] / 2, abs=1e-7)
+    # Above chance, a limit below chance is at it.
+    assert mean_interval([(0, 300)] * 2, chances=[0.5, 0.1]) == (0, 0)
+    low, high = mean_interval([(0, 4)] * 4, chances=[0.25] * 4)
+    assert (low, high) == pytest.approx((0, (wilson(0, 4)[1] - 0.25) / 0.75 / 2), abs=1e-7)
 
 
 def test_without_datasets_or_images_nothing_is_known():

@@ -745,8 +745,11 @@ def test_interpolation_lies_on_the_line_and_ends_at_its_ends(weight, checkpoints
 
 
 def test_interpolation_needs_a_tower_of_clips_shape(checkpoints):
+    tower = Workshop(MINI, checkpoints).tower(
+        "interpolation:of=vpt_tecoa,epochs=1,limit=128,tokens=0"
+    )
     with pytest.raises(ZSRobustError, match="does not have CLIP's shape"):
-        Workshop(MINI, checkpoints).tower("interpolation:of=vpt_tecoa,epochs=1,limit=128,tokens=0")
+        _ = tower.encoder
 
 
 SHORT = "epochs=1,limit=128"
@@ -824,8 +827,9 @@ def test_another_checkpoint_of_any_member_is_another_identity(checkpoints, tmp_p
 
 @pytest.mark.parametrize("name", ["soup", "task_arithmetic"])
 def test_a_mixture_needs_towers_of_clips_shape(name, checkpoints):
+    tower = Workshop(MINI, checkpoints).tower(f"{name}:of=tecoa+vpt_tecoa:tokens=0,{SHORT}")
     with pytest.raises(ZSRobustError, match="tower of vpt_tecoa.* does not have CLIP's shape"):
-        Workshop(MINI, checkpoints).tower(f"{name}:of=tecoa+vpt_tecoa:tokens=0,{SHORT}")
+        _ = tower.encoder
 
 
 def test_zero_prompts_and_no_tokens_are_the_plain_encoder(clip):

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.defenses import Around, Defense, Tower, Wrapped, defenses
+from zsrobust.defenses import Around, Defense, Late, Tower, Wrapped, defenses
 from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import Clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +50,28 @@ class Mixture(Around):
             )
 
     def tower(self, workshop: Workshop) -> Tower:
-        """Return the mixed tower.
+        """Return the mixed tower, whose weights are mixed when they are first asked for.
 
-        Raises ZSRobustError for weights without CLIP's shape, and for a head of a tower's own.
+        Raises ZSRobustError for a head of a tower's own, and the encoder for another shape.
         """
-        original = workshop.clip.encoder.state_dict()
-        towers = [workshop.tower(spec) for spec in self.members]
-        tuned = [tower.encoder.state_dict() for tower in towers]
+        clip, towers = workshop.clip, [workshop.tower(spec) for spec in self.members]
         for spec, tower in zip(self.members, towers, strict=True):
             if tower.head is not None:
                 raise ZSRobustError(
                     f"{self.title}: {spec} has a text tower of its own, and only image towers are "
                     "mixed. Choose tecoa or pmg_aft."
                 )
+        training = towers[0].training
+        if len(towers) > 1:  # the histories of several trainings are not one history
+            seconds = [tower.training.get("epoch_seconds", 0.0) for tower in towers]
+            training = {"epoch_seconds": sum(seconds)}
+        encoder = Late(lambda: self._mixed(clip, towers))
+        return Tower(encoder, self.identify(towers), training)
+
+    def _mixed(self, clip: Clip, towers: Sequence[Tower]) -> nn.Module:
+        """Return the mixed image tower; raises ZSRobustError for weights without CLIP's shape."""
+        original = clip.encoder.state_dict()
+        tuned = [tower.encoder.state_dict() for tower in towers]
         for spec, weights in zip(self.members, tuned, strict=True):
             if weights.keys() != original.keys():
                 raise ZSRobustError(
@@ -74,13 +84,9 @@ class Mixture(Around):
             else tensor
             for name, tensor in original.items()
         }
-        encoder = workshop.clip.copy()
+        encoder = clip.copy()
         encoder.load_state_dict(mixed)
-        training = towers[0].training
-        if len(towers) > 1:  # the histories of several trainings are not one history
-            seconds = [tower.training.get("epoch_seconds", 0.0) for tower in towers]
-            training = {"epoch_seconds": sum(seconds)}
-        return Tower(encoder.eval().requires_grad_(False), self.identify(towers), training)
+        return encoder.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)

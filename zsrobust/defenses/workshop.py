@@ -8,10 +8,11 @@ from torch import nn
 
 from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets import Images, datasets
 from zsrobust.datasets import Progress as Preparing
-from zsrobust.datasets import datasets
 from zsrobust.defenses import Late, Tower, defenses
 from zsrobust.models.clip import Clip, find_clip, load_clip, weights_are_here
+from zsrobust.models.remembered import facts_of
 from zsrobust.results.digests import checkpoint_place
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, ranks, texts, train, trained_encoder
@@ -95,11 +96,18 @@ class Workshop:
         dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
         # Images that are not here are not fetched to be compared.
         here = dataset.state("train", cut).opens
-        images = dataset.open("train", cut).subset(recipe.limit) if here else None
-        asked = sources(recipe, self.clip, images) if images else checkpoint.sources
+        asked = checkpoint.sources
+        if here:
+            part = f"subset {recipe.limit}"
+            images = partial(self._images, recipe)
+            asked = sources(recipe, self.clip, facts_of(dataset, "train", cut, part, images))
         asked = {**asked, "backbone": self.clip.digest, **source_of(tower)}
         self._compare(checkpoint, recipe, texts(recipe, dataset), asked)
         return checkpoint
+
+    def _images(self, recipe: Recipe) -> Images:
+        dataset = datasets[recipe.train_on]
+        return dataset.open("train", recipe.cut(self.clip)).subset(recipe.limit)
 
     def _train(self, recipe: Recipe, name: str, tower: nn.Module | None) -> Checkpoint:
         dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
@@ -109,7 +117,7 @@ class Workshop:
             recipe,
             self.clip,
             dataset,
-            dataset.open("train", cut).subset(recipe.limit),
+            self._images(recipe),
             self.checkpoint_path(recipe),
             lambda done, total, note: self.progress(name, done, total, note),
             micro_batch=self.micro_batch,

@@ -1,13 +1,17 @@
 """What was computed from files, remembered in the cache folder by their paths, sizes and times."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import cache_folder, write_atomically
 from zsrobust.core.values import check
+from zsrobust.datasets import Cut, Dataset, Facts, Images, Split
 
 #: The most values that are remembered; the oldest are forgotten.
 MOST = 200
@@ -27,6 +31,24 @@ def recall(key: str, kind: type[T]) -> T | None:
         return check(value, kind, "A remembered value") if same else None
     except (OSError, ValueError, LookupError, TypeError, ZSRobustError):
         return None  # damaged, or a file is gone
+
+
+def facts_of(
+    dataset: Dataset, split: Split, cut: Cut, part: str, make: Callable[[], Images]
+) -> Facts:
+    """Return what identities store of images, so that they stay closed until a file changes.
+
+    `make` opens them, and `part` says which images of the split they are.
+    """
+    files = dataset.depends_on(split, cut)
+    chosen = ["images", dataset.name, split, repr(cut), part, np.__version__]
+    key = "\n".join([*chosen, *map(str, files)])
+    if (known := recall(key, Facts)) is not None:
+        return known
+    taken = stamps(files)
+    found = make().facts
+    remember(key, taken, asdict(found))
+    return found
 
 
 def stamps(files: Iterable[Path]) -> list[Stamp]:

@@ -5,6 +5,7 @@ A pair (correct, images) is the count of one cell: two integers, 0 <= correct <=
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -85,17 +86,41 @@ def mean_interval(
 
     `chances`, one in [0, 1) for each dataset, asks for the mean above chance: each resampled
     accuracy becomes (accuracy - chance) / (1 - chance), at least 0.
+
+    If every dataset has none or all of its images correct, resampling changes nothing. Then
+    Wilson's limits of the datasets are combined instead, as `newcombe` combines two: squared
+    distances are added. Zou, Huang & Zhang (2009), A note on confidence interval estimation for a
+    linear function of binomial proportions. For one dataset, these are Wilson's limits.
     """
     if not counts or any(images == 0 for _, images in counts):
         return 0.0, 1.0
+    floors = np.zeros((len(counts), 1)) if chances is None else np.array(chances)[:, None]
+    if all(correct in (0, images) for correct, images in counts):
+        return _of_limits(counts, floors, level)
     correct, images = np.array(counts).T[..., None]  # (datasets, 1) each
     size = (len(counts), draws)
     resampled = np.random.RandomState(seed).binomial(images, correct / images, size=size)
     shares = resampled / images
     if chances is not None:
-        floors = np.array(chances)[:, None]
-        shares = np.maximum(0, (shares - floors) / (1 - floors))
+        shares = _above(shares, floors)
     return _quantiles(shares.mean(axis=0), level)
+
+
+def _of_limits(
+    counts: Sequence[tuple[int, int]], floors: np.ndarray, level: float
+) -> tuple[float, float]:
+    """Return the interval of the mean above the floors, (datasets, 1), from Wilson's limits."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    limits = [(correct / images, *wilson(correct, images, z)) for correct, images in counts]
+    shares, lows, highs = _above(np.array(limits), floors).T
+    down, up = (float(np.hypot.reduce(each - shares)) / len(counts) for each in (lows, highs))
+    mean = float(shares.mean())
+    return max(0.0, mean - down), min(1.0, mean + up)
+
+
+def _above(shares: np.ndarray, floors: np.ndarray) -> np.ndarray:
+    """Return accuracies above chance, at least 0."""
+    return np.maximum(0, (shares - floors) / (1 - floors))
 
 
 def difference_interval(

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from zsrobust.evaluation.meter import device_of
 from zsrobust.evaluation.redflags.measurements import Kept
 from zsrobust.evaluation.referee import Case, Search
 from zsrobust.models.clip import cut_for
-from zsrobust.models.remembered import recall, remember, stamps
+from zsrobust.models.remembered import facts_of
 from zsrobust.models.wrappers import ADAPTIVE, Knowledge
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.results.identity import AttackIdentity, DatasetIdentity, DefenseIdentity, Identity
@@ -112,19 +112,9 @@ class Bench:
         return _select(cell.key.dataset, self.cut, self.protocol.select, cell.key.limit)
 
     def facts(self, cell: Cell) -> Facts:
-        """Return what identities store of a cell's images.
-
-        They are remembered until a file of the dataset changes, so that images stay closed.
-        """
-        files = cell.dataset.depends_on("test", self.cut)
-        selected = cell.key.dataset, self.cut, self.protocol.select, cell.key.limit
-        key = "\n".join(["images", *map(repr, selected), np.__version__, *map(str, files)])
-        if (known := recall(key, Facts)) is not None:
-            return known
-        taken = stamps(files)
-        found = self.images(cell).facts
-        remember(key, taken, asdict(found))
-        return found
+        """Return what identities store of a cell's images, which stay closed if it is known."""
+        part = f"{self.protocol.select} {cell.key.limit}"
+        return facts_of(cell.dataset, "test", self.cut, part, lambda: self.images(cell))
 
     def sample(self, cell: Cell, size: int, device: torch.device) -> Sample:
         """Return a class-balanced subset of a cell's images, at most `size` of them."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.values import read_json
-from zsrobust.datasets import Dataset, Images
+from zsrobust.datasets import Dataset, Facts, Images
 from zsrobust.datasets.pixels import resizing
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.models.heads import Context
@@ -83,7 +83,7 @@ class Checkpoint:
 
 
 def sources(
-    recipe: Recipe, clip: Clip, images: Images, tower: nn.Module | None = None
+    recipe: Recipe, clip: Clip, images: Images | Facts, tower: nn.Module | None = None
 ) -> dict[str, str]:
     """Return the digests of the backbone and the images of a checkpoint, and their resizing.
 
