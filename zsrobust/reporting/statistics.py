@@ -120,7 +120,8 @@ def _of_limits(
 
 def _above(shares: np.ndarray, floors: np.ndarray) -> np.ndarray:
     """Return accuracies above chance, at least 0."""
-    return np.maximum(0, (shares - floors) / (1 - floors))
+    above: np.ndarray = np.maximum(0, (shares - floors) / (1 - floors))
+    return above
 
 
 def difference_interval(
