@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from zsrobust.core.claims import Preempted
 from zsrobust.core.errors import ZSRobustError
 
 
@@ -66,12 +67,12 @@ class Commands(Command, click.Group):
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "zsrobust"
             code = _report(f"{_one_line(error.format_message())} See: {path} --help")
-        except click.exceptions.Abort:
-            click.echo(
-                "Interrupted. Computed cells are stored. Run the same command to continue.",
-                err=True,
-            )
-            code = 130
+        except click.exceptions.Abort as abort:
+            preempted = isinstance(abort.__cause__, Preempted)
+            why = "Preempted: the process received SIGTERM." if preempted else "Interrupted."
+            rest = "Computed cells are stored. Run the same command to continue."
+            click.echo(f"{why} {rest}", err=True)
+            code = 0 if preempted else 130  # a scheduler that preempts does not count a failure
         sys.exit(code if isinstance(code, int) else 0)
 
 

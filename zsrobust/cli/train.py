@@ -13,6 +13,7 @@ from zsrobust.cli.options import (
 )
 from zsrobust.cli.request import Places, passes
 from zsrobust.cli.waiting import waiting
+from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
 
 
@@ -43,7 +44,7 @@ def train(defense: str, suite: str | None, places: Places) -> None:
         raise ZSRobustError(f"{defense} has no training of its own. {remedy}")
     path = workshop.checkpoint_path(recipe)
     there = path.exists()
-    with progress.live() as shown:
+    with claims.terminable(), progress.live() as shown:
         workshop.progress, workshop.preparing = shown.training, shown.preparing
         tower = workshop.tower(defense)
     click.echo(f"{path} {'exists already' if there else 'written'}")

@@ -94,13 +94,26 @@ def sole(path: Path, report: Callable[[str], None] | None = None) -> Iterator[No
         yield
 
 
+class Preempted(KeyboardInterrupt):
+    """SIGTERM arrived: a notice that this process is about to be killed."""
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within it, SIGTERM interrupts as Ctrl-C does and frees claims: Slurm and torchrun send it."""
+    """Within it, SIGTERM raises Preempted, which frees claims and saves the state of a training.
+
+    Slurm and torchrun send it, and kill some seconds later. Only the first notice counts: another
+    one would interrupt what saves the state.
+    """
     if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Preempted
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
