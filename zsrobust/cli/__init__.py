@@ -8,6 +8,7 @@ import click
 from zsrobust.cli.check import check, report, site
 from zsrobust.cli.command import Commands
 from zsrobust.cli.compare import compare
+from zsrobust.cli.cost import cost
 from zsrobust.cli.curve import curve
 from zsrobust.cli.data import data, list_
 from zsrobust.cli.doctor import doctor
@@ -61,6 +62,7 @@ _commands = (
     data,
     train,
     run,
+    cost,
     table,
     figure,
     curve,

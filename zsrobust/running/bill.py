@@ -89,7 +89,7 @@ def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill
             begun.add(path)
             needed[recipe.train_on, "train"] = None
             bill.trainings.append(f"{spec} on {recipe.train_on}, {recipe.epochs} epochs")
-            forward, backward = _passes_of_training(recipe)
+            forward, backward = passes_of_training(recipe)
             bill.forward += forward
             bill.backward += backward
     _add_downloads(bill, bench, needed)
@@ -103,7 +103,7 @@ def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill
     return bill
 
 
-def _passes_of_training(recipe: Recipe) -> tuple[int, int]:
+def passes_of_training(recipe: Recipe) -> tuple[int, int]:
     """Return the images that pass forward and backward in a training."""
     size = datasets[recipe.train_on].train_size or 0
     images = min(size, recipe.limit or size) * recipe.epochs
