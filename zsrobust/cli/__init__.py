@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from zsrobust.cli.calibrate import calibrate
 from zsrobust.cli.check import check, report, site
 from zsrobust.cli.command import Commands
 from zsrobust.cli.compare import compare
@@ -75,6 +76,7 @@ _commands = (
     push,
     export,
     doctor,
+    calibrate,
 )
 for command in _commands:
     main.add_command(command)

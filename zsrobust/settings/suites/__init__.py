@@ -31,6 +31,7 @@ class Suite:
     sweep: tuple[Bound, ...] = ()  #: the bounds of Figure 4
     printed: tuple[Line, ...] = ()  #: the paper's tables that report this suite
     asked: str = ""  #: the name or the file that the user gave, for the next command
+    calibration: Line | None = None  #: stored values of a right set-up: `zsrobust calibrate`
     second: Line | None = None  #: the suite with the second target dataset, of Tables s1 and s2
 
 

@@ -1,0 +1,240 @@
+"""Calibration: a right set-up passes, and each way of being wrong is caught by the stage that should catch it."""
+
+import dataclasses
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tiny import moved
+
+from zsrobust import results
+from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.registry import load_plugins
+from zsrobust.datasets import Cut, datasets
+from zsrobust.datasets.pixels import fit
+from zsrobust.defenses.workshop import Workshop
+from zsrobust.results.store import Store
+from zsrobust.running.bench import Bench, _select
+from zsrobust.running.calibration import stored
+from zsrobust.running.calibration.stages import STAGES, Setup, compare, examine
+from zsrobust.settings import protocols, suites
+
+RESULTS = Path(__file__).parents[1] / "results"
+MINI = suites.load("mini")
+NAME = MINI.datasets[0]
+CLIP = "mini/sound/pgd10-eps=6-255/clip"
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """Replace fields of the dataset that is examined, as a wrong copy of it would."""
+    load_plugins()
+
+    def change(**fields):
+        wrong = dataclasses.replace(datasets[NAME], **fields)
+        monkeypatch.setitem(datasets._entries, NAME, wrong)
+        _select.cache_clear()
+
+    yield change
+    _select.cache_clear()
+
+
+def setup(tmp_path, suite=MINI, protocol="sound", known=True, **more):
+    bench = Bench(suite, protocols.load(protocol), Workshop(suite, tmp_path / "checkpoints"))
+    values = stored.load("mini") if known else None
+    return Setup(bench, Store(tmp_path / "runs"), [NAME], values, **more)
+
+
+def backbone(tmp_path, change=lambda config: None, weights=lambda state: state):
+    """Return mini with a copy of its backbone, in which something was changed."""
+    theirs = Path(str(resources.files("zsrobust.mini").joinpath("clip")))
+    folder = tmp_path / "clip"
+    shutil.copytree(theirs, folder)
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+    place = folder / "open_clip_model.safetensors"
+    safetensors.torch.save_file(weights(safetensors.torch.load_file(place)), place)
+    return dataclasses.replace(MINI, backbone=f"local-dir:{folder}")
+
+
+def caught(found):
+    """Return the stage that caught a wrong set-up, and its line; all stages before it pass."""
+    *before, (stage, verdict) = examine(found)
+    assert {each.word for _, each in before} == {"passed"}
+    assert verdict.word == "failed"
+    assert verdict.next
+    return stage.title, verdict.why
+
+
+def judged(title, found):
+    (stage,) = [stage for stage in STAGES if stage.title == title]
+    return stage.judge(found).word
+
+
+def stock(tmp_path):
+    """Store the cell of CLIP that results/ has, as an earlier call would have."""
+    place = "mini/sound/pgd10-eps=6-255/clip"
+    for file in (RESULTS / place).glob(f"{NAME}*"):
+        (tmp_path / "runs" / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "runs" / place)
+
+
+def test_a_right_set_up_passes_and_its_cells_are_reused(tmp_path, zsrobust):
+    stock(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json")}
+    done = zsrobust("calibrate", "--suite", "mini", "--results", "runs")
+    words = [line.split("  ")[0].strip() for line in done.stdout.splitlines()]
+    assert words == ["passed"] * 8 + ["not run", ""]
+    assert done.stdout.splitlines()[-1].strip() == "Next: zsrobust train tecoa --suite mini"
+    assert before == {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json")}
+    assert before
+
+
+def test_stored_counts_are_those_of_the_results():
+    known = stored.load("mini")
+    assert set(known.datasets) == set(MINI.datasets)
+    for name, each in known.datasets.items():
+        cell = results.read(RESULTS / CLIP / f"{name}.json")
+        counts = (cell.images, cell.clean_correct, cell.robust_correct)
+        assert counts == (each.clip.images, each.clip.clean, each.clip.robust)
+
+
+def test_imagenets_normalization_is_caught_by_embeddings_or_by_the_weights_digest(tmp_path):
+    found = setup(tmp_path, protocol="sound:normalization=imagenet")
+    title, why = caught(found)
+    assert title == "image embeddings"
+    assert "pixels, normalization or precision differ" in why
+
+    def wrong(config):
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        config["preprocess_cfg"].update(mean=mean, std=std)
+
+    title, why = caught(setup(tmp_path, backbone(tmp_path, wrong)))
+    assert title == "weights"
+    assert "weights, activation or preprocessing" in why
+
+
+def test_another_activation_is_caught_by_the_digest_and_seen_by_embeddings(tmp_path):
+    """The weights of mini have GELU: QuickGELU is the wrong one here."""
+    suite = backbone(tmp_path, lambda config: config["model_cfg"].update(quick_gelu=True))
+    found = setup(tmp_path, suite)
+    assert caught(found)[0] == "weights"
+    assert judged("image embeddings", found) == "failed"
+    assert judged("class texts", found) == "failed"
+
+
+def test_other_weights_are_caught_by_the_digest_and_seen_by_embeddings(tmp_path):
+    found = setup(tmp_path, backbone(tmp_path, weights=lambda state: moved(state, 1)))
+    assert caught(found)[0] == "weights"
+    assert judged("image embeddings", found) == "failed"
+
+
+def test_shuffled_labels_are_caught_also_where_nothing_is_stored(tmp_path, changed):
+    load = datasets[NAME].load
+
+    def shuffled(split):
+        images = load(split)
+        return dataclasses.replace(
+            images, labels=np.random.default_rng(3).permutation(images.labels)
+        )
+
+    changed(load=shuffled)
+    assert caught(setup(tmp_path)) == ("labels", f"the labels of {NAME} are not those stored")
+    title, why = next(
+        (stage.title, each.why)
+        for stage, each in examine(setup(tmp_path, known=False))
+        if each.word == "failed"
+    )
+    assert title == "labels"
+    assert "fit the images no better than permuted ones" in why
+
+
+def test_class_names_in_another_order_are_caught_where_nothing_is_stored(tmp_path, changed):
+    changed(classes=datasets[NAME].classes[1:] + datasets[NAME].classes[:1])
+    assert judged("labels", setup(tmp_path, known=False)) == "failed"
+    assert caught(setup(tmp_path))[0] == "class texts"
+
+
+def test_a_wrong_template_is_caught_by_class_texts(tmp_path, changed):
+    changed(templates=("a bad photo of the {}",))
+    title, why = caught(setup(tmp_path))
+    assert title == "class texts"
+    assert "a bad photo of the" in why
+
+
+def test_a_second_resize_in_8_bits_is_caught_by_embeddings(tmp_path, changed):
+    load = datasets[NAME].load
+
+    def twice(split):
+        images = load(split)
+        pixels = torch.from_numpy(images.pixels)
+        there = fit(fit(pixels, Cut(40)), Cut(32)).numpy()
+        assert 0 < np.abs(there.astype(int) - images.pixels).mean() < 3
+        return dataclasses.replace(images, pixels=there)
+
+    changed(load=twice)
+    assert caught(setup(tmp_path))[0] == "image embeddings"
+
+
+def test_half_precision_is_caught_by_embeddings_and_moves_no_clean_accuracy(tmp_path):
+    found = setup(tmp_path, protocol="sound:precision=float16")
+    assert caught(found)[0] == "image embeddings"
+    half, full = (each.predictions(each.cell(NAME, 40)) for each in (found, setup(tmp_path)))
+    assert torch.equal(half, full)
+
+
+def test_the_tolerance_follows_from_float32_and_half_precision_has_8192_times_as_much():
+    tower = torch.nn.Linear(64, 3)
+    factor = (2 * np.log(2 / 1e-6)) ** 0.5
+    assert stored.tolerance(tower) == pytest.approx(2 * factor * 2**-24 * 8)
+    generator = torch.Generator().manual_seed(0)
+    weight = tower.weight.detach()
+    images = torch.randn(1000, 64, generator=generator, dtype=torch.float64)
+    exact = images @ weight.double().T
+    size = (images.abs() @ weight.double().abs().T).max()
+    for kind, within in ((torch.float32, True), (torch.float16, False)):
+        off = (images.to(kind) @ weight.to(kind).T).double() - exact
+        assert (float(off.abs().max() / size) <= stored.tolerance(tower)) is within
+
+
+def test_a_verdict_is_by_interval_and_tolerance():
+    words = [compare(300, 500, theirs, 5) for theirs in (60, 64, 69, 70, 73, 75, 40)]
+    assert words == ["passed", "passed", "passed", "doubtful", "doubtful", "failed", "failed"]
+    assert [compare(300, 500, theirs, 0) for theirs in (64, 65)] == ["passed", "failed"]
+
+
+def test_what_is_out_of_reach_is_not_run_and_nothing_is_confirmed(zsrobust, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = zsrobust("calibrate", "--suite", "paper", ok=1)
+    assert "passed    versions and device" in done.stdout
+    assert "not run   weights: The weights ViT-B-32-quickgelu/openai are not" in done.stdout
+    assert "failed" not in done.stdout
+    assert "not known: no text head is stored" in done.stdout
+
+
+def test_a_dry_run_lists_the_stages(zsrobust):
+    lines = zsrobust("calibrate", "--suite", "paper", "--dry-run").stdout.splitlines()
+    assert [line.split(": needs ")[0] for line in lines] == [stage.title for stage in STAGES]
+    assert "Unknown dataset" in zsrobust("calibrate", "--dataset", "nope", ok=2).stderr
+
+
+def test_values_of_a_set_up_are_written_and_read(tmp_path, zsrobust):
+    stock(tmp_path)
+    zsrobust("calibrate", "--suite", "mini", "--results", "runs", "--store", "mine.json")
+    (tmp_path / "mine.toml").write_text('like = "mini"\ncalibration = "mine.json"\n')
+    suite = suites.load(str(tmp_path / "mine.toml"))
+    found = stored.load(str(tmp_path / suite.calibration))
+    assert dataclasses.asdict(found)["datasets"][NAME] == dataclasses.asdict(
+        stored.load("mini").datasets[NAME]
+    )
+    with pytest.raises(ZSRobustError, match="The file of stored values nope.json is missing"):
+        stored.load("nope.json")
+    with pytest.raises(ZSRobustError, match="expected mini, or a file"):
+        stored.load("nope")

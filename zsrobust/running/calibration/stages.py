@@ -1,0 +1,463 @@
+"""The stages of `zsrobust calibrate`: each returns a verdict on one part of a set-up."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsrobust.attacks import frozen
+from zsrobust.core.errors import ZSRobustError, counted, last_line
+from zsrobust.core.hub import Unreachable
+from zsrobust.core.intervals import wilson
+from zsrobust.core.specs import format_eps
+from zsrobust.datasets import datasets
+from zsrobust.datasets.pixels import tensor
+from zsrobust.defenses import Tower, defenses
+from zsrobust.evaluation.redflags.rules import CANARY
+from zsrobust.reporting import reported
+from zsrobust.reporting.anchors import TOLERANCE, UNDEFENDED, nearest, off
+from zsrobust.reporting.claims import published
+from zsrobust.reporting.columns import ends, percent
+from zsrobust.results import Result
+from zsrobust.results.cell import versions
+from zsrobust.results.store import Store
+from zsrobust.running.bench import Bench
+from zsrobust.running.calibration.stored import (
+    IMAGES,
+    ROUNDOFF,
+    SKETCH,
+    Counts,
+    Known,
+    OnDataset,
+    digest,
+    packed,
+    tolerance,
+    unpacked,
+)
+from zsrobust.running.plan import Cell, plan
+from zsrobust.running.reporter import Reporter
+from zsrobust.running.run import run
+
+ATTACK = "pgd10"
+SUBSET = 500  #: images of the first look at clean accuracy
+PERMUTATIONS = 999  #: of labels; at most 1% of them may reach the accuracy of the real ones
+FALLEN = 5.0  #: percent that the undefended model may keep under PGD, where no value is stored
+
+ALL_IMAGES = "clean accuracy, all images"  #: the title of the stage that must have run
+
+Word = Literal["passed", "doubtful", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a stage found."""
+
+    word: Word
+    why: str
+    next: str = ""  #: the next command, if the stage did not pass
+
+
+class Setup:
+    """The part of this machine that a calibration examines: a bench, and where cells are stored."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        store: Store,
+        names: Sequence[str],
+        known: Known | None,
+        *,
+        defense: str | None = None,
+        reporter: Reporter | None = None,
+        force: bool = False,
+    ) -> None:
+        """Take the bench, the folder of cells, the datasets, and what is known of them.
+
+        `defense` is the published or trained checkpoint. With `force`, stored cells are computed
+        again. Raises ZSRobustError for an unknown dataset.
+        """
+        for name in names:
+            _ = datasets[name]
+        self.bench, self.store, self.names, self.known = bench, store, names, known
+        self.defense, self.reporter, self.force = defense, reporter or Reporter(), force
+        self._found: dict[Cell, Result] = {}
+
+    @property
+    def options(self) -> str:
+        """The suite, as an option of the next command."""
+        return f"--suite {self.bench.suite.asked or self.bench.suite.name}"
+
+    def on(self, name: str) -> OnDataset | None:
+        """Return what is known on a dataset."""
+        return self.known.datasets.get(name) if self.known else None
+
+    def cell(self, name: str, limit: int | None = None, defense: str = UNDEFENDED) -> Cell:
+        """Return the cell of a defense on a dataset under PGD-10."""
+        suite, protocol = self.bench.suite, self.bench.protocol
+        (cell,) = plan(suite, protocol, [defense], [ATTACK], [name], limit=limit)
+        return cell
+
+    def result(self, cell: Cell) -> Result:
+        """Return a cell's result, stored or computed now; raises ZSRobustError if it failed."""
+        if cell not in self._found:
+            _ = self.tower  # without weights, images are not downloaded
+            found, errors = run(self.bench, [cell], self.store, self.reporter, self.force)
+            for error in errors:
+                raise error
+            if found[0].status == "failed":
+                raise ZSRobustError(f"{cell.key}: {last_line(found[0].error)}")
+            self._found[cell] = found[0]
+        return self._found[cell]
+
+    def pixels(self, cell: Cell) -> Tensor:
+        """Return the pixels of a cell's images, (N, 3, S, S), on the device of the workshop."""
+        cell.dataset.prepare("test", self.bench.cut, self.reporter.preparing)
+        images = self.bench.images(cell)
+        where, cut = np.arange(len(images)), self.bench.cut_of(cell)
+        return tensor(images, where, cut, self.bench.workshop.device)
+
+    def head(self, name: str) -> Tensor:
+        """Return the rows of a dataset's text head, (K, D), of unit norm."""
+        prompts = datasets[name].prompts(self.bench.protocol.prompts)
+        return self.bench.workshop.clip.head(prompts, 1.0)
+
+    def embeddings(self, name: str) -> Tensor:
+        """Return the embeddings of the first IMAGES images of a dataset's subset, (N, D)."""
+        cell, tower = self.cell(name, IMAGES), self.tower
+        classifier = self.bench.deploy(cell, tower).classifier
+        with torch.no_grad(), frozen(classifier):
+            found: Tensor = classifier.features(self.pixels(cell))  # type: ignore[operator]  # a classifier of CLIP has features
+        return F.normalize(found.float(), dim=-1)
+
+    @cached_property
+    def tower(self) -> Tower:
+        """The tower of the undefended model; raises ZSRobustError without its weights."""
+        return self.bench.workshop.tower(UNDEFENDED)
+
+    def predictions(self, cell: Cell) -> Tensor:
+        """Return the classes that the undefended model predicts for a cell's images, (N,)."""
+        classifier = self.bench.deploy(cell, self.tower).classifier
+        with torch.no_grad(), frozen(classifier):
+            return torch.cat([classifier(part).argmax(1) for part in self.pixels(cell).split(100)])
+
+    def counts(self, name: str, defense: str = UNDEFENDED) -> Counts:
+        """Return the counts of a defense on the full test split of a dataset."""
+        return _counts(self.result(self.cell(name, None, defense)))
+
+
+def _counts(result: Result) -> Counts:
+    return Counts(images=result.images, clean=result.clean_correct, robust=result.robust_correct)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its title, what it needs, and its judge."""
+
+    title: str
+    needs: str
+    judge: Callable[[Setup], Verdict]
+
+
+def examine(setup: Setup, keep_going: bool = False) -> Iterator[tuple[Stage, Verdict]]:
+    """Yield the stages with their verdicts, up to the first failure or to the last stage.
+
+    A stage is not run if what it needs is out of reach. An error of another kind fails it.
+    """
+    for stage in STAGES:
+        try:
+            verdict = stage.judge(setup)
+        except Unreachable as error:
+            verdict = Verdict("not run", str(error), f"zsrobust calibrate {setup.options}")
+        except ZSRobustError as error:
+            verdict = Verdict("failed", str(error), f"zsrobust run {setup.options} --dry-run")
+        yield stage, verdict
+        if verdict.word == "failed" and not keep_going:
+            return
+
+
+def confirmed(found: Sequence[tuple[Stage, Verdict]]) -> bool:
+    """Return whether no stage failed, and clean accuracy on all images was compared."""
+    words = {stage.title: verdict.word for stage, verdict in found}
+    return "failed" not in words.values() and words[ALL_IMAGES] != "not run"
+
+
+def write(setup: Setup) -> Known:
+    """Return the values of this set-up, to be stored: it must be right."""
+    on = {}
+    for name in setup.names:
+        cell = setup.cell(name, SUBSET)
+        cell.dataset.prepare("test", setup.bench.cut, setup.reporter.preparing)
+        on[name] = OnDataset(
+            texts=packed(setup.head(name)[:, :SKETCH]),
+            labels=digest(setup.bench.images(setup.cell(name)).labels),
+            embeddings=packed(setup.embeddings(name)),
+            clip=setup.counts(name),
+        )
+    trained = {}
+    if setup.defense is not None:
+        trained[setup.defense] = {name: setup.counts(name, setup.defense) for name in setup.names}
+    return Known(weights=setup.bench.workshop.clip.digest, datasets=on, trained=trained)
+
+
+def _unknown(setup: Setup, what: str) -> Verdict:
+    again = f"zsrobust calibrate {setup.options} --store FILE.json"
+    return Verdict("not run", f"not known: no {what} stored for this suite", again)
+
+
+def _device(setup: Setup) -> Verdict:
+    """Judge a matrix product on the device: float32, and not a shorter format in its place."""
+    size, device = 512, setup.bench.workshop.device
+    left, right = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
+    found = (left.to(device) @ right.to(device)).cpu().double()
+    scale = left.double().abs() @ right.double().abs()
+    off_by = float(((found - left.double() @ right.double()).abs() / scale).max())
+    known = ", ".join(f"{name} {number}" for name, number in versions().items())
+    about = f"{known}; {device}"
+    # The worst case of a sum of n products, n u: Higham (2002), section 3.1.
+    if off_by > size * ROUNDOFF:
+        return Verdict(
+            "failed",
+            f"{about} multiplies with relative error {off_by:.0e}, float32 has {ROUNDOFF:.0e}",
+            f"zsrobust calibrate {setup.options} --device cpu",
+        )
+    return Verdict("passed", about)
+
+
+def _weights(setup: Setup) -> Verdict:
+    found = setup.bench.workshop.clip.digest
+    if setup.known is None:
+        unknown = _unknown(setup, "digest")
+        return Verdict("not run", f"{unknown.why}; here it is {found[:12]}", unknown.next)
+    if found != setup.known.weights:
+        return Verdict(
+            "failed",
+            f"weights, activation or preprocessing have the sha256 {found[:12]}, stored is "
+            f"{setup.known.weights[:12]}: {setup.bench.suite.backbone}",
+            "zsrobust list suites",
+        )
+    return Verdict("passed", f"sha256 {found[:12]}, as stored")
+
+
+def _texts(setup: Setup) -> Verdict:
+    names = [name for name in setup.names if setup.on(name)]
+    if not names:
+        return _unknown(setup, "text head is")
+    limit, least, classes = tolerance(_text_tower(setup)), 1.0, 0
+    for name in names:
+        known, rows = setup.on(name), setup.head(name)[:, :SKETCH].cpu()
+        assert known is not None
+        stored = unpacked(known.texts, len(rows))
+        near = F.cosine_similarity(rows, stored)
+        far = torch.nonzero((rows - stored).norm(dim=1) > limit).flatten().tolist()
+        if far:
+            prompt = datasets[name].prompts(setup.bench.protocol.prompts)[far[0]][0]
+            return Verdict(
+                "failed",
+                f"{len(far)} of {len(rows)} classes of {name} have another text; cosine "
+                f"{near[far[0]]:.3f} for {prompt!r}",
+                "zsrobust list protocols",
+            )
+        least, classes = min(least, float(near.min())), classes + len(rows)
+    return Verdict("passed", f"{classes} classes, cosine at least {least:.6f}")
+
+
+def _text_tower(setup: Setup) -> torch.nn.Module:
+    """Return the weights of the text tower: all of CLIP's, if it is no module of its own."""
+    model: torch.nn.Module = setup.bench.workshop.clip.model
+    text = getattr(model, "text", None) or getattr(model, "transformer", None)
+    return text if isinstance(text, torch.nn.Module) else model
+
+
+def _labels(setup: Setup) -> Verdict:
+    """Judge labels by their stored digest, and by a permutation test of clean accuracy."""
+    again = f"zsrobust data {setup.options}"
+    accuracies = []
+    for name in setup.names:
+        cell = setup.cell(name, SUBSET)
+        predicted = setup.predictions(cell).cpu().numpy()
+        labels = setup.bench.images(cell).labels
+        known, own = setup.on(name), digest(setup.bench.images(setup.cell(name)).labels)
+        if known and known.labels != own:
+            return Verdict("failed", f"the labels of {name} are not those stored", again)
+        right = int((predicted == labels).sum())
+        draws = np.random.default_rng(0)
+        reached = sum(
+            int((predicted == draws.permutation(labels)).sum()) >= right
+            for _ in range(PERMUTATIONS)
+        )
+        p = (1 + reached) / (1 + PERMUTATIONS)
+        if p > 0.01:
+            return Verdict(
+                "failed",
+                f"the labels of {name} fit the images no better than permuted ones, p {p:.2f}: "
+                f"{right} of {len(labels)} are right",
+                again,
+            )
+        accuracies.append(f"{right} of {len(labels)} right on {name}, p {p:.3f}")
+    return Verdict("passed", f"better than permuted labels: {'; '.join(accuracies)}")
+
+
+def _embeddings(setup: Setup) -> Verdict:
+    names = [name for name in setup.names if setup.on(name)]
+    if not names:
+        return _unknown(setup, "embeddings are")
+    limit, most = tolerance(setup.bench.workshop.clip.encoder), 0.0
+    for name in names:
+        known, rows = setup.on(name), setup.embeddings(name).cpu()
+        assert known is not None
+        far = float((rows - unpacked(known.embeddings, len(rows))).norm(dim=1).max())
+        if far > limit:
+            return Verdict(
+                "failed",
+                f"embeddings of {name} are {far:.1e} from the stored ones, float32 explains "
+                f"{limit:.1e}: pixels, normalization or precision differ",
+                "zsrobust list protocols",
+            )
+        most = max(most, far)
+    images = counted(IMAGES * len(names), "image")
+    return Verdict("passed", f"{images} within {most:.1e} of the stored ones, allowed {limit:.1e}")
+
+
+def compare(correct: int, images: int, theirs: Decimal, allowed: float) -> Word:
+    """Return the verdict on an accuracy beside another one, in percent.
+
+    It passes if the other one is within `allowed` points of our Wilson 95% interval, and is
+    doubtful within twice as many. With 0, it passes within the interval.
+    """
+    beyond = off(correct, images, theirs)
+    if beyond <= allowed:
+        return "passed"
+    return "doubtful" if beyond <= 2 * allowed else "failed"
+
+
+#: From the best to the worst: a stage has the worst word of its datasets.
+_ORDER: tuple[Word, ...] = ("passed", "not run", "doubtful", "failed")
+
+
+def _worst(words: Sequence[Word]) -> Word:
+    return max(words, key=_ORDER.index)
+
+
+def _clean(setup: Setup, limit: int | None) -> Verdict:
+    words: list[Word] = []
+    lines = []
+    for name in setup.names:
+        result = setup.result(setup.cell(name, limit))
+        counts, known = (result.clean_correct, result.images), setup.on(name)
+        anchors = reported.anchors(setup.bench.suite.backbone, name)
+        line = f"{name} {percent(Fraction(*counts))} ({ends(wilson(*counts))})"
+        if known is not None:
+            theirs = _share(known.clip.clean, known.clip.images)
+            words.append(compare(*counts, theirs, 0))
+            lines.append(f"{line}, stored {theirs:.2f}")
+        elif anchors:
+            anchor = nearest(*counts, anchors)
+            words.append(compare(*counts, anchor.percent, TOLERANCE))
+            lines.append(f"{line}, anchor {anchor.percent}")
+        else:
+            words.append("not run")
+            lines.append(f"{line}, nothing known")
+    return Verdict(_worst(words), "; ".join(lines), _beside_anchors(setup))
+
+
+def _beside_anchors(setup: Setup) -> str:
+    return f"zsrobust check {setup.store.folder} --against anchors {setup.options}"
+
+
+def _share(correct: int, images: int) -> Decimal:
+    return Decimal(100 * correct) / images
+
+
+def _falls(setup: Setup) -> Verdict:
+    words: list[Word] = []
+    lines = []
+    for name in setup.names:
+        counts, known = setup.counts(name), setup.on(name)
+        left = 100 * counts.robust / counts.images
+        line = f"{name} {percent(Fraction(counts.robust, counts.images))}"
+        if known is not None:
+            theirs = _share(known.clip.robust, known.clip.images)
+            words.append(compare(counts.robust, counts.images, theirs, 0))
+            line += f", stored {theirs:.2f}"
+        elif left <= FALLEN:
+            words.append("passed")
+        else:
+            words.append("doubtful" if left <= 100 * CANARY else "failed")
+        lines.append(line)
+    eps = format_eps(setup.bench.suite.attack["eps"])
+    again = f"zsrobust doctor {setup.options} --dataset {setup.names[0]}"
+    return Verdict(_worst(words), f"robust at {eps}: {'; '.join(lines)}", again)
+
+
+def checkpoint_of(bench: Bench, known: Known | None) -> str | None:
+    """Return the defense of the last stage: stored or published; None without one."""
+    if known is not None and known.trained:
+        return next(iter(known.trained))
+    wanted = [row["weights"] for row in reported.robust_anchors()]
+    for name, entry in published().items():
+        if entry["backbone"] == bench.suite.backbone and entry["where"] in wanted:
+            return name
+    return None
+
+
+def _robust(setup: Setup) -> Verdict:
+    spec = setup.defense
+    if spec is None:
+        return Verdict("not run", "no published checkpoint belongs to this backbone")
+    again = f"zsrobust calibrate {setup.options} --defense weights:FILE"
+    recipe = defenses.create(spec).recipe_for(setup.bench.suite)
+    if recipe is not None and not setup.bench.workshop.checkpoint_path(recipe).exists():
+        train = f"zsrobust train {spec} {setup.options}"
+        return Verdict("not run", f"the checkpoint of {spec} is not at hand", train)
+    try:
+        _ = setup.bench.workshop.tower(spec).encoder
+    except ZSRobustError as error:
+        return Verdict("not run", str(error), again)
+    found = {name: setup.counts(name, spec) for name in setup.names}
+    stored = setup.known.trained.get(spec, {}) if setup.known else {}
+    words: list[Word] = []
+    lines = []
+    for name, counts in found.items():
+        line = f"{name} {percent(Fraction(counts.clean, counts.images))} clean, "
+        line += f"{percent(Fraction(counts.robust, counts.images))} robust"
+        if name in stored:
+            theirs = stored[name]
+            for ours, other in ((counts.clean, theirs.clean), (counts.robust, theirs.robust)):
+                share = _share(other, theirs.images)
+                words.append(compare(ours, counts.images, share, TOLERANCE))
+            line += f", stored {_share(theirs.clean, theirs.images):.2f} and "
+            line += f"{_share(theirs.robust, theirs.images):.2f}"
+        else:
+            plain = setup.counts(name)
+            words.append("doubtful" if counts.robust > plain.robust else "failed")
+            line += ", its authors print an average over other datasets"
+        lines.append(line)
+    return Verdict(_worst(words), f"{spec}: {'; '.join(lines)}", _beside_anchors(setup))
+
+
+STAGES = (
+    Stage("versions and device", "nothing", _device),
+    Stage("weights", "the backbone's weights", _weights),
+    Stage("class texts", "the weights, stored values", _texts),
+    Stage("labels", "the weights, the images", _labels),
+    Stage("image embeddings", "the weights, the images, stored values", _embeddings),
+    Stage(
+        f"clean accuracy, {SUBSET} images",
+        "the weights, the images; PGD-10 runs along",
+        lambda setup: _clean(setup, SUBSET),
+    ),
+    Stage(
+        ALL_IMAGES,
+        "the weights, the images; PGD-10 runs along",
+        lambda setup: _clean(setup, None),
+    ),
+    Stage("the undefended model falls", "the cells of the stage before", _falls),
+    Stage("a robust checkpoint", "its weights, and PGD-10 on all images", _robust),
+)
