@@ -357,6 +357,16 @@ def test_without_strength_dbd_is_the_mean_embedding_of_its_views():
     assert torch.allclose(module.features(images), F.normalize(mean, dim=-1))
 
 
+def test_dbd_at_rest_is_dbd_where_its_alarm_is_negative():
+    classifier, images = small(), pictures(8)
+    wrapper = about("dbd", crops=5, noises=3, keep=4).wrapper(Shop(None))
+    found, deployed = wrapper.idle(classifier)(images), wrapper.wrap(classifier)(images)
+    rested, calm = found[:, :-1], found[:, -1] < 0
+    assert calm.any()
+    assert not calm.all()
+    assert torch.equal(calm, torch.isclose(rested, deployed, atol=1e-12).all(1))
+
+
 def test_the_gradient_of_dbd_is_that_of_finite_differences_given_its_draws(monkeypatch):
     images = pictures(2)
     module = about("dbd", crops=3, noises=2, filters=False, keep=3).wrapper(Shop(None))

@@ -159,6 +159,16 @@ def test_one_view_and_no_step_is_clip_with_its_first_prompt(clip, images, about)
 
 
 @BOTH
+def test_at_rest_is_the_defense_without_its_step_in_each_of_its_draws(clip, images, about):
+    rest = about.wrapper(SimpleNamespace(clip=clip)).idle(plain(clip))
+    stepless = made(clip, dataclasses.replace(about, lr=0.0))
+    for found, expected in ((rest, stepless), (rest.redrawn(1), stepless.redrawn(1))):
+        logits = found(images)
+        torch.testing.assert_close(logits[:, :-1], expected(images), rtol=1e-9, atol=1e-9)
+        assert (logits[:, -1] == -1).all()  # there is no gate to keep shut
+
+
+@BOTH
 def test_an_image_has_the_same_logits_in_any_batch(clip, images, about):
     module = made(clip, about)
     with torch.no_grad():

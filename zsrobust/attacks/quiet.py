@@ -6,7 +6,8 @@ known way around a test before a classifier is to attack both (Carlini & Wagner,
 1705.07263): climb the loss of the classifier, and where that has succeeded, lower the score of the
 test (selective gradients of Bryniarski et al., ICLR 2022, arXiv 2106.15023).
 
-A defense declares itself at rest (`Wrapper.idle`). One without such a state is attacked as it is.
+A defense declares itself at rest (`Wrapper.idle`): DBD's gate is its score, and the tuned prompts
+of R-TPT and SS-TPT move little. One without such a state is attacked as it is.
 """
 
 from collections.abc import Callable

@@ -70,7 +70,11 @@ class DBD(Drawn):
 
     def wrapper(self, workshop: Workshop) -> Wrapper:
         """Return the defense; it needs no surrogate."""
-        return Wrapper(lambda classifier: Drifting(classifier, self), judged=self.judged)
+        return Wrapper(
+            lambda classifier: Drifting(classifier, self),
+            idle=lambda classifier: Idle(classifier, self),
+            judged=self.judged,
+        )
 
 
 class Drifting(Randomized):
@@ -83,6 +87,12 @@ class Drifting(Randomized):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the moved unit-norm features, (N, D), of images (N, 3, S, S) in [0, 1]."""
+        first, common, score = self.drift(images)
+        factor = torch.where(score > self.about.threshold, self.about.alpha, 1.0)
+        return F.normalize(first + factor[:, None] * common, dim=-1)
+
+    def drift(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z_0 and d, both (N, D), and the score, (N,), of images (N, 3, S, S) in [0, 1]."""
         about, plain = self.about, self.classifier
         first = plain.features(images)
         seen = self._views(images, self.draws(images))
@@ -92,9 +102,7 @@ class Drifting(Randomized):
         kept = entropy.topk(min(about.keep, len(found)), dim=0, largest=False).indices
         drift = found.take_along_dim(kept[..., None], dim=0) - first
         common = drift.mean(0)
-        score = F.cosine_similarity(drift, common[None], dim=-1).mean(0)
-        factor = torch.where(score > about.threshold, about.alpha, 1.0)
-        return F.normalize(first + factor[:, None] * common, dim=-1)
+        return first, common, F.cosine_similarity(drift, common[None], dim=-1).mean(0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, K), of images (N, 3, S, S) in [0, 1]."""
@@ -110,6 +118,16 @@ class Drifting(Randomized):
         if self.about.filters:
             yield from (fewer_bits(images, cut) for cut in (torch.floor, torch.round, torch.ceil))
             yield from (median(images), mean(images), gaussian(images))
+
+
+class Idle(Drifting):
+    """The classifier of the views' mean embedding, and how far the score is above the threshold."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, and in a last column the alarm, (N, K + 1), of images in [0, 1]."""
+        first, common, score = self.drift(images)
+        logits = F.normalize(first + common, dim=-1) @ self.classifier.head.T
+        return torch.cat([logits, score[:, None] - self.about.threshold], dim=1)
 
 
 def fewer_bits(images: Tensor, cut: Callable[[Tensor], Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
@@ -96,6 +96,7 @@ class PromptTuning(Drawn):
             others={"smooth": lambda classifier: made(classifier, 1, smooth=True)},
             unrolled=made,
             steps=1,
+            idle=lambda classifier: Untuned(made(classifier)),
             judged=self.judged,
         )
 
@@ -222,6 +223,24 @@ class Tuned(Randomized):
                 size = gradient.detach().square().mean().sqrt()
                 direction = bpda(direction, gradient / (size + TINY))
             return vectors * (1 - self.about.lr * DECAY) - self.about.lr * direction
+
+
+class Untuned(nn.Module):
+    """The classifier of the weighted views with the prompt before tuning, which moves it little."""
+
+    def __init__(self, tuned: Tuned) -> None:
+        """Take the defense."""
+        super().__init__()
+        self.tuned = tuned
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, and in a last column no alarm, (N, K + 1), of images in [0, 1]."""
+        logits = self.tuned.features(images) @ self.tuned.start.T
+        return torch.cat([logits, -torch.ones_like(logits[:, :1])], dim=1)
+
+    def redrawn(self, draw: int) -> "Untuned":
+        """Return another draw of the views."""
+        return Untuned(self.tuned.redrawn(draw))
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class Wrapper:
     #: Makes the classifier whose last n steps of an optimization can be differentiated.
     unrolled: Callable[[ZeroShotClassifier, int], nn.Module] | None = None
     steps: int = 0  #: of that optimization
-    #: Makes a defense with a gate as it is where it does not act: the logits (N, K), and in a last
-    #: column the alarm. Where that is negative, the deployed defense has (almost) these logits.
+    #: Makes a defense as it is where it does not act: the logits (N, K), and in a last column the
+    #: alarm of its gate. Where that is negative, the deployed defense has (almost) these logits.
     idle: Make | None = None
     #: How a randomized defense is judged: `one_shot`, `majority_of_n` or `worst_of_n`.
     judged: str = "one_shot"
