@@ -29,6 +29,7 @@ def cells(
     checkpoint: str = "one",
     datasets: tuple[str, ...] = TWO.datasets,
     seed: int = 0,
+    trained: int | None = None,
 ) -> None:
     """Write the cells of a defense under an attack, which leaves about so many images of all."""
     for dataset in datasets:
@@ -39,6 +40,8 @@ def cells(
         outcomes = Outcomes(labels, labels, adversarial, np.full(IMAGES, 0.02, np.float32))
         knowledge = "oblivious" if "knowledge=oblivious" in spec else "adaptive"
         defense = {"spec": spec, "title": spec.split(":")[0].upper(), "checkpoint": checkpoint}
+        if trained is not None:
+            defense["recipe"] = {"seed": trained}
         if "of=" in spec:
             defense["knowledge"] = knowledge
         about = {"name": dataset, "title": dataset, "images": IMAGES, "limit": None, "classes": 4}
@@ -96,6 +99,34 @@ def test_an_image_counts_if_it_survives_every_attack(tmp_path):
     assert found.worst.share == expected < Fraction(1, 2)
     assert found.rank == 1
     assert [name for name, _, _ in found.numbers] == ["autoattack", "pgd100", "square"]
+
+
+def test_the_ranked_number_is_the_mean_over_the_seeds_with_the_same_attacks(tmp_path):
+    robust = {"tecoa": 0.5, "tecoa:seed=1": 0.7, "tecoa:seed=2": 0.6}
+    for trained, (spec, share) in enumerate(robust.items()):
+        cells(tmp_path, spec, "pgd10", share + 0.1, trained=trained, checkpoint=spec)
+        if trained < 2:
+            cells(tmp_path, spec, "autoattack", share, trained=trained, checkpoint=spec)
+    cells(tmp_path, "fare", "autoattack", 0.55, trained=0)
+    found = standing(tmp_path, "tecoa")
+    assert [each.spec for each in found.seeds] == ["tecoa:seed=1", "tecoa:seed=2"]
+    assert found.seeded == "2 of 3 seeds; missing: 2"
+    named = [spec.replace(":", "-") + "*" if ":" in spec else spec for spec in robust]
+    both = [survivors(tmp_path, name, "autoattack", "pgd10") for name in named[:2]]
+    assert found.worst.share == sum(both) / 2
+    spread = 100 * abs(float(both[0] - both[1])) / 2**0.5
+    assert found.worst.spread == f"{spread:.2f}"
+    entries = {name: entry for name, entry, _ in found.numbers}
+    every = [survivors(tmp_path, name, "pgd10") for name in named]
+    assert entries["pgd10"].share == sum(every) / 3
+    specs = [each.spec for each in ranking(tmp_path).standings]
+    assert sorted(specs) == ["fare", "tecoa"]  # one row for the three trainings
+    above = [found.key[0], standing(tmp_path, "fare").key[0]]
+    assert found.above_chance.share == found.key[0]
+    assert (found.rank == 1) == (above[0] > above[1])
+    one = standing(tmp_path, "fare")
+    assert (one.seeded, one.worst.spread) == ("", "")
+    assert one.worst.interval is not None
 
 
 def test_what_does_not_know_the_defense_lowers_its_number_and_gives_no_rank(tmp_path):

@@ -1,12 +1,13 @@
 """Standings: defenses ranked by the worst case over the stored attacks. No torch here.
 
 An image counts if it survives every attack that is stored for the same defense, checkpoint and
-images. More attacks can only lower a number. A defense has a rank if one of its attacks is strong
+images. Several trainings of a method are one row, with the mean over those with the same attacks.
+More attacks can only lower a number. A defense has a rank if one of its attacks is strong
 and knows it. Ranks follow the mean above chance, as in Table t1: a constant answer earns nothing.
 """
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property
@@ -21,6 +22,7 @@ from zsrobust.reporting import zoo
 from zsrobust.reporting.columns import UNAWARE, Entry, above_chance, average, flagged
 from zsrobust.reporting.measures import worst_of
 from zsrobust.reporting.rows import METRICS, Row, rows
+from zsrobust.reporting.seeds import across
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.identity import deployed_spec
 from zsrobust.results.registered import registered
@@ -50,6 +52,7 @@ class Standing:
     attacks: Mapping[str, Row]  #: by attack, on the datasets of the ranking
     oblivious: Mapping[str, Row]  #: of attacks that do not know the defense
     rank: int | None = None
+    seeds: tuple["Standing", ...] = ()  #: its other trainings, with other seeds
 
     @cached_property
     def counted(self) -> dict[str, Row]:
@@ -73,8 +76,7 @@ class Standing:
         """The worst case; without cells if no attack that knows the defense is stored."""
         found = list(self.counted.values())
         if not any(name in self.attacks for name in self.counted):
-            every = [*self.attacks.values(), *self.oblivious.values()]
-            return Row(every[0].suite, {})
+            return Row(self._first.suite, {})
         return found[0] if len(found) == 1 else worst_of(found)
 
     @property
@@ -95,7 +97,7 @@ class Standing:
     @property
     def key(self) -> tuple[Fraction, Fraction]:
         """What defenses are ranked by: the worst case above chance, then clean accuracy."""
-        robust, clean = (self.row.mean_above_chance(metric) for metric in METRICS)
+        robust, clean = (self._read(above_chance(metric)).share for metric in METRICS)
         return robust or Fraction(0), clean or Fraction(0)
 
     @property
@@ -113,18 +115,51 @@ class Standing:
         """The mean clean accuracy."""
         return self._read(average("clean"))
 
+    @property
+    def seeded(self) -> str:
+        """How many of its training seeds have the counted attacks: "1 of 3 seeds; missing: 1, 2".
+
+        "" for a defense with one training.
+        """
+        lacking = [each for each in self.seeds if not each.among(self.counted).cells]
+        missing = [str(each.train_seed) for each in lacking]
+        every = 1 + len(self.seeds)
+        words = f"{every - len(missing)} of {every} seeds" if self.seeds else ""
+        return f"{words}; missing: {', '.join(missing)}" if missing else words
+
+    @property
+    def train_seed(self) -> int:
+        """The seed of its training."""
+        return int(next(iter(self._first.cells.values()))["train_seed"])
+
+    @property
+    def _first(self) -> Row:
+        """One of its rows."""
+        return next(iter([*self.attacks.values(), *self.oblivious.values()]))
+
+    def among(self, attacks: Collection[str]) -> Row:
+        """Return the worst case over these attacks; without cells if one of them is not stored."""
+        found = [self.counted[name] for name in attacks if name in self.counted]
+        if len(found) < len(attacks) or not found:
+            return Row(self._first.suite, {})
+        return found[0] if len(found) == 1 else worst_of(found)
+
     def _read(self, read: Callable[[Row], Entry]) -> Entry:
-        found = read(self.row)
-        return found if found.share is not None else replace(found, about=self.why)
+        """Return the mean of an entry over the training seeds that have the counted attacks."""
+        own = read(self.row)
+        if own.share is None:
+            return replace(own, about=self.why)
+        return _mean([own, *(read(each.among(self.counted)) for each in self.seeds)])
 
     @property
     def numbers(self) -> list[tuple[str, Entry, str]]:
         """Each attack, its mean, and a remark on it."""
         read, other = average("robust"), "of another checkpoint or fewer datasets: not counted"
-        known = [
-            (name, read(row), "" if name in self.counted else other)
-            for name, row in self.attacks.items()
-        ]
+        known = []
+        for name, row in self.attacks.items():
+            every = [row, *(each.attacks[name] for each in self.seeds if name in each.attacks)]
+            remark = "" if name in self.counted else other
+            known.append((name, _mean([read(each) for each in every]), remark))
         return known + [(name, read(row), REMARK) for name, row in self.oblivious.items()]
 
     @property
@@ -136,6 +171,12 @@ class Standing:
     def links(self) -> dict[str, str]:
         """The addresses of its paper and of its authors' code, as far as they are known."""
         return links(self.name)
+
+
+def _mean(found: Sequence[Entry]) -> Entry:
+    """Return the mean of the entries with a number, the first of which is the defense's own."""
+    known = [each for each in found if each.share is not None] or found[:1]
+    return across(known, [""] * len(known), "mean of {} training seeds")
 
 
 @dataclass(frozen=True)
@@ -221,15 +262,22 @@ def _standings(cells: pd.DataFrame, suite: Suite) -> tuple[list[Standing], Suite
     cells = cells[cells["dataset"].isin(suite.datasets)]
     aware: dict[str, dict[str, Row]] = {}
     oblivious: dict[str, dict[str, Row]] = {}
-    titles = {}
+    titles: dict[str, str] = {}
+    trained: dict[str, list[str]] = {}
     for attack, group in cells.groupby("attack", sort=True):
         for spec, row in rows(group, suite).items():
             own = deployed_spec(spec)
             (oblivious if row.oblivious else aware).setdefault(own, {})[str(attack)] = row
             titles[own] = str(next(iter(row.cells.values()))["defense_title"])
-    specs = sorted({*aware, *oblivious})
-    found = [
-        Standing(
+    seeds = dict(zip(cells["defense"].map(deployed_spec), cells["train_seed"], strict=True))
+    methods = dict(zip(cells["defense"].map(deployed_spec), cells["method"], strict=True))
+    for spec in sorted({*aware, *oblivious}):
+        trained.setdefault(deployed_spec(str(methods[spec])), []).append(spec)
+    for each in trained.values():  # one training of each method is in the ranking
+        each.sort(key=lambda spec: (seeds[spec], spec))
+    specs = sorted(each[0] for each in trained.values())
+    found = {
+        spec: Standing(
             spec,
             ROWS.get(spec, titles[spec]),
             kind(spec),
@@ -237,9 +285,13 @@ def _standings(cells: pd.DataFrame, suite: Suite) -> tuple[list[Standing], Suite
             aware.get(spec, {}),
             oblivious.get(spec, {}),
         )
-        for spec in specs
+        for spec in sorted({*aware, *oblivious})
+    }
+    merged = [
+        replace(found[first], seeds=tuple(found[spec] for spec in others))
+        for first, *others in trained.values()
     ]
-    return _ranked(found), suite
+    return _ranked(merged), suite
 
 
 def _datasets(cells: pd.DataFrame, suite: Suite) -> tuple[str, ...]:
