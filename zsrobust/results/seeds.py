@@ -75,6 +75,9 @@ def over_seeds(
         frame = frame[frame["seed"].isin(seeds)]
     if train_seeds is not None:
         frame = frame[frame["train_seed"].isin(train_seeds) | frame["train_seed"].isna()]
+    counts = ["images", *(f"{metric}_correct" for metric in METRICS)]
+    # Each group is a copy of its columns, and there are thousands of groups.
+    frame = frame[[*SAME, "method", "dataset", "limit", "train_seed", "seed", "status", *counts]]
     found = []
     for key, group in frame.groupby(SAME, sort=False):
         drawn = sorted(set(group["seed"])) if seeds is None else list(dict.fromkeys(seeds))
