@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +36,25 @@ class Cut:
     zoom: float = 1.0
     interpolation: Interpolation = "bicubic"
     squash: bool = False  #: both sides are resized to `side`, and nothing is cropped
+    #: The gray level, 0 to 255, around a picture whose longest side is `side`; None: not padded.
+    pad: int | None = None
 
     def __post_init__(self) -> None:
         if not self.zoom >= 1:
             raise ZSRobustError(f"zoom {self.zoom:g} is not valid: it must be 1 or more.")
+        if self.pad is not None and (self.squash or self.zoom != 1):
+            raise ZSRobustError("pad is not valid here: it excludes squash, and a zoom beyond 1.")
 
     @property
     def resized(self) -> int:
         """The length of the shortest side before cropping, in pixels."""
         return self.side if self.squash else round(self.side * self.zoom)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What identities and prepared images store; a `pad` of None is left out."""
+        fields = dataclasses.asdict(self)
+        return {name: each for name, each in fields.items() if name != "pad" or each is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

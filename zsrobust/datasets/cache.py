@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ def _cut(picture: Any, cut: Cut) -> Any:
     ]
     if cut.squash:
         return picture.resize((cut.side, cut.side), mode)
+    if cut.pad is not None:
+        return _padded(picture.resize(_longest(picture.size, cut.side), mode), cut.side, cut.pad)
     width, height = picture.size
     short = min(width, height)
     if short != cut.resized:
@@ -85,6 +87,21 @@ def _cut(picture: Any, cut: Cut) -> Any:
         picture = picture.resize((width, height), mode)
     left, top = round((width - cut.side) / 2), round((height - cut.side) / 2)
     return picture.crop((left, top, left + cut.side, top + cut.side))
+
+
+def _longest(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return width and height with the longest at `side`, as open_clip's ResizeKeepRatio does."""
+    ratio = max(size) / side
+    return round(size[0] / ratio), round(size[1] / ratio)
+
+
+def _padded(picture: Any, side: int, level: int) -> Any:
+    """Return a square with the picture in its center, as open_clip's CenterCropOrPad does."""
+    from PIL import Image
+
+    square = Image.new("RGB", (side, side), (level,) * 3)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 def write(
@@ -151,7 +168,7 @@ def write(
             "format": FORMAT,
             **about,
             "images": size,
-            "cut": asdict(cut) if side is None else None,
+            "cut": cut.stored if side is None else None,
         }
         (temporary / "about.json").write_text(
             json.dumps({**about, "digest": content.hexdigest()}, indent=1) + "\n"

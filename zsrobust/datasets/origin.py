@@ -176,7 +176,7 @@ class Part:
             self.origin.dropped,
             self._size,
             self.dataset.side,
-            None if self.dataset.side else asdict(cut),
+            None if self.dataset.side else cut.stored,
             [asdict(source) for source in self.origin.sources],
             self.origin.layout,
             self._own_files(),

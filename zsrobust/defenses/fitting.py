@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import parse_eps
 from zsrobust.core.values import check
-from zsrobust.defenses.transformers_layout import as_open_clip
 from zsrobust.defenses.weight_files import StateDict, read_state_dict
 from zsrobust.models.clip import Clip, weights_digest
+from zsrobust.models.transformers_layout import as_open_clip
 from zsrobust.training import Checkpoint, Recipe, trained_encoder
 
 #: What whole models hold beside their weights: OpenAI's three numbers, and the mask of the text

@@ -40,7 +40,7 @@ def identify_dataset(
     if dataset.split:
         details["split"] = dataset.split
     if cut is not None and (images.cut is not None or _resizes(cut, images)):
-        details["cut"] = asdict(images.cut or cut)
+        details["cut"] = (images.cut or cut).stored
     return {**details, **resizing(images, cut)}
 
 

@@ -24,7 +24,9 @@ from zsrobust.core.hub import check_network
 from zsrobust.core.registry import load_plugins
 from zsrobust.core.values import Count, Sha256
 from zsrobust.datasets import Cut, Interpolation
+from zsrobust.models import transformers_folder
 from zsrobust.models.remembered import recall, remember, stamps
+from zsrobust.models.tokenizers import ByteTokenizer, check_hub_tokenizer, check_transformers
 from zsrobust.models.zeroshot import NORMALIZATIONS, ZeroShotClassifier
 
 
@@ -40,6 +42,7 @@ class Clip:
     side: int
     interpolation: str = "bicubic"  #: of the model's own preprocessing
     squash: bool = False  #: whether preprocessing resizes both sides and does not crop
+    pad: int | None = None  #: the gray level of preprocessing that pads and does not crop
     _heads: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     #: open_clip's `model_cfg` and `preprocess_cfg`
     config: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +83,8 @@ class Clip:
         parts = (weights_digest(weights), activation, self.mean, self.std, self.side)
         if (self.interpolation, self.squash) != ("bicubic", False):
             parts = (*parts, self.interpolation, self.squash)
+        if self.pad is not None:
+            parts = (*parts, f"pad {self.pad}")
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def copy(self) -> nn.Module:
@@ -92,6 +97,9 @@ class Clip:
 
         A row is the unit-norm mean over a class's prompts, times the logit scale. `scale` replaces
         the model's own exp(logit_scale). Texts are encoded once.
+
+        The bias of SigLIP's logits is left out. It is the same for every class, so it changes no
+        softmax, no margin and no verdict.
         """
         key = tuple(map(tuple, prompts))
         if key not in self._heads:
@@ -134,6 +142,7 @@ class About:
     side: Count
     interpolation: str
     squash: bool
+    pad: int | None
 
 
 def find_clip(backbone: str, device: torch.device | str = "cpu") -> Clip:
@@ -189,7 +198,10 @@ def _hub_files(backbone: str) -> list[Path]:
 def cut_for(clip: Clip, zoom: float = 1.0, interpolation: Interpolation | None = None) -> Cut:
     """Return how pictures become squares of the backbone's input size; its own way by default."""
     own: Interpolation = "bilinear" if clip.interpolation == "bilinear" else "bicubic"
-    return Cut(clip.side, zoom, interpolation or own, clip.squash and zoom == 1)
+    whole = zoom == 1
+    return Cut(
+        clip.side, zoom, interpolation or own, clip.squash and whole, clip.pad if whole else None
+    )
 
 
 def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool = True) -> Clip:
@@ -199,10 +211,12 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     - `ARCHITECTURE/TAG`, a name and a pretrained tag of open_clip;
     - `ARCHITECTURE/FILE`, a state dict in open_clip's or OpenAI's layout;
     - `ARCHITECTURE/random:SEED`, random weights, for tests without the network;
-    - `hf-hub:…` or `local-dir:FOLDER`;
+    - `hf-hub:…` or `local-dir:FOLDER`, in open_clip's layout; a folder of CLIP or SigLIP may be in
+      transformers' layout, too;
     - `package:MODULE/FOLDER`, a folder inside a Python package.
 
     With `weights=False`, weights are random; those of `ARCHITECTURE/…` are not downloaded or read.
+    Random weights need no tokenizer of the hub: they read a text's bytes.
     Raises ZSRobustError if open_clip cannot load the backbone, or if the architecture's activation
     is not the one that the weights were trained with.
     """
@@ -225,12 +239,22 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip logs its progress to the root logger
     try:
+        folder = Path(name.removeprefix("local-dir:"))
+        if name.startswith("local-dir:") and transformers_folder.is_one(folder):
+            return _finished(backbone, *transformers_folder.load(folder, backbone), device)
         trained = _look_up(name, tag, weights) if tag is not None else {}
         if name.startswith("hf-hub:") and not weights_are_here(backbone):
             check_network(f"The backbone {backbone} is not on this machine")
         if tag is None:
             _check_tokenizer(_model_config(name), backbone)
         seed = _seed(tag or "")
+        text = _model_config(name)["text_cfg"]
+        random = tag is not None and (not weights or seed is not None)
+        own_tokens = random and text.get("hf_tokenizer_name") and not text.get("hf_model_name")
+        if name.startswith("local-dir:") and text.get("hf_tokenizer_name"):
+            check_transformers(backbone)
+        elif not own_tokens:
+            check_hub_tokenizer(backbone, text)
         if tag and (not weights or seed is not None or Path(tag).is_file()):
             keys = ("mean", "std", "interpolation", "resize_mode")
             own = {key: trained[key] for key in keys if key in trained}
@@ -246,9 +270,12 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
             model = open_clip.create_model(
                 name, pretrained=tag, require_pretrained=weights, load_weights=weights
             )
-        tokenize: Any = open_clip.get_tokenizer(name)
-        preprocess = dict(model.visual.preprocess_cfg)
-        config = {"model_cfg": _model_config(name), "preprocess_cfg": preprocess}
+        tokenize: Any = (
+            ByteTokenizer(text.get("context_length", 77))
+            if own_tokens
+            else open_clip.get_tokenizer(name)
+        )
+        return _finished(backbone, model, tokenize, _model_config(name), device)
     except ZSRobustError:
         raise
     except Exception as error:
@@ -257,7 +284,17 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
         ) from error
     finally:
         root.setLevel(level)
+
+
+def _finished(
+    backbone: str, model: Any, tokenize: Any, config: dict[str, Any], device: torch.device | str
+) -> Clip:
+    """Return the CLIP of a loaded model, in float32 and eval mode, frozen."""
     model.to(device).float().eval().requires_grad_(False)
+    if getattr(model.visual, "output_tokens", False):  # of CoCa: for captions only
+        model.visual.output_tokens = False
+    preprocess = dict(model.visual.preprocess_cfg)
+    mode = preprocess["resize_mode"]
     side = preprocess["size"] if isinstance(preprocess["size"], int) else preprocess["size"][0]
     return Clip(
         backbone,
@@ -267,8 +304,9 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
         tuple(preprocess["std"]),
         side,
         preprocess["interpolation"],
-        preprocess["resize_mode"] == "squash",
-        config=config,
+        mode == "squash",
+        preprocess.get("fill_color", 0) if mode == "longest" else None,
+        config={"model_cfg": config, "preprocess_cfg": preprocess},
     )
 
 
