@@ -11,7 +11,17 @@ from measure import RESULTS, shown
 from tabulate import tabulate
 
 PAGE = Path(__file__).parents[1] / "README.md"
-ORDER = ("pgd", "autoattack", "training", "preparation", "overheads", "memory", "suite", "device")
+ORDER = (
+    "pgd",
+    "autoattack",
+    "training",
+    "preparation",
+    "overheads",
+    "memory",
+    "suite",
+    "device",
+    "backbones",
+)
 
 
 def load() -> dict[str, dict[str, Any]]:

@@ -239,9 +239,9 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip logs its progress to the root logger
     try:
-        folder = Path(name.removeprefix("local-dir:"))
-        if name.startswith("local-dir:") and transformers_folder.is_one(folder):
-            return _finished(backbone, *transformers_folder.load(folder, backbone), device)
+        local = Path(name.removeprefix("local-dir:"))
+        if name.startswith("local-dir:") and transformers_folder.is_one(local):
+            return _finished(backbone, *transformers_folder.load(local, backbone), device)
         trained = _look_up(name, tag, weights) if tag is not None else {}
         if name.startswith("hf-hub:") and not weights_are_here(backbone):
             check_network(f"The backbone {backbone} is not on this machine")

@@ -73,9 +73,9 @@ def as_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if found is None:
             if name.startswith(POOLED):
                 kind = name.removeprefix(POOLED)
-                query, *others = tensor.chunk(3)
+                query, *pair = tensor.chunk(3)
                 made[f"visual.trunk.attn_pool.q.{kind}"] = query
-                made[f"visual.trunk.attn_pool.kv.{kind}"] = torch.cat(others)
+                made[f"visual.trunk.attn_pool.kv.{kind}"] = torch.cat(pair)
                 continue
             if siglip and name == "vision_model.embeddings.position_embedding.weight":
                 tensor = tensor[None]
