@@ -110,7 +110,7 @@ def tolerance(tower: nn.Module) -> float:
 
     A sum of n rounded products is off by at most λ √n u of its size, with u = 2^-24, except with
     probability 2 exp(-λ² / 2) (Higham & Mary 2019, A new approach to probabilistic rounding error
-    analysis, theorem 2.4). Each weight matrix of the tower is such a sum, as long as a row. The
+    analysis). Each weight matrix of the tower is such a sum, as long as a row. The
     errors of all matrices are added, as if they ran one after the other and no layer reduced an
     error. Both computations are off, which doubles it. Nothing here was fitted to measured
     differences. Half precision has u = 2^-11, 8192 times as much.
