@@ -1,16 +1,26 @@
 """Files: written whole or not at all, under safe names."""
 
+import errno
 import glob
 import hashlib
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from zsrobust.core.errors import ZSRobustError
+
+T = TypeVar("T")
+
+#: Errors of a file system of the network that may pass: a lost answer, a stale handle.
+PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN)
+TRIES = 4  # how often a file is read or written that fails in this way
+PAUSE = 0.1  # seconds before the second try; they double
 
 #: The name of a file while `write_atomically` writes it.
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
@@ -50,11 +60,30 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device or a socket")
 
 
+def patiently(act: Callable[[], T]) -> T:
+    """Return what `act` returns, which is called again after a passing error; raises the last one.
+
+    `act` begins anew each time, so that nothing of a failed try counts.
+    """
+    for again in range(TRIES - 1):
+        try:
+            return act()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            time.sleep(PAUSE * 2**again)
+    return act()
+
+
 def read_regular(path: Path) -> bytes:
     """Return the content of a regular file; nothing else is opened.
 
     Raises OSError for a link, a named pipe or a device, and for a file that cannot be read.
     """
+    return patiently(lambda: _read_regular(path))
+
+
+def _read_regular(path: Path) -> bytes:
     if kind := kind_of(path.lstat().st_mode):
         raise OSError(f"it is {kind}, not a regular file")
 
@@ -112,21 +141,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises ZSRobustError if the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as temporary:
-            try:
-                temporary.write(content)
-                temporary.flush()
-                os.fsync(temporary.fileno())
-                os.chmod(temporary.name, 0o644)
-                os.replace(temporary.name, path)
-            except BaseException:
-                Path(temporary.name).unlink(missing_ok=True)  # it may have its final name already
-                raise
+        patiently(lambda: _write(path, content))
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as temporary:
+        try:
+            temporary.write(content)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            os.chmod(temporary.name, 0o644)
+            os.replace(temporary.name, path)
+        except BaseException:
+            Path(temporary.name).unlink(missing_ok=True)  # it may have its final name already
+            raise
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -134,7 +167,8 @@ def leftovers(path: Path) -> list[Path]:
 
     Nothing reads these files. A process that may write `path` removes them.
     """
-    found = path.parent.glob(f"{glob.escape(f'.{path.name}.')}*")
+    pattern = f"{glob.escape(f'.{path.name}.')}*"
+    found = patiently(lambda: list(path.parent.glob(pattern)))
     names = [(left, TEMPORARY.fullmatch(left.name)) for left in found]
     return [left for left, match in names if match and match["name"] == path.name]
 

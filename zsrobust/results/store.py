@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
-from zsrobust.core.files import is_folder, leftovers, read_regular, walk, write_atomically
+from zsrobust.core.files import (
+    cannot_write,
+    is_folder,
+    leftovers,
+    read_regular,
+    walk,
+    write_atomically,
+)
 from zsrobust.core.hub import local
 from zsrobust.core.values import fits
 from zsrobust.results.cell import Outcomes, Result, Samples
@@ -49,9 +56,12 @@ def write(
         stored = _stored(complete)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ZSRobustError(f"{path}: this result cannot be stored: {error}.") from error
-    for suffix in (".json", *beside):
-        for left in leftovers(path.with_suffix(suffix)):
-            left.unlink(missing_ok=True)
+    try:
+        for suffix in (".json", *beside):
+            for left in leftovers(path.with_suffix(suffix)):
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     for suffix, data in content.items():
         write_atomically(path.with_suffix(suffix), data)
     write_atomically(path, laid_out(stored))
