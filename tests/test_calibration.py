@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from edits import edited
 from tiny import moved
 
 from zsrobust import results
@@ -18,24 +19,32 @@ from zsrobust.core.registry import load_plugins
 from zsrobust.datasets import Cut, datasets
 from zsrobust.datasets.pixels import fit
 from zsrobust.defenses.workshop import Workshop
+from zsrobust.models.clip import load_clip
 from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench, _select
-from zsrobust.running.calibration import stored
-from zsrobust.running.calibration.stages import STAGES, Setup, compare, examine
+from zsrobust.running.calibration import stages, stored
+from zsrobust.running.calibration.stages import STAGES, Setup, beside_stored, compare, examine
 from zsrobust.settings import protocols, suites
 
 RESULTS = Path(__file__).parents[1] / "results"
 MINI = suites.load("mini")
 NAME = MINI.datasets[0]
-CLIP = "mini/sound/pgd10-eps=6-255/clip"
+CELLS = RESULTS / "mini/sound/pgd10-eps=6-255"
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The images that are examined, drawn once."""
+    load_plugins()
+    return datasets[NAME].load("test")
 
 
 @pytest.fixture
-def changed(monkeypatch):
+def changed(monkeypatch, drawn):
     """Replace fields of the dataset that is examined, as a wrong copy of it would."""
-    load_plugins()
 
     def change(**fields):
+        fields = {"load": lambda split: drawn, **fields}
         wrong = dataclasses.replace(datasets[NAME], **fields)
         monkeypatch.setitem(datasets._entries, NAME, wrong)
         _select.cache_clear()
@@ -44,10 +53,24 @@ def changed(monkeypatch):
     _select.cache_clear()
 
 
-def setup(tmp_path, suite=MINI, protocol="sound", known=True, **more):
-    bench = Bench(suite, protocols.load(protocol), Workshop(suite, tmp_path / "checkpoints"))
-    values = stored.load("mini") if known else None
-    return Setup(bench, Store(tmp_path / "runs"), [NAME], values, **more)
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip(MINI.backbone)
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch, clip):
+    """Return a maker of set-ups, whose labels are judged on 60 images; the right backbone is loaded once."""
+    monkeypatch.setattr(stages, "SUBSET", 60)
+
+    def make(suite=MINI, protocol="sound", known=True, **more):
+        workshop = Workshop(suite, tmp_path / "checkpoints")
+        workshop._clip = clip if suite is MINI else None
+        bench = Bench(suite, protocols.load(protocol), workshop)
+        values = stored.load("mini") if known else None
+        return Setup(bench, Store(tmp_path / "runs"), [NAME], values, **more)
+
+    return make
 
 
 def backbone(tmp_path, change=lambda config: None, weights=lambda state: state):
@@ -75,7 +98,7 @@ def caught(found):
 
 def judged(title, found):
     (stage,) = [stage for stage in STAGES if stage.title == title]
-    return stage.judge(found).word
+    return stage.judge(found)
 
 
 def stock(tmp_path):
@@ -99,15 +122,21 @@ def test_a_right_set_up_passes_and_its_cells_are_reused(tmp_path, zsrobust):
 
 def test_stored_counts_are_those_of_the_results():
     known = stored.load("mini")
-    assert set(known.datasets) == set(MINI.datasets)
+    tecoa = known.trained["tecoa"]
+    assert set(known.datasets) == set(tecoa.counts) == set(MINI.datasets)
     for name, each in known.datasets.items():
-        cell = results.read(RESULTS / CLIP / f"{name}.json")
-        counts = (cell.images, cell.clean_correct, cell.robust_correct)
-        assert counts == (each.clip.images, each.clip.clean, each.clip.robust)
+        for defense, counts in (("clip", each.clip), ("tecoa", tecoa.counts[name])):
+            cell = results.read(CELLS / defense / f"{name}.json")
+            assert (cell.images, cell.clean_correct, cell.robust_correct) == (
+                counts.images,
+                counts.clean,
+                counts.robust,
+            )
+    assert cell.identity.deployed == tecoa.deployed
 
 
-def test_imagenets_normalization_is_caught_by_embeddings_or_by_the_weights_digest(tmp_path):
-    found = setup(tmp_path, protocol="sound:normalization=imagenet")
+def test_imagenets_normalization_is_caught_by_embeddings_or_by_the_weights_digest(setup, tmp_path):
+    found = setup(protocol="sound:normalization=imagenet")
     title, why = caught(found)
     assert title == "image embeddings"
     assert "pixels, normalization or precision differ" in why
@@ -116,77 +145,59 @@ def test_imagenets_normalization_is_caught_by_embeddings_or_by_the_weights_diges
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         config["preprocess_cfg"].update(mean=mean, std=std)
 
-    title, why = caught(setup(tmp_path, backbone(tmp_path, wrong)))
+    title, why = caught(setup(backbone(tmp_path, wrong)))
     assert title == "weights"
     assert "weights, activation or preprocessing" in why
 
 
-def test_another_activation_is_caught_by_the_digest_and_seen_by_embeddings(tmp_path):
+def test_another_activation_is_caught_by_the_digest_and_seen_by_embeddings(setup, tmp_path):
     """The weights of mini have GELU: QuickGELU is the wrong one here."""
     suite = backbone(tmp_path, lambda config: config["model_cfg"].update(quick_gelu=True))
-    found = setup(tmp_path, suite)
+    found = setup(suite)
     assert caught(found)[0] == "weights"
-    assert judged("image embeddings", found) == "failed"
-    assert judged("class texts", found) == "failed"
+    assert judged("image embeddings", found).word == "failed"
+    assert judged("class texts", found).word == "failed"
 
 
-def test_other_weights_are_caught_by_the_digest_and_seen_by_embeddings(tmp_path):
-    found = setup(tmp_path, backbone(tmp_path, weights=lambda state: moved(state, 1)))
+def test_other_weights_are_caught_by_the_digest_and_seen_by_embeddings(setup, tmp_path):
+    found = setup(backbone(tmp_path, weights=lambda state: moved(state, 1)))
     assert caught(found)[0] == "weights"
-    assert judged("image embeddings", found) == "failed"
+    assert judged("image embeddings", found).word == "failed"
 
 
-def test_shuffled_labels_are_caught_also_where_nothing_is_stored(tmp_path, changed):
-    load = datasets[NAME].load
-
-    def shuffled(split):
-        images = load(split)
-        return dataclasses.replace(
-            images, labels=np.random.default_rng(3).permutation(images.labels)
-        )
-
-    changed(load=shuffled)
-    assert caught(setup(tmp_path)) == ("labels", f"the labels of {NAME} are not those stored")
-    title, why = next(
-        (stage.title, each.why)
-        for stage, each in examine(setup(tmp_path, known=False))
-        if each.word == "failed"
-    )
-    assert title == "labels"
-    assert "fit the images no better than permuted ones" in why
+def test_shuffled_labels_are_caught_also_where_nothing_is_stored(setup, changed, drawn):
+    labels = np.random.default_rng(3).permutation(drawn.labels)
+    changed(load=lambda split: dataclasses.replace(drawn, labels=labels))
+    assert caught(setup()) == ("labels", f"the labels of {NAME} are not those stored")
+    verdict = judged("labels", setup(known=False))
+    assert verdict.word == "failed"
+    assert "fit the images no better than permuted ones" in verdict.why
 
 
-def test_class_names_in_another_order_are_caught_where_nothing_is_stored(tmp_path, changed):
+def test_class_names_in_another_order_are_caught_where_nothing_is_stored(setup, changed):
     changed(classes=datasets[NAME].classes[1:] + datasets[NAME].classes[:1])
-    assert judged("labels", setup(tmp_path, known=False)) == "failed"
-    assert caught(setup(tmp_path))[0] == "class texts"
+    assert judged("labels", setup(known=False)).word == "failed"
+    assert caught(setup())[0] == "class texts"
 
 
-def test_a_wrong_template_is_caught_by_class_texts(tmp_path, changed):
+def test_a_wrong_template_is_caught_by_class_texts(setup, changed):
     changed(templates=("a bad photo of the {}",))
-    title, why = caught(setup(tmp_path))
+    title, why = caught(setup())
     assert title == "class texts"
     assert "a bad photo of the" in why
 
 
-def test_a_second_resize_in_8_bits_is_caught_by_embeddings(tmp_path, changed):
-    load = datasets[NAME].load
-
-    def twice(split):
-        images = load(split)
-        pixels = torch.from_numpy(images.pixels)
-        there = fit(fit(pixels, Cut(40)), Cut(32)).numpy()
-        assert 0 < np.abs(there.astype(int) - images.pixels).mean() < 3
-        return dataclasses.replace(images, pixels=there)
-
-    changed(load=twice)
-    assert caught(setup(tmp_path))[0] == "image embeddings"
+def test_a_second_resize_in_8_bits_is_caught_by_embeddings(setup, changed, drawn):
+    twice = fit(fit(torch.from_numpy(drawn.pixels), Cut(40)), Cut(32)).numpy()
+    assert 0 < np.abs(twice.astype(int) - drawn.pixels).mean() < 3
+    changed(load=lambda split: dataclasses.replace(drawn, pixels=twice))
+    assert caught(setup())[0] == "image embeddings"
 
 
-def test_half_precision_is_caught_by_embeddings_and_moves_no_clean_accuracy(tmp_path):
-    found = setup(tmp_path, protocol="sound:precision=float16")
+def test_half_precision_is_caught_by_embeddings_and_moves_no_clean_accuracy(setup):
+    found = setup(protocol="sound:precision=float16")
     assert caught(found)[0] == "image embeddings"
-    half, full = (each.predictions(each.cell(NAME, 40)) for each in (found, setup(tmp_path)))
+    half, full = (each.predictions(each.cell(NAME, 8)) for each in (found, setup()))
     assert torch.equal(half, full)
 
 
@@ -208,6 +219,33 @@ def test_a_verdict_is_by_interval_and_tolerance():
     words = [compare(300, 500, theirs, 5) for theirs in (60, 64, 69, 70, 73, 75, 40)]
     assert words == ["passed", "passed", "passed", "doubtful", "doubtful", "failed", "failed"]
     assert [compare(300, 500, theirs, 0) for theirs in (64, 65)] == ["passed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("robust", "same", "other"),
+    [(29, "passed", "passed"), (49, "failed", "doubtful"), (69, "failed", "failed")],
+)
+def test_a_checkpoint_agrees_by_interval_and_another_training_is_named(robust, same, other):
+    found = results.read(CELLS / "tecoa" / f"{NAME}.json")
+    found = dataclasses.replace(found, robust_correct=robust)
+    known = stored.load("mini").trained["tecoa"]
+    numbers = f"{NAME} 54.67 clean, {robust / 3:.2f} robust, stored 54.67 and 9.67"
+    assert beside_stored({NAME: found}, known) == (same, f"the same weights: {numbers}")
+    again = edited(found, {"defense.checkpoint": "of another machine"})
+    assert beside_stored({NAME: again}, known) == (other, f"another training: {numbers}")
+
+
+def test_the_last_stage_compares_the_checkpoint_at_hand(setup, monkeypatch):
+    found = setup(defense="tecoa")
+    assert judged("a robust checkpoint", found).word == "not run"
+    workshop = found.bench.workshop
+    monkeypatch.setattr(workshop, "checkpoint_path", lambda recipe: Path(__file__))
+    monkeypatch.setattr(workshop, "tower", lambda spec, own=found.tower: own)
+    cell = found.cell(NAME, None, "tecoa")
+    found._found[cell] = results.read(CELLS / "tecoa" / f"{NAME}.json")
+    verdict = judged("a robust checkpoint", found)
+    assert verdict.word == "passed"
+    assert verdict.why.startswith("tecoa, the same weights: ")
 
 
 def test_what_is_out_of_reach_is_not_run_and_nothing_is_confirmed(zsrobust, monkeypatch):

@@ -1,6 +1,6 @@
 """The stages of `zsrobust calibrate`: each returns a verdict on one part of a set-up."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -36,6 +36,7 @@ from zsrobust.running.calibration.stored import (
     Counts,
     Known,
     OnDataset,
+    Trained,
     digest,
     packed,
     tolerance,
@@ -202,7 +203,9 @@ def write(setup: Setup) -> Known:
         )
     trained = {}
     if setup.defense is not None:
-        trained[setup.defense] = {name: setup.counts(name, setup.defense) for name in setup.names}
+        counts = {name: setup.counts(name, setup.defense) for name in setup.names}
+        first = setup.result(setup.cell(setup.names[0], None, setup.defense))
+        trained[setup.defense] = Trained(deployed=first.identity.deployed, counts=counts)
     return Known(weights=setup.bench.workshop.clip.digest, datasets=on, trained=trained)
 
 
@@ -325,16 +328,18 @@ def _embeddings(setup: Setup) -> Verdict:
     return Verdict("passed", f"{images} within {most:.1e} of the stored ones, allowed {limit:.1e}")
 
 
-def compare(correct: int, images: int, theirs: Decimal, allowed: float) -> Word:
+def compare(
+    correct: int, images: int, theirs: Decimal, allowed: float, doubtful: float | None = None
+) -> Word:
     """Return the verdict on an accuracy beside another one, in percent.
 
     It passes if the other one is within `allowed` points of our Wilson 95% interval, and is
-    doubtful within twice as many. With 0, it passes within the interval.
+    doubtful within `doubtful` points: twice as many, if not given.
     """
     beyond = off(correct, images, theirs)
     if beyond <= allowed:
         return "passed"
-    return "doubtful" if beyond <= 2 * allowed else "failed"
+    return "doubtful" if beyond <= (2 * allowed if doubtful is None else doubtful) else "failed"
 
 
 #: From the best to the worst: a stage has the worst word of its datasets.
@@ -420,26 +425,44 @@ def _robust(setup: Setup) -> Verdict:
         _ = setup.bench.workshop.tower(spec).encoder
     except ZSRobustError as error:
         return Verdict("not run", str(error), again)
-    found = {name: setup.counts(name, spec) for name in setup.names}
-    stored = setup.known.trained.get(spec, {}) if setup.known else {}
+    found = {name: setup.result(setup.cell(name, None, spec)) for name in setup.names}
+    stored = setup.known.trained.get(spec) if setup.known else None
+    if stored is not None and stored.counts.keys() >= found.keys():
+        word, why = beside_stored(found, stored)
+        again = f"zsrobust doctor {setup.options} --defense {spec} --dataset {setup.names[0]}"
+        return Verdict(word, f"{spec}, {why}", again)
     words: list[Word] = []
     lines = []
-    for name, counts in found.items():
-        line = f"{name} {percent(Fraction(counts.clean, counts.images))} clean, "
-        line += f"{percent(Fraction(counts.robust, counts.images))} robust"
-        if name in stored:
-            theirs = stored[name]
-            for ours, other in ((counts.clean, theirs.clean), (counts.robust, theirs.robust)):
-                share = _share(other, theirs.images)
-                words.append(compare(ours, counts.images, share, TOLERANCE))
-            line += f", stored {_share(theirs.clean, theirs.images):.2f} and "
-            line += f"{_share(theirs.robust, theirs.images):.2f}"
-        else:
-            plain = setup.counts(name)
-            words.append("doubtful" if counts.robust > plain.robust else "failed")
-            line += ", its authors print an average over other datasets"
-        lines.append(line)
+    for name, result in found.items():
+        counts, plain = _counts(result), setup.counts(name)
+        words.append("doubtful" if counts.robust > plain.robust else "failed")
+        lines.append(f"{_printed(name, counts)}, its authors print an average over other datasets")
     return Verdict(_worst(words), f"{spec}: {'; '.join(lines)}", _beside_anchors(setup))
+
+
+def beside_stored(found: Mapping[str, Result], stored: Trained) -> tuple[Word, str]:
+    """Return the verdict on a checkpoint's results by dataset beside stored counts, and a line.
+
+    Stored numbers lie in our intervals. If they are of another training, which differs in its last
+    bits at least, they are doubtful up to TOLERANCE points outside.
+    """
+    same = all(result.identity.deployed == stored.deployed for result in found.values())
+    words, lines = [], []
+    for name, result in found.items():
+        ours, theirs = _counts(result), stored.counts[name]
+        shares = [_share(count, theirs.images) for count in (theirs.clean, theirs.robust)]
+        for count, share in zip((ours.clean, ours.robust), shares, strict=True):
+            words.append(compare(count, ours.images, share, 0, 0 if same else TOLERANCE))
+        lines.append(f"{_printed(name, ours)}, stored {shares[0]:.2f} and {shares[1]:.2f}")
+    weights = "the same weights" if same else "another training"
+    return _worst(words), f"{weights}: {'; '.join(lines)}"
+
+
+def _printed(name: str, counts: Counts) -> str:
+    clean, robust = (
+        percent(Fraction(count, counts.images)) for count in (counts.clean, counts.robust)
+    )
+    return f"{name} {clean} clean, {robust} robust"
 
 
 STAGES = (

@@ -50,13 +50,20 @@ class OnDataset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The values of a trained defense."""
+
+    deployed: Text  #: `Identity.deployed`; another machine's training differs in the last bits
+    counts: Mapping[str, Counts]  #: by dataset
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """What is known of a suite whose set-up is right."""
 
     weights: Digest  #: of the backbone, its activation and its preprocessing
     datasets: Mapping[str, OnDataset]
-    #: counts of a trained defense by dataset
-    trained: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict)
+    trained: Mapping[str, Trained] = field(default_factory=dict)  #: by defense
 
     def to_json(self) -> str:
         """Return the content of a file of stored values."""
