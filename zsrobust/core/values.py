@@ -26,10 +26,10 @@ Text = Annotated[str, Meta(pattern=rf"\A{_PRINTABLE}*\Z", description="text of o
 Line = Annotated[str, Meta(pattern=rf"\A{_PRINTABLE}+\Z", description="a line of text")]
 _NAMED = "a name of letters, digits and _, with a letter first"
 Name = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9_]{0,99}\Z", description=_NAMED)]
-#: For example of images; no dataset is as large as the bound.
 Sha256 = Annotated[
     str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 hexadecimal digits, in lower case")
 ]
+#: For example of images; no dataset is as large as the bound.
 Count = Annotated[int, Meta(ge=1, le=10**12, description="a whole number above 0")]
 #: The largest value is that of torch's seeds.
 Whole = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number, 0 or above")]
