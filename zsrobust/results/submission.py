@@ -21,7 +21,7 @@ from tabulate import tabulate
 from zsrobust.core.errors import ZSRobustError, counted, last_line
 from zsrobust.core.files import read_regular
 from zsrobust.core.specs import split_spec
-from zsrobust.core.values import Count, Line, read_json
+from zsrobust.core.values import Count, Line, Sha256, read_json
 from zsrobust.results import store
 from zsrobust.results.cell import Result
 from zsrobust.results.findings import Verified
@@ -38,7 +38,6 @@ SUFFIXES = (".json", ".npz", ".samples.npz")  #: of the files of a cell
 Date = Annotated[
     str, Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}\Z", description="a date: 2026-11-28")
 ]
-Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 hexadecimal digits")]
 
 #: What an identity cannot lack if its number is to be repeated: details of the dataset.
 OF_DATASET = ("images", "classes", "templates", "prompts", "digest")
