@@ -11,10 +11,11 @@ from test_results import make, outcomes
 
 from zsrobust import results
 from zsrobust.cli.pages import print_page
-from zsrobust.cli.progress import Bars, Lines, Live
+from zsrobust.cli.progress import Lines
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.reporting.columns import Entry
 from zsrobust.reporting.formats import Page, render
+from zsrobust.running.bars import Bars, Live
 from zsrobust.running.plan import Key
 from zsrobust.settings import suites
 

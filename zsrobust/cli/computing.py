@@ -16,6 +16,7 @@ from zsrobust.core.files import check_writable
 from zsrobust.reporting.rows import Need
 from zsrobust.results import Result
 from zsrobust.running import bill
+from zsrobust.running.bars import Tally
 from zsrobust.running.bench import Bench
 from zsrobust.running.plan import Cell, plan
 from zsrobust.running.run import run as run_cells
@@ -69,7 +70,7 @@ def compute(
 def _in_jobs(
     bench: Bench,
     cells: Sequence[Cell],
-    shown: progress.Tally,
+    shown: Tally,
     request: Request,
     order: "Order",
     places: Places,

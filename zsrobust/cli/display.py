@@ -10,7 +10,6 @@ from rich.text import Text
 
 from zsrobust.cli.flagged import Flagged
 from zsrobust.cli.pages import print_page
-from zsrobust.cli.progress import Tally
 from zsrobust.core.errors import counted, last_line
 from zsrobust.evaluation.redflags.doctor import Diagnosis
 from zsrobust.reporting.columns import Entry, costs, filled, terminal
@@ -19,6 +18,7 @@ from zsrobust.reporting.rows import Row, rows_of
 from zsrobust.results.cell import Result
 from zsrobust.results.flags import look_up
 from zsrobust.results.store import Store, record_of
+from zsrobust.running.bars import Tally
 from zsrobust.settings.suites import Suite
 
 
