@@ -122,7 +122,6 @@ _filter = passes(
     examples=[
         "zsrobust check fresh --against results --suite mini --table 1",
         "zsrobust check results --against paper --defense tecoa --strict",
-        "zsrobust check runs --against anchors",
     ],
 )
 @click.argument("folder", type=Results())

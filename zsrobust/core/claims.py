@@ -16,7 +16,6 @@ The kernel's locks do not reach other machines on some mounts of NFS and Lustre.
 """
 
 import errno
-import glob
 import hashlib
 import os
 import re
@@ -28,10 +27,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import cannot_write, slug
+from zsrobust.core.files import beginning, cannot_write, exists, patiently, remove, slug
 
 BEAT = 15.0  # seconds from one touch of an owner's file to the next
 STALE = 120.0  # seconds without a touch, after which an owner on another machine counts as dead
@@ -78,7 +78,7 @@ def sole(path: Path, report: Callable[[str], None] | None = None) -> Iterator[No
     """
     with ExitStack() as stack:
         reported = ""
-        while not path.exists():
+        while not exists(path):
             try:
                 stack.enter_context(claimed(path))
                 break
@@ -131,28 +131,38 @@ def abandoned(claim: Path) -> bool:
 
 
 def clear(path: Path) -> None:
-    """Remove what dead processes left of their claims on `path` and of their drafts of one."""
+    """Remove what dead processes left of their claims on `path` and of their drafts of one.
+
+    What cannot be removed now stays, and whoever wants the claim clears it later.
+    """
     claim = claim_of(path)
-    for folder in (claim, *claim.parent.glob(f"{glob.escape(claim.name)}.*")):
-        with suppress(OSError):
-            for owner in _owners(folder):
-                if _is_dead(owner):
-                    owner.unlink(missing_ok=True)
-            folder.rmdir()  # fails while an owner is inside
+    with suppress(OSError, ZSRobustError):
+        for folder in (claim, *beginning(claim.parent, f"{claim.name}.")):
+            with suppress(OSError, ZSRobustError):
+                for owner in _owners(folder):
+                    if _is_dead(owner):
+                        remove(owner)
+                patiently(Path.rmdir, folder)  # fails while an owner is inside
 
 
 def _take(path: Path) -> Path:
     """Return the file that names this process as the owner of the claim on `path`."""
     claim = claim_of(path)
+    owner = claim / _name()
     try:
         for _ in range(TRIES):
             clear(path)
             if owners := _owners(claim):
+                if owner in owners:  # the answer to an earlier rename was lost
+                    return owner
                 raise BusyError(f"{path.name} is made by {_describe(owners[0])}")
-            claim.parent.mkdir(parents=True, exist_ok=True)
-            owner = claim / _name()
-            if _publish(owner):
-                return owner
+            patiently(partial(Path.mkdir, parents=True, exist_ok=True), claim.parent)
+            try:
+                if patiently(_publish, owner):
+                    return owner
+            except BaseException:
+                _free(owner)  # its rename may have succeeded
+                raise
     except OSError as error:
         raise cannot_write(claim, error) from error
     raise BusyError(f"{path.name} is made by another process")
@@ -172,15 +182,15 @@ def _publish(owner: Path) -> bool:
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
             raise
-        return owner.exists()  # NFS may rename, lose the answer, and then not find the draft
+        return owner.exists()  # this try or the one before may have lost the answer to its rename
     finally:
         _free(draft / owner.name)
 
 
 def _free(owner: Path) -> None:
-    with suppress(OSError):
-        owner.unlink(missing_ok=True)
-        owner.parent.rmdir()  # fails if it has another owner by now
+    with suppress(OSError, ZSRobustError):
+        remove(owner)
+        patiently(Path.rmdir, owner.parent)  # fails if it has another owner by now
 
 
 def _touch(owner: Path, stop: threading.Event) -> None:
@@ -192,9 +202,9 @@ def _touch(owner: Path, stop: threading.Event) -> None:
 def _owners(claim: Path) -> list[Path]:
     """Return the files that name the owner of a claim: one, or none if the claim is free."""
     try:
-        names = os.listdir(claim)
+        names = patiently(os.listdir, claim)
     except (FileNotFoundError, NotADirectoryError):  # in earlier versions a claim was a file
-        return [claim] if claim.is_file() else []
+        return [claim] if patiently(Path.is_file, claim) else []
     return [claim / name for name in names if not name.startswith(".nfs")]
 
 
@@ -204,10 +214,7 @@ def _is_dead(owner: Path) -> bool:
     if known and known["machine"] == _machine() and (born := _born(known["process"])) is not None:
         return born != known["born"]
     try:
-        with suppress(PermissionError):
-            # NFS shows a file as it is now only to those who open it.
-            os.close(os.open(owner, os.O_RDONLY | os.O_NONBLOCK))
-        touched = owner.stat().st_mtime_ns
+        touched = patiently(_touched, owner)
     except FileNotFoundError:
         return True
     before, since = _watched.get(owner, (None, 0.0))
@@ -215,6 +222,14 @@ def _is_dead(owner: Path) -> bool:
         _watched[owner] = touched, time.monotonic()
         return False
     return time.monotonic() - since > STALE
+
+
+def _touched(owner: Path) -> int:
+    """Return when an owner's file was last touched."""
+    with suppress(PermissionError):
+        # NFS shows a file as it is now only to those who open it.
+        os.close(os.open(owner, os.O_RDONLY | os.O_NONBLOCK))
+    return owner.stat().st_mtime_ns
 
 
 def _describe(owner: Path) -> str:

@@ -15,6 +15,10 @@ class ZSRobustError(Exception):
         return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], super().__str__())
 
 
+class UnreachableError(ZSRobustError):
+    """A file system failed to answer, however often it was asked: nothing is known of the file."""
+
+
 def suggest(kind: str, name: str, known: list[str], see: str) -> ZSRobustError:
     """Return the error for an unknown `name`, with the nearest known name."""
     near = difflib.get_close_matches(name, known, n=1)

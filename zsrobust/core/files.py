@@ -1,7 +1,6 @@
 """Files: written whole or not at all, under safe names."""
 
 import errno
-import glob
 import hashlib
 import os
 import re
@@ -10,16 +9,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import UnreachableError, ZSRobustError
 
 T = TypeVar("T")
 
 #: Errors of a file system of the network that may pass: a lost answer, a stale handle.
 PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN)
-TRIES = 4  # how often a file is read or written that fails in this way
+MISSING = (FileNotFoundError, NotADirectoryError)  # what the file system says of a missing file
+TRIES = 4  # how often a call is made that fails in passing
 PAUSE = 0.1  # seconds before the second try; they double
 
 #: The name of a file while `write_atomically` writes it.
@@ -60,27 +61,73 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device or a socket")
 
 
-def patiently(act: Callable[[], T]) -> T:
-    """Return what `act` returns, which is called again after a passing error; raises the last one.
+def patiently(act: Callable[[Path], T], path: Path) -> T:
+    """Return what `act` returns for a path; it is called again after a passing error.
 
-    `act` begins anew each time, so that nothing of a failed try counts.
+    The answer of a call may be lost after the call did its work. So `act` must accept that its work
+    is done. Raises UnreachableError after TRIES passing errors, and any other OSError at once: no
+    caller can take a path that was not reached for a missing one.
     """
-    for again in range(TRIES - 1):
+    for again in range(TRIES):
         try:
-            return act()
+            return act(path)
         except OSError as error:
             if error.errno not in PASSING:
                 raise
+            why = error
+        if again + 1 < TRIES:
             time.sleep(PAUSE * 2**again)
-    return act()
+    raise UnreachableError(
+        f"{path} cannot be reached: {why.strerror}, {TRIES} times. Next: run the same command again"
+    ) from why
+
+
+def state_of(path: Path, follow: bool = True) -> os.stat_result | None:
+    """Return the state of a file or a folder; None if it is missing. `follow` follows a link.
+
+    Raises UnreachableError, and ZSRobustError for a path that may not be read.
+    """
+    try:
+        return patiently(Path.stat if follow else Path.lstat, path)
+    except MISSING:
+        return None
+    except OSError as error:
+        raise ZSRobustError(
+            f"Cannot read {path}: {error.strerror}. Change its permissions, or choose another path."
+        ) from error
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists, as `Path.exists` does; raises the errors of `state_of`."""
+    return state_of(path) is not None
+
+
+def beginning(folder: Path, start: str) -> list[Path]:
+    """Return the paths in a folder whose names begin with `start`; empty if it is missing.
+
+    Raises UnreachableError, and OSError for a folder that cannot be listed.
+    """
+    try:
+        return [folder / name for name in patiently(os.listdir, folder) if name.startswith(start)]
+    except MISSING:
+        return []
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it exists. Raises ZSRobustError if it cannot be removed."""
+    try:
+        patiently(partial(Path.unlink, missing_ok=True), path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def read_regular(path: Path) -> bytes:
     """Return the content of a regular file; nothing else is opened.
 
-    Raises OSError for a link, a named pipe or a device, and for a file that cannot be read.
+    Raises OSError for a link, a named pipe or a device, and for a file that cannot be read. Raises
+    UnreachableError if nothing is known of it.
     """
-    return patiently(lambda: _read_regular(path))
+    return patiently(_read_regular, path)
 
 
 def _read_regular(path: Path) -> bytes:
@@ -99,11 +146,10 @@ def walk(folder: Path, depth: int = 100) -> Iterator[tuple[Path, str]]:
 
     Links below the folder are not followed, but `folder` itself may be a link. Wrong are links,
     named pipes and devices, and folders that cannot be listed. Folders in more than `depth` others
-    are left out.
+    are left out. Raises UnreachableError: no file is left out for a passing error.
     """
     try:
-        with os.scandir(folder) as found:
-            paths = sorted(folder / entry.name for entry in found)
+        paths = sorted(folder / name for name in patiently(os.listdir, folder))
     except FileNotFoundError:  # a run removed it meanwhile
         return
     except OSError as error:
@@ -111,7 +157,7 @@ def walk(folder: Path, depth: int = 100) -> Iterator[tuple[Path, str]]:
         return
     for path in paths:
         try:
-            kind = kind_of(path.lstat().st_mode)
+            kind = kind_of(patiently(Path.lstat, path).st_mode)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -141,7 +187,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises ZSRobustError if the file cannot be written.
     """
     try:
-        patiently(lambda: _write(path, content))
+        patiently(partial(_write, content=content), path)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -158,7 +204,8 @@ def _write(path: Path, content: bytes) -> None:
             os.chmod(temporary.name, 0o644)
             os.replace(temporary.name, path)
         except BaseException:
-            Path(temporary.name).unlink(missing_ok=True)  # it may have its final name already
+            with suppress(OSError):  # it may have its final name already
+                os.unlink(temporary.name)
             raise
 
 
@@ -167,8 +214,7 @@ def leftovers(path: Path) -> list[Path]:
 
     Nothing reads these files. A process that may write `path` removes them.
     """
-    pattern = f"{glob.escape(f'.{path.name}.')}*"
-    found = patiently(lambda: list(path.parent.glob(pattern)))
+    found = beginning(path.parent, f".{path.name}.")
     names = [(left, TEMPORARY.fullmatch(left.name)) for left in found]
     return [left for left, match in names if match and match["name"] == path.name]
 

@@ -12,7 +12,7 @@ import msgspec
 
 from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import read_regular, slug, write_atomically
+from zsrobust.core.files import exists, read_regular, slug, write_atomically
 from zsrobust.core.values import Line, Sha256, read_json
 
 FOLDER = "downloads"  #: of the records, in the folder of checkpoints
@@ -34,7 +34,7 @@ def check_download(folder: Path, place: str, sha256: str) -> None:
     """
     path = record_of(folder, place)
     with claims.sole(path, lambda line: None):
-        if not path.exists():
+        if not exists(path):
             first = Download(place=place, sha256=sha256)
             write_atomically(path, msgspec.json.format(msgspec.json.encode(first)) + b"\n")
     recorded = _read(path).sha256

@@ -8,6 +8,7 @@ from torch import nn
 
 from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.files import exists
 from zsrobust.datasets import Images, datasets
 from zsrobust.datasets import Progress as Preparing
 from zsrobust.defenses import Late, Tower, defenses
@@ -87,7 +88,7 @@ class Workshop:
         report = (lambda line: self.preparing(line, 0, 0)) if self.patient else None
         path = self.checkpoint_path(recipe)
         with ranks.led(claims.sole(path, report)):  # by one of the runs that share the folder
-            if path.exists():
+            if exists(path):
                 return self._read(recipe, tower)
             return self._train(recipe, name, tower)
 

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import read_regular
+from zsrobust.core.errors import UnreachableError, ZSRobustError
+from zsrobust.core.files import read_regular, state_of
 from zsrobust.core.intervals import wilson
 from zsrobust.results import shown
 from zsrobust.results.identity import Identity
@@ -149,7 +148,7 @@ class Samples:
         Raises ZSRobustError if the file is damaged.
         """
         path = path.with_suffix(".samples.npz")
-        if not os.path.lexists(path):
+        if state_of(path, follow=False) is None:
             return None
         with _reading(path):
             arrays = _unpack(path)
@@ -187,6 +186,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a damaged archive raises into a ZSRobustError that names the file."""
     try:
         yield
+    except UnreachableError:
+        raise
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise ZSRobustError(

@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
+from zsrobust.core.errors import UNPRINTABLE, UnreachableError, ZSRobustError
 from zsrobust.core.files import (
     cannot_write,
     is_folder,
     leftovers,
     read_regular,
+    remove,
+    state_of,
     walk,
     write_atomically,
 )
@@ -59,14 +61,14 @@ def write(
     try:
         for suffix in (".json", *beside):
             for left in leftovers(path.with_suffix(suffix)):
-                left.unlink(missing_ok=True)
+                remove(left)
     except OSError as error:
         raise cannot_write(path, error) from error
     for suffix, data in content.items():
         write_atomically(path.with_suffix(suffix), data)
     write_atomically(path, laid_out(stored))
     for suffix in beside.keys() - content.keys():
-        path.with_suffix(suffix).unlink(missing_ok=True)
+        remove(path.with_suffix(suffix))
     return path
 
 
@@ -96,7 +98,10 @@ def outcomes_match(result: Result, path: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str | None:
-    """Return the sha256 of a file's content; None if it is missing or not a regular file."""
+    """Return the sha256 of a file's content; None if it is missing or not a regular file.
+
+    Raises UnreachableError: a file that was not reached is not missing.
+    """
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
     except OSError:
@@ -120,6 +125,8 @@ def read(path: Path) -> Result:
             raise ValueError("its identity belongs elsewhere")
         flags, messages = named(result.flags, result.messages)  # older results store sentences
         return replace(result, flags=flags, messages=messages)
+    except UnreachableError:
+        raise
     except (*DAMAGED, ZSRobustError) as error:
         raise ZSRobustError(
             f"{path} is not a result of zsrobust ({str(error) or type(error).__name__}). "
@@ -186,9 +193,12 @@ class Store:
         return " and ".join(str(folder) for folder in self.folders)
 
     def find(self, place: Path) -> Path | None:
-        """Return the file of a cell by its relative place; None if all folders lack it."""
+        """Return the file of a cell by its relative place; None if all folders lack it.
+
+        Raises the errors of `state_of`: a file that was not reached is not missing.
+        """
         for folder in self.folders:
-            if os.path.lexists(folder / place):  # `read` refuses a link
+            if state_of(folder / place, follow=False):  # `read` refuses a link
                 return folder / place
         return None
 

@@ -10,6 +10,7 @@ from zsrobust import results
 from zsrobust.core import claims
 from zsrobust.core.claims import BusyError
 from zsrobust.core.errors import ZSRobustError, last_line
+from zsrobust.core.files import state_of
 from zsrobust.defenses import Tower
 from zsrobust.results import Result
 from zsrobust.results.identity import Identity
@@ -196,12 +197,9 @@ def _look(bench: Bench, cell: Cell, store: Store, tower: Tower, force: bool) -> 
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return the stamp of a file; None if the file is missing."""
-    try:
-        about = path.lstat()
-    except OSError:
-        return None
-    return about.st_ino, about.st_mtime_ns, about.st_size
+    """Return the stamp of a file; None if it is missing. Raises the errors of `state_of`."""
+    about = state_of(path, follow=False)
+    return None if about is None else (about.st_ino, about.st_mtime_ns, about.st_size)
 
 
 def _settle(bench: Bench, cell: Cell, state: Progress, store: Store, reporter: Reporter) -> Result:

@@ -16,6 +16,7 @@ import torch
 
 from zsrobust import results
 from zsrobust.core.errors import ZSRobustError, counted, last_line
+from zsrobust.core.files import exists
 from zsrobust.core.registry import load_plugin_file
 from zsrobust.defenses.workshop import Log, Workshop
 from zsrobust.evaluation.referee import Search
@@ -175,7 +176,7 @@ def _missing(
     for spec, defense in {cell.key.defense: cell.defense for cell in cells}.items():
         group = list(dict.fromkeys(cell for cell in cells if cell.key.defense == spec))
         recipes = defense.recipes(bench.suite) if defense else []
-        if all(bench.workshop.checkpoint_path(recipe).exists() for recipe in recipes):
+        if all(exists(bench.workshop.checkpoint_path(recipe)) for recipe in recipes):
             towers = runs.make_towers(bench, group)
             errors += towers.errors.values()
             some = group if towers.made else []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zsrobust.attacks import exact
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import leftovers, write_atomically
+from zsrobust.core.files import exists, leftovers, remove, write_atomically
 from zsrobust.datasets import Dataset, Images
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.results.digests import seal
@@ -184,8 +184,8 @@ class Training:
         """Resume the saved state of the same training; move a file that does not fit aside."""
         if self.learner.crew.leads:
             for left in [*leftovers(self.path), *leftovers(self.partial)]:
-                left.unlink(missing_ok=True)
-        if self.partial.exists():
+                remove(left)
+        if exists(self.partial):
             try:
                 self._begin_from(Partial.read(self.partial, self.made_from))
             except ZSRobustError as error:
@@ -344,7 +344,7 @@ class Training:
             metadata["digest"] = seal(metadata, weights_digest(weights))
             write_atomically(self.path, safetensors.torch.save(weights, metadata))
             self.saved = self.done
-            self.partial.unlink(missing_ok=True)
+            remove(self.partial)
         self.learner.crew.leaders(self.done, self.learner.device)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
