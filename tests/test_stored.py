@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from zsrobust import load_results, results
-from zsrobust.reporting import baseline, figures, formats, tables
+from zsrobust.reporting import figures, formats, tables
 from zsrobust.reporting.columns import percent
 from zsrobust.reporting.rows import rows
 from zsrobust.results.selection import Selection
@@ -47,14 +47,8 @@ def test_every_cell_is_there_whole_and_of_todays_format(frame):
     assert set(frame["status"]) == {"ok"}
     for path in results.paths(STORED):
         result = results.read(path)
-        outcomes = results.Outcomes.read(path)
-        assert results.outcomes_match(result, path)
-        assert (outcomes.clean_correct, outcomes.robust_correct) == (
-            result.clean_correct,
-            result.robust_correct,
-        )
-        assert len(outcomes.classes) == result.identity.dataset.details["classes"]
-        assert results.Samples.read(path) is not None or not result.clean_correct
+        # `test_forged` verifies what the files say.
+        assert path.with_suffix(".samples.npz").exists() or not result.clean_correct
         assert result.checks
 
 
@@ -95,7 +89,3 @@ def test_the_figures_are_those_of_the_cells(frame, number):
     told = figures.describe(number, frame, Selection.of(suites.load("mini"))).partition("\n")[2]
     stored = (STORED / "mini" / f"figure{number}.svg").read_text(encoding="utf-8")
     assert escape(told) in stored
-
-
-def test_they_agree_with_themselves():
-    assert baseline.check(STORED, STORED, tolerance=0).ok
