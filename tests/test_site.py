@@ -93,6 +93,28 @@ def test_the_numbers_of_a_defense_are_those_of_its_cells(results, site):
         assert lines[spec, "autoattack"] == printed
 
 
+def test_all_numbers_have_the_mean_over_training_seeds_beside_each_seed(tmp_path):
+    robust = {"fare": 0.5, "fare:seed=1": 0.75, "fare:eps=1/255": 0.25}
+    for spec, share in robust.items():
+        trained = int(spec.endswith("seed=1"))
+        cells(tmp_path / "results", spec, "pgd10", share, trained=trained, checkpoint=spec)
+    cells(tmp_path / "results", "fare:seed=2", "pgd10", 0.9, trained=2, datasets=("mini_shapes",))
+    write(Store(tmp_path / "results"), tmp_path / "site")
+    (mean,) = (
+        row
+        for row in tree(tmp_path / "site/defenses/fare.html").findall(".//tbody/tr")
+        if row.findtext("td/small") == "mean of 2 training seeds"
+    )
+    assert mean.findtext("th/small") == "fare"
+    _, _, clean, shown, _ = mean.findall("td")
+    assert [each.text for each in (*clean.iter("span"), *clean.iter("small"))] == [
+        "100.00",
+        "± 0.00",
+    ]
+    assert shown.findtext("span") == "62.50"
+    assert shown.findtext("small") == f"± {25 / 2**0.5:.2f}"
+
+
 def test_a_page_tells_the_mechanism_and_that_an_attack_did_not_know_the_defense(site):
     text = "".join(tree(site / "defenses/tte.html").itertext())
     assert "The logits are the mean over views of the image" in text

@@ -149,7 +149,7 @@ class Standing:
         own = read(self.row)
         if own.share is None:
             return replace(own, about=self.why)
-        return _mean([own, *(read(each.among(self.counted)) for each in self.seeds)])
+        return mean_of_trainings([own, *(read(each.among(self.counted)) for each in self.seeds)])
 
     @property
     def numbers(self) -> list[tuple[str, Entry, str]]:
@@ -159,7 +159,7 @@ class Standing:
         for name, row in self.attacks.items():
             every = [row, *(each.attacks[name] for each in self.seeds if name in each.attacks)]
             remark = "" if name in self.counted else other
-            known.append((name, _mean([read(each) for each in every]), remark))
+            known.append((name, mean_of_trainings([read(each) for each in every]), remark))
         return known + [(name, read(row), REMARK) for name, row in self.oblivious.items()]
 
     @property
@@ -173,7 +173,7 @@ class Standing:
         return links(self.name)
 
 
-def _mean(found: Sequence[Entry]) -> Entry:
+def mean_of_trainings(found: Sequence[Entry]) -> Entry:
     """Return the mean of the entries with a number, the first of which is the defense's own."""
     known = [each for each in found if each.share is not None] or found[:1]
     return across(known, [""] * len(known), "mean of {} training seeds")

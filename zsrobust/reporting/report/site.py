@@ -9,7 +9,7 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -27,7 +27,16 @@ from zsrobust.reporting.report.cells import read_outcomes
 from zsrobust.reporting.report.collection import Collection
 from zsrobust.reporting.report.gallery import Sample, samples_of
 from zsrobust.reporting.rows import Row, rows
-from zsrobust.reporting.standings import REMARK, Kind, Ranking, Standing, kind, links, rankings
+from zsrobust.reporting.standings import (
+    REMARK,
+    Kind,
+    Ranking,
+    Standing,
+    kind,
+    links,
+    mean_of_trainings,
+    rankings,
+)
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.cell import Result, Samples
 from zsrobust.results.flags import Flag, look_up
@@ -50,21 +59,22 @@ class Line:
     about: str  #: suite, protocol, eps, images, seed
     row: Row
     remark: str
+    seeds: Sequence[Row] = ()  #: of other trainings: entries are the mean over all
 
     @property
     def clean(self) -> Entry:
         """The mean clean accuracy."""
-        return average("clean")(self.row)
+        return self._read(average("clean"))
 
     @property
     def robust(self) -> Entry:
         """The mean robust accuracy, with the red flags of its cells."""
-        return flagged(average("robust"))(self.row)
+        return self._read(flagged(average("robust")))
 
     @property
     def above_chance(self) -> Entry:
         """The mean robust accuracy above chance."""
-        return above_chance("robust")(self.row)
+        return self._read(above_chance("robust"))
 
     @property
     def name(self) -> str:
@@ -73,13 +83,17 @@ class Line:
 
     def only(self, dataset: str) -> "Line":
         """Return the line of one dataset."""
-        return replace(self, row=self.row.only(dataset))
+        seeds = [each.only(dataset) for each in self.seeds]
+        return replace(self, row=self.row.only(dataset), seeds=seeds)
 
     @property
     def by_dataset(self) -> list[tuple[str, str, "Line"]]:
         """Each dataset's name and title, and the line of it alone."""
         cells = self.row.cells.items()
         return [(name, str(cell["dataset_title"]), self.only(name)) for name, cell in cells]
+
+    def _read(self, read: Callable[[Row], Entry]) -> Entry:
+        return mean_of_trainings([read(row) for row in (self.row, *self.seeds)])
 
 
 @dataclass(frozen=True)
@@ -172,10 +186,35 @@ def _lines(cells: pd.DataFrame, found: Collection) -> Iterator[Line]:
             known = found.suites[suite]
             chosen = tuple(name for name in known.datasets if name in measured)
             smaller = replace(known, datasets=chosen or tuple(sorted(measured)))
-            for spec, row in rows(part, smaller).items():
-                title = ROWS.get(spec, str(next(iter(row.cells.values()))["defense_title"]))
-                remark = REMARK if row.oblivious else ""
-                yield Line(title, spec, attack, about, row, remark)
+            lines = [
+                Line(_title(spec, row), spec, attack, about, row, REMARK if row.oblivious else "")
+                for spec, row in rows(part, smaller).items()
+            ]
+            yield from lines
+            yield from _over_trainings(lines)
+
+
+def _title(spec: str, row: Row) -> str:
+    return ROWS.get(spec, str(next(iter(row.cells.values()))["defense_title"]))
+
+
+def _over_trainings(lines: Sequence[Line]) -> Iterator[Line]:
+    """Yield a line for each method with several trainings: the mean over the complete ones."""
+    trained: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.row.mean("robust") is not None:
+            method = str(next(iter(line.row.cells.values()))["method"])
+            trained.setdefault(method, []).append(line)
+    for method, (first, *others) in trained.items():
+        if others:
+            words = f"mean of {1 + len(others)} training seeds"
+            yield replace(
+                first,
+                title=_title(method, first.row),
+                spec=method,
+                remark=f"{words}; {first.remark}" if first.remark else words,
+                seeds=[line.row for line in others],
+            )
 
 
 def _identities(results: Sequence[Result]) -> dict[str, str]:
