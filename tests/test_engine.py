@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from waits import Waits
 
 from zsrobust.attacks import Attack
 from zsrobust.attacks.draws import Draws
@@ -159,34 +159,6 @@ def test_batches_are_full_as_long_as_images_wait(early_stop):
     )
     if not early_stop:
         assert recorder.sizes == [8] * 48
-
-
-class Waits(TorchFunctionMode):
-    """Counts what makes the host wait for a GPU: reading a tensor, and indexing with a mask, whose size nobody knows."""
-
-    READS = (
-        torch.Tensor.cpu,
-        torch.Tensor.item,
-        torch.Tensor.tolist,
-        torch.Tensor.nonzero,
-        torch.nonzero,
-        torch.Tensor.__bool__,
-        torch.Tensor.__int__,
-        torch.Tensor.__float__,
-        torch.Tensor.__index__,
-    )
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, function, types, arguments=(), keywords=None):
-        indexing = function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
-        masked = (
-            indexing and isinstance(arguments[1], torch.Tensor) and arguments[1].dtype == torch.bool
-        )
-        self.count += function in self.READS or masked
-        return function(*arguments, **(keywords or {}))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -15,7 +15,7 @@ from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import edge_start, per_image, project_pixels, uphill
 from zsrobust.attacks.l1 import project, sparse_step
 from zsrobust.attacks.losses import CLASSES, LOSSES, Loss, targeted_dlr
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note, note_if
 from zsrobust.attacks.scenes import redrawn
 from zsrobust.attacks.search import Rows, Search, SearchAttack, rivals
 
@@ -204,8 +204,7 @@ def climb(
     """
     images, labels = search.images[owners], search.labels[owners]
     value, gradient, wrong = _look(classifier, starts, labels, targets, loss, search.times)
-    if not (gradient.flatten(1).any(1) | wrong).all():
-        note("attack_zero_gradients")
+    note_if(~(gradient.flatten(1).any(1) | wrong).all(), "attack_zero_gradients")
     size = torch.full_like(value, eps if norm == "l1" else 2 * eps)[:, None, None, None]
     none, values = torch.zeros_like(labels), images[0].numel() if len(images) else 0
     rows = Climb(

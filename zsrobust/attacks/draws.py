@@ -32,7 +32,7 @@ class Draws:
         cls, seed: int, name: str, positions: NDArray[np.int64], device: torch.device | str = "cpu"
     ) -> "Draws":
         """Return the source for the images of a dataset at these positions, under a seed."""
-        places = torch.from_numpy(np.ascontiguousarray(positions)).to(device)
+        places = torch.from_numpy(np.ascontiguousarray(positions)).to(device, non_blocking=True)
         return cls(_mix(places * GOLDEN + _number(f"{seed} {name}")))
 
     @classmethod

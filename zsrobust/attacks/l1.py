@@ -56,7 +56,9 @@ def sparse_step(
     """
     flat = gradient.flatten(1).abs()
     among = flat if movable is None else flat.where(movable.flatten(1), 0)
-    counts = torch.as_tensor(count, device=flat.device).expand(len(flat))
+    if not isinstance(count, Tensor):
+        count = torch.full((), count, device=flat.device)  # filled there: no copy to wait for
+    counts = count.expand(len(flat))
     least = among.sort(dim=1, descending=True).values.gather(1, counts[:, None] - 1)
     number = ((among >= least) & (among > 0)).sum(1, keepdim=True).clamp_min(1)
     signs = gradient.flatten(1).sign() * (flat >= least)

@@ -11,7 +11,7 @@ from zsrobust.attacks import attacks, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image
 from zsrobust.attacks.losses import cross_entropy
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note_if
 from zsrobust.attacks.search import Iterative
 from zsrobust.core.errors import ZSRobustError
 
@@ -92,6 +92,7 @@ class MIM(Iterative):
         """Return adversarial images (N, 3, S, S) in [0, 1]; see `zsrobust.attacks.Attack`."""
         adversarial, momentum = images.clone(), torch.zeros_like(images)
         left = torch.arange(len(images), device=images.device)
+        stuck = torch.zeros((), dtype=torch.bool, device=images.device)
         with frozen(classifier):
             for step in range(self.steps):
                 stops = self.early_stop and step > 0  # the first is the clean image
@@ -104,18 +105,18 @@ class MIM(Iterative):
                 logits = classifier(self.diverse(points, draws[left], step))
                 (gradient,) = torch.autograd.grad(cross_entropy(logits, labels[left]).sum(), points)
                 if stops and not self.elsewhere:
-                    safe = logits.argmax(1) == labels[left]
+                    safe = (logits.argmax(1) == labels[left]).nonzero()[:, 0]
                     left, gradient = left[safe], gradient[safe]
                 if not len(left):
                     break
                 gradient = self.smooth(gradient)
                 size = per_image(gradient.flatten(1).norm(p=1, dim=1))
-                if not size.all():
-                    note("attack_zero_gradients")
+                stuck |= ~size.all()
                 momentum[left] = self.decay * momentum[left] + gradient / size.clamp_min(
                     torch.finfo(size.dtype).tiny
                 )
                 adversarial[left] = self.move(images[left], adversarial[left], momentum[left])
+        note_if(stuck, "attack_zero_gradients")
         return adversarial
 
     def ahead(self, points: Tensor, momentum: Tensor) -> Tensor:

@@ -5,6 +5,13 @@ they are printed.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+_DROPPED: ContextVar[bool] = ContextVar("_DROPPED", default=False)
 
 
 class Note(UserWarning):
@@ -14,3 +21,19 @@ class Note(UserWarning):
 def note(name: str) -> None:
     """Warn of something that concerns the number; the result stores this name."""
     warnings.warn(name, Note, stacklevel=3)
+
+
+def note_if(seen: Tensor, name: str) -> None:
+    """Note a name if `seen`, () bool, is true. Reading it waits for the device."""
+    if not _DROPPED.get() and seen:
+        warnings.warn(name, Note, stacklevel=3)
+
+
+@contextmanager
+def dropped() -> Iterator[None]:
+    """Within it, no flag of `note_if` is read, so that nothing waits for the device."""
+    before = _DROPPED.set(True)
+    try:
+        yield
+    finally:
+        _DROPPED.reset(before)

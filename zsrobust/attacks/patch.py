@@ -14,7 +14,7 @@ from zsrobust.attacks import Norm, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image
 from zsrobust.attacks.losses import cross_entropy
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note_if
 from zsrobust.attacks.search import Search, SearchAttack
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
@@ -72,8 +72,7 @@ class Patch(SearchAttack):
             return
         images, labels = search.images[left], search.labels[left]
         _, gradient, _ = _look(classifier, images, labels)
-        if not gradient.flatten(1).any(1).all():
-            note("attack_zero_gradients")
+        note_if(~gradient.flatten(1).any(1).all(), "attack_zero_gradients")
         corners = (gradient > 0).to(images)
         places = promising(images, gradient, side, self.grid)
         scores = images.new_full(places.shape, -torch.inf)

@@ -14,9 +14,9 @@ from zsrobust.attacks import attacks, frozen, slots
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image, uniform_start
 from zsrobust.attacks.losses import objective
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note_if
 from zsrobust.attacks.scenes import redrawn
-from zsrobust.attacks.search import Iterative, advance
+from zsrobust.attacks.search import Iterative, advance, index_of
 from zsrobust.core.errors import ZSRobustError
 
 Places = NDArray[np.int64]  # of images among those that an attack was given
@@ -122,13 +122,13 @@ class PGD(Iterative):
         while len(here) or len(line):
             new, line = line[: size - len(here)], line[size - len(here) :]
             if begin and len(new):
-                at = _index(new, images)
+                at = index_of(new, images)
                 adversarial[at] = begin(images[at], draws[at])
             here, taken = (
                 np.concatenate([here, new]),
                 np.concatenate([taken, np.zeros_like(new)]) + 1,
             )
-            at = _index(here, images)
+            at = index_of(here, images)
             adversarial[at], safe, moving = self._step(
                 classifier, images[at], labels[at], adversarial[at]
             )
@@ -137,8 +137,7 @@ class PGD(Iterative):
             survivors.append(here[stay & (taken == self.steps)])
             stay &= taken < self.steps
             here, taken = here[stay], taken[stay]
-        if stuck:
-            note("attack_zero_gradients")
+        note_if(stuck, "attack_zero_gradients")
         return np.concatenate([left[:0], *survivors])
 
     def _step(
@@ -187,7 +186,7 @@ class PGD(Iterative):
         """Return which images of `left` are unfinished, by the mean of some passes."""
         size, times = slots(classifier, len(left)), self.eot or 1
         parts = [left[start : start + size] for start in range(0, len(left), size)]
-        indices = [_index(part, labels) for part in parts]
+        indices = [index_of(part, labels) for part in parts]
         logits = [
             torch.stack([redrawn(classifier, draw)(adversarial[at]) for draw in range(times)]).sum(
                 0
@@ -197,10 +196,6 @@ class PGD(Iterative):
         pairs = zip(logits, indices, strict=True)
         unfinished = [self.unfinished(each, labels[at]) for each, at in pairs]
         return left[torch.cat(unfinished).cpu().numpy()] if unfinished else left
-
-
-def _index(places: Places, like: Tensor) -> Tensor:
-    return torch.from_numpy(places).to(like.device, non_blocking=True)
 
 
 attacks.register("pgd")(PGD())

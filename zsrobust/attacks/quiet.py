@@ -22,7 +22,7 @@ from zsrobust.attacks.adaptive import Worst
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import uniform_start
 from zsrobust.attacks.losses import cross_entropy, margin
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note_if
 from zsrobust.attacks.scenes import beside, redrawn, scene_of
 from zsrobust.attacks.search import Iterative, advance, rivals
 
@@ -107,6 +107,7 @@ class Quiet(Iterative):
         times: int,
     ) -> Tensor:
         """Return the last of the steps from some points, (N, 3, S, S)."""
+        stuck = torch.zeros((), dtype=torch.bool, device=images.device)
         for step in range(self.steps):
             points = points.detach().requires_grad_()
             gradient = torch.zeros_like(points)
@@ -116,8 +117,7 @@ class Quiet(Iterative):
                 lower = (alarm > 0) & (logits.argmax(1) != labels)
                 score = torch.where(lower, -alarm, raised(logits))
                 gradient = gradient + torch.autograd.grad(score.sum(), points)[0]
-            if not gradient.flatten(1).any(1).all():
-                note("attack_zero_gradients")
+            stuck |= ~gradient.flatten(1).any(1).all()
             points = advance(
                 images,
                 points.detach(),
@@ -126,6 +126,7 @@ class Quiet(Iterative):
                 norm=self.norm,
                 step_size=self.step_size * (1 - step / self.steps),
             )
+        note_if(stuck, "attack_zero_gradients")
         return points
 
 

@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zsrobust.attacks import Attack, frozen, slots
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import Norm, project, uphill
 from zsrobust.attacks.l1 import can_move, sparse_step
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note_if
 from zsrobust.attacks.scenes import redrawn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
@@ -102,8 +104,7 @@ def ascend(
         (gradient,) = torch.autograd.grad(loss(points).sum(), points)
         moving &= gradient.flatten(1).any(dim=1).all()
         points = advance(images, points.detach(), gradient, eps=eps, norm=norm, step_size=step_size)
-    if not moving:
-        note("attack_zero_gradients")
+    note_if(~moving, "attack_zero_gradients")
     return points
 
 
@@ -164,10 +165,11 @@ class Search:
         """Keep the misclassified `points` (R, 3, S, S), one for each of their `owners`.
 
         Return which rows are left, those of images not broken; None if that is all of them.
+        The host waits for the device once, and once more if a point is misclassified.
         """
-        if not wrong.any():
-            return None
         rows = wrong.nonzero()[:, 0]
+        if not len(rows):
+            return None
         first = torch.full_like(self.labels, len(owners)).scatter_reduce(
             0, owners[rows], rows, "amin"
         )[owners[rows]]
@@ -224,6 +226,11 @@ class Rows:
     def __getitem__(self, chosen: Tensor) -> Self:
         """Return the rows at some indices."""
         return type(self)(**{name: tensor[chosen] for name, tensor in vars(self).items()})
+
+
+def index_of(places: NDArray[np.int64], like: Tensor) -> Tensor:
+    """Return places that the host knows, (n,), as an index on a tensor's device, without a wait."""
+    return torch.from_numpy(places).to(like.device, non_blocking=True)
 
 
 def rivals(logits: Tensor, labels: Tensor, count: int) -> Tensor:

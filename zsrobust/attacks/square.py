@@ -11,14 +11,16 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zsrobust.attacks import Norm, attacks
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import per_image
 from zsrobust.attacks.losses import margin as margin_of
-from zsrobust.attacks.search import Rows, Search, SearchAttack
+from zsrobust.attacks.search import Rows, Search, SearchAttack, index_of
 
 SHARE = 0.8  # p: the first windows' share of an image, halved after each of these queries
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -68,7 +70,11 @@ def square(
     norm: Norm,
     queries: int = 5000,
 ) -> None:
-    """Search for each image with so many queries."""
+    """Search for each image with so many queries.
+
+    Who is still searched is known on the host. It waits for the device once a round of queries, and
+    twice more in a round that breaks an image.
+    """
     left = search.left
     images, labels, draws = search.images[left], search.labels[left], draws[left]
     sides = [window(query, images.shape[2:], norm) for query in range(queries)]
@@ -79,27 +85,35 @@ def square(
     search.take(left, best, wrong)
     places = torch.arange(len(left), device=left.device)
     rows = Seek(left, places, images, labels, best, margin, wrong, torch.zeros_like(left))
+    asked, kept = np.zeros(len(left), dtype=np.int64), np.flatnonzero(~wrong.cpu().numpy())
     ahead = 1  # queries of an image at once
-    while len(kept := (~search.broken[rows.owner] & (rows.asked < queries)).nonzero()[:, 0]):
-        if len(kept) < len(rows.owner):
-            rows = rows[kept]
+    while len(kept):
+        if len(kept) < len(asked):
+            rows, asked = rows[index_of(kept, left)], asked[kept]
         ahead = min(ahead, max(1, search.most // len(kept)))
         query = rows.asked[:, None] + torch.arange(ahead, device=left.device)
         beyond, query = query >= queries, query.clamp_max(queries - 1)
         points = proposals(rows.image, rows.best, sizes[query], numbers[rows.place[:, None], query])
         margin, wrong = _ask(classifier, points.flatten(0, 1), rows.label.repeat_interleave(ahead))
-        useful = _decide(
+        decided, broken = _decide(
             rows,
             points,
             margin.view_as(query).masked_fill(beyond, -torch.inf),
             wrong.view_as(query) & ~beyond,
         )
-        search.take(rows.owner, rows.best, rows.wrong)
+        if broken.any():
+            search.take(rows.owner, rows.best, rows.wrong)
+        asked += decided
+        kept = np.flatnonzero((broken == 0) & (asked < queries))
+        useful = decided.sum() / beyond.numel()
         ahead = 2 * ahead if useful > 0.8 else max(1, ahead // 2) if useful < 0.5 else ahead
 
 
-def _decide(rows: Seek, points: Tensor, margin: Tensor, wrong: Tensor) -> float:
-    """Accept each row's first better point of (R, A, 3, H, W); return the share of used queries."""
+def _decide(rows: Seek, points: Tensor, margin: Tensor, wrong: Tensor) -> NDArray[np.int64]:
+    """Accept each row's first better point of (R, A, 3, H, W).
+
+    Return the decided queries of each row, and 1 where the point is misclassified: (2, R).
+    """
     better = (margin > rows.margin[:, None]) | wrong
     some, first = better.any(1), better.int().argmax(1)
     each = torch.arange(len(first), device=first.device)
@@ -108,7 +122,7 @@ def _decide(rows: Seek, points: Tensor, margin: Tensor, wrong: Tensor) -> float:
     rows.wrong = wrong[each, first]
     decided = torch.where(some, first + 1, better.shape[1])
     rows.asked = rows.asked + decided
-    return int(decided.sum()) / better.numel()
+    return np.asarray(torch.stack([decided, rows.wrong.long()]).cpu().numpy())
 
 
 def window(query: int, shape: Sequence[int], norm: Norm) -> int:

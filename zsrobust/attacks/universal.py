@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zsrobust.attacks import Attack, attacks, exact, frozen, slots
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.losses import cross_entropy
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note_if
 from zsrobust.attacks.scenes import Training, beside, redrawn, scene_of
 from zsrobust.core.errors import ZSRobustError
 
@@ -95,7 +95,8 @@ class Universal(Attack):
                 "or more. Set another number: universal:images=512"
             )
         source = Draws.of(training.seed, "universal", np.arange(len(images)), images.device)
-        delta, taken, stuck = torch.zeros_like(images[0]), 0, True
+        delta, taken = torch.zeros_like(images[0]), 0
+        moving = torch.zeros((), dtype=torch.bool, device=images.device)
         autocast = torch.autocast(images.device.type, enabled=False)
         with frozen(classifier), exact(), autocast, torch.enable_grad():
             for epoch in range(self.epochs):
@@ -103,11 +104,10 @@ class Universal(Attack):
                 for chosen in order.split(self.batch):
                     drawn = redrawn(classifier, taken)
                     gradient = _gradient(drawn, images[chosen], labels[chosen], delta)
-                    stuck &= not gradient.any()
+                    moving |= gradient.any()
                     delta = delta + self.rate * self.eps * gradient.sign()
                     delta, taken = delta.clamp(-self.eps, self.eps), taken + 1
-        if stuck:
-            note("attack_zero_gradients")
+        note_if(~moving, "attack_zero_gradients")
         return delta
 
 

@@ -9,7 +9,7 @@ from zsrobust.attacks import attacks, frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import uniform_start
 from zsrobust.attacks.losses import cross_entropy
-from zsrobust.attacks.notes import note
+from zsrobust.attacks.notes import note_if
 from zsrobust.attacks.scenes import DESCRIPTIONS, NUMBER, beside, scene_of
 from zsrobust.attacks.search import Iterative
 
@@ -61,8 +61,7 @@ class Worded(Iterative):
                 gradient = _gradient(modules, points, labels)
                 moving &= gradient.flatten(1).any(dim=1).all()
                 points = self.move(images, points, gradient)
-        if not moving:
-            note("attack_zero_gradients")
+        note_if(~moving, "attack_zero_gradients")
         return points
 
 

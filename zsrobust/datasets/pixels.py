@@ -23,7 +23,10 @@ def tensor(
 
     S is the cut's side; for a cut of None, or images that were cut before, it is their own.
     """
-    pixels = torch.from_numpy(np.asarray(images.pixels[positions])).to(device)
+    pixels = torch.from_numpy(np.asarray(images.pixels[positions]))
+    if torch.device(device).type == "cuda":
+        pixels = pixels.pin_memory()  # the copy runs beside the host's next work
+    pixels = pixels.to(device, non_blocking=True)
     if cut is not None and images.cut is None:
         pixels = fit(pixels, cut)
     return (pixels.float() / 255).contiguous()
@@ -50,7 +53,7 @@ def fit(pixels: Tensor, cut: Cut) -> Tensor:
     if own == cut.resized:
         return pixels[..., kept, kept]
     weights, sources = (
-        torch.from_numpy(each[:, kept]).to(pixels.device)
+        torch.from_numpy(each[:, kept]).to(pixels.device, non_blocking=True)
         for each in _taps(own, cut.resized, cut.interpolation)
     )
     wide = _resample(pixels, weights, sources, -1)

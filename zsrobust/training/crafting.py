@@ -12,6 +12,7 @@ from torch import Tensor
 from zsrobust.attacks import frozen
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.geometry import uniform_start
+from zsrobust.attacks.notes import dropped
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.search import ascend
 from zsrobust.core.errors import ZSRobustError
@@ -82,7 +83,7 @@ class Crafter:
                 "The objective asks for adversarial images. Add one to the recipe: attack=pgd2"
             )
         head = student.head
-        with frozen(student), warnings.catch_warnings():
+        with frozen(student), dropped(), warnings.catch_warnings():
             # The warnings of attacks concern evaluations.
             warnings.simplefilter("ignore", UserWarning)
             student.head = head.detach()  # a learned context has a gradient

@@ -1,0 +1,213 @@
+"""What a GPU needs to be fast, checked without one: no waits in inner loops, pinned uploads, fused attention."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from optima import linear, numbers
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from waits import Waits
+
+from zsrobust.attacks import attacks
+from zsrobust.attacks.search import Search
+from zsrobust.datasets import Cut, Dataset, Images
+from zsrobust.datasets.pixels import tensor
+from zsrobust.evaluation.referee import Case, judge
+from zsrobust.models.clip import load_clip
+from zsrobust.settings import suites
+from zsrobust.testing import toy
+from zsrobust.training import Recipe
+from zsrobust.training.learner import Learner
+
+#: By spec: its waits for each pass of the classifier, and further ones in a pass that breaks an image.
+WAITS = {
+    "pgd:restarts=2": (1, 0),
+    "pgd:early_stop=false": (0, 0),
+    "mim": (1, 0),
+    "mim:early_stop=false": (0, 0),
+    "feature_l2": (0, 0),
+    "apgd": (1, 1),
+    "apgd:loss=dlr": (1, 1),
+    "apgd:loss=targeted": (1, 1),
+    "fab": (2, 1),  # one is Newton's method, which is done after its first round here
+    "square": (1, 2),
+}
+
+
+class Counted(nn.Module):
+    """A classifier that counts its passes."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier, self.passes = classifier, 0
+
+    def forward(self, images):
+        self.passes += 1
+        return self.classifier(images)
+
+    def features(self, images):
+        self.passes += 1
+        return self.classifier.features(images)
+
+
+def attacked(spec, share, steps):
+    """Return waits and passes of an attack with `share` of the eps that breaks every image."""
+    classifier, images, labels, reach = linear("linf")
+    eps = float(reach.max()) * share
+    attack = attacks.create(spec, {"eps": eps})
+    attack = replace(attack, **{"queries" if spec == "square" else "steps": steps})
+    attack = replace(attack, step_size=eps / 4) if hasattr(attack, "step_size") else attack
+    counted = Counted(classifier)
+    with Waits() as waits:
+        attack(counted, images, labels, numbers(images))
+    return waits.count, counted.passes
+
+
+@pytest.mark.parametrize("spec", WAITS)
+def test_the_host_waits_so_often_in_each_pass(spec, monkeypatch):
+    each, more = WAITS[spec]
+    (few, short), (many, long) = (attacked(spec, 1e-4, steps) for steps in (6, 18))
+    assert long >= short + 8
+    assert many - few == each * (long - short)
+
+    found = []
+    take = Search.take
+
+    def watched(*given):
+        kept = take(*given)
+        found.append(kept is not None)
+        return kept
+
+    monkeypatch.setattr(Search, "take", watched)
+    waits, passes = attacked(spec, 0.7, 18)
+    breaking = more * sum(found) - (more == 2 and found[0])  # Square asks after its start anyway
+    verified = any(found)  # a last pass with one wait, for those that it takes back
+    assert waits == few + each * (passes - verified - short) + breaking + verified
+    assert any(found) == (more > 0)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip(suites.load("mini").backbone)
+
+
+@pytest.fixture
+def learner(clip):
+    """A training by PGD-10 on random images."""
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 3, 32, 32)).astype(np.uint8)
+    images = Images(pixels=pixels, labels=np.arange(8) % 2)
+    dataset = Dataset(
+        title="tiny",
+        group="general",
+        about="",
+        classes=("cat", "dog"),
+        templates=("a {}",),
+        size=8,
+        side=32,
+        load=lambda split: images,
+    )
+    recipe = Recipe(
+        objective="tecoa", attack="pgd10", eps=0.01, step_size=0.01, epochs=1, batch_size=8
+    )
+    return Learner(recipe, clip, dataset, images, None, checkpoint_activations=False)
+
+
+def test_a_training_step_never_waits(learner):
+    with Waits() as waits:
+        totals = learner.gradients(0, torch.arange(8))
+        finite = learner.finite()
+        learner.move(0)
+    assert waits.count == 0
+    assert finite
+    assert totals.isfinite().all()
+
+
+class Operations(TorchDispatchMode):
+    """Writes down the operations that forward and backward passes run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.names.add(function.__name__.split(".")[0])
+        return function(*arguments, **(keywords or {}))
+
+    def has(self, part):
+        return any(part in name for name in self.names)
+
+
+def test_attention_is_fused_in_passes_with_a_gradient(clip):
+    classifier = clip.classifier([["a cat"], ["a dog"]])
+    images = torch.rand(2, 3, clip.side, clip.side, requires_grad=True)
+    with Operations() as forward:
+        loss = classifier(images).sum()
+    with Operations() as backward:
+        torch.autograd.grad(loss, images)
+    for passed in (forward, backward):
+        assert passed.has("scaled_dot_product")
+        assert not passed.has("softmax")
+
+
+class Halves(TorchFunctionMode):
+    """Writes down what is computed in bf16 inside the classifier, and outside of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.names = False, {True: set(), False: set()}
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        found = function(*arguments, **(keywords or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.bfloat16:
+            self.names[self.inside].add(function.__name__)
+        return found
+
+
+@pytest.mark.parametrize(
+    "spec", ["pgd", "pgd:norm=l2", "apgd:steps=5", "fab:steps=5", "square:queries=5"]
+)
+def test_a_search_in_bf16_leaves_the_arithmetic_of_the_attack_in_float32(spec):
+    classifier, images = toy(4)
+
+    class Watched(nn.Module):
+        def forward(self, points):
+            halves.inside = True
+            logits = classifier(points)
+            halves.inside = False
+            return logits
+
+    attack = attacks.create(spec, {"eps": 0.004})
+    with Halves() as halves:
+        judge(Case(Watched(), attack, spec, images, batch_size=24, search="bf16"))
+    assert halves.names == {True: {"matmul"}, False: set()}
+
+
+class Pretended(TorchFunctionMode):
+    """Pretends that the CPU is a GPU, and writes down how tensors get there."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        keywords = keywords or {}
+        if function is torch.Tensor.pin_memory:
+            self.calls.append("pinned")
+            return arguments[0].clone()
+        if function is torch.Tensor.to and arguments[1:] == ("cuda",):
+            self.calls.append((arguments[0].dtype, keywords))
+            return arguments[0]
+        return function(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("cut", [None, Cut(8)])
+def test_pictures_go_to_a_gpu_as_bytes_from_pinned_memory(cut):
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 3, 16, 16)).astype(np.uint8)
+    images, chosen = Images(pixels=pixels, labels=np.zeros(5, np.int64)), np.array([3, 1])
+    with Pretended() as pretended:
+        found = tensor(images, chosen, cut, "cuda")
+    assert pretended.calls == ["pinned", (torch.uint8, {"non_blocking": True})]
+    assert torch.equal(found, tensor(images, chosen, cut))
