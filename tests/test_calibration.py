@@ -23,7 +23,8 @@ from zsrobust.models.clip import load_clip
 from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench, _select
 from zsrobust.running.calibration import stages, stored
-from zsrobust.running.calibration.stages import STAGES, Setup, beside_stored, compare, examine
+from zsrobust.running.calibration.setup import Setup
+from zsrobust.running.calibration.stages import STAGES, beside_stored, compare, examine
 from zsrobust.settings import protocols, suites
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -71,7 +71,7 @@ def calibrate(
         from zsrobust.core.files import write_atomically
         from zsrobust.results.store import Store
         from zsrobust.running.bench import Bench
-        from zsrobust.running.calibration import stages, stored
+        from zsrobust.running.calibration import setup, stages, stored
 
     if dry_run:
         for stage in stages.STAGES:
@@ -79,9 +79,9 @@ def calibrate(
         return
     known = stored.load(loaded.calibration)
     bench = Bench(loaded, how, places.workshop(loaded))
-    spec = defense or (None if target else stages.checkpoint_of(bench, known))
+    spec = defense or (None if target else setup.checkpoint_of(bench, known))
     with progress.live() as shown:
-        setup = stages.Setup(
+        examined = setup.Setup(
             bench,
             Store(places.folder),
             chosen,
@@ -91,11 +91,11 @@ def calibrate(
             force=force,
         )
         if target is not None:
-            write_atomically(target, stages.write(setup).to_json().encode())
+            write_atomically(target, setup.write(examined).to_json().encode())
             click.echo(f"{target} written. Name it in a suite's file: calibration = '{target}'")
             return
         found = []
-        for stage, verdict in stages.examine(setup, keep_going):
+        for stage, verdict in stages.examine(examined, keep_going):
             found.append((stage, verdict))
             click.echo(f"{verdict.word:8}  {stage.title}: {verdict.why}")
             if verdict.next and verdict.word != "passed":

@@ -1,4 +1,4 @@
 """Calibration: whether a set-up measures what it should, in stages, the cheapest first.
 
-`stages` has the stages, and `stored` the values that they compare with.
+`setup` is what is examined. `stages` has the stages, and `stored` what they compare with.
 """
