@@ -15,6 +15,7 @@ from zsrobust.cli.data import data, list_
 from zsrobust.cli.doctor import doctor
 from zsrobust.cli.export import export
 from zsrobust.cli.push import push
+from zsrobust.cli.reproduce import reproduce
 from zsrobust.cli.run import run
 from zsrobust.cli.show import figure, table
 from zsrobust.cli.submit import submit
@@ -77,6 +78,7 @@ _commands = (
     export,
     doctor,
     calibrate,
+    reproduce,
 )
 for command in _commands:
     main.add_command(command)

@@ -59,7 +59,16 @@ def compute(
         ranks.decided(lambda: check_writable(places.folder))
         with progress.live() as shown:
             if order.executor:
-                found, errors = _in_jobs(bench, cells, shown, request, order, places)
+                found, errors = in_jobs(
+                    bench,
+                    cells,
+                    shown,
+                    places,
+                    request.protocol,
+                    order.executor,
+                    order.settings,
+                    force=order.force,
+                )
             else:
                 found, errors = run_cells(bench, cells, places.store, shown, order.force)
         if found and ranks.leads():
@@ -67,29 +76,35 @@ def compute(
     return found, errors
 
 
-def _in_jobs(
+def in_jobs(
     bench: Bench,
     cells: Sequence[Cell],
     shown: Tally,
-    request: Request,
-    order: "Order",
     places: Places,
+    protocol: str,
+    executor: str,
+    settings: Sequence[str],
+    force: bool = False,
 ) -> Outcome:
+    """Return the results of the cells and the errors of defenses; jobs compute what is missing.
+
+    `protocol` is the name or the file that the user gave.
+    """
     from zsrobust.running import slurm
 
     task = slurm.Task(
         plugins=click.get_current_context().find_root().params["plugins"],
         suite=bench.suite.asked,
-        protocol=request.protocol,
-        search=order.search,
+        protocol=protocol,
+        search=bench.search,
         store=places.store,
         checkpoints=places.checkpoints,
         device=places.device,
-        force=order.force,
+        force=force,
         live=progress.live,
         log=bench.workshop.log,
     )
-    return slurm.run(str(order.executor), order.settings, task, bench, cells, shown)
+    return slurm.run(executor, settings, task, bench, cells, shown)
 
 
 def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places) -> bool:
@@ -105,6 +120,11 @@ def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places)
             click.echo(line, err=not order.dry_run)
     if order.dry_run or order.yes or not made.large:
         return not order.dry_run
+    return confirmed()
+
+
+def confirmed() -> bool:
+    """Return the user's answer; raises ZSRobustError if nobody can be asked."""
     if not sys.stdin.isatty():
         raise ZSRobustError(
             "This run takes gigabytes or hours, and needs confirmation. Add --yes or --limit."

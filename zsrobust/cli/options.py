@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +216,23 @@ stored_options = passes(
     Request, "request", stored_suite_option, protocol_option, eps_option, limit_option, seed_option
 )
 store_options = passes(Places, "places", stored_option, baseline_option)
+
+executor_option = click.option(
+    "--executor",
+    type=click.Choice(["slurm", "local"]),
+    help="Compute in jobs, one for each defense, and wait for them.",
+)
+slurm_option = several(
+    "--slurm",
+    "settings",
+    "Setting of the jobs: partition, time (minutes), gpus. Needs --executor.",
+    metavar="KEY=VALUE",
+)
+
+
+def check_executor(executor: str | None, settings: Sequence[str]) -> None:
+    """Raise ZSRobustError for settings of jobs without an executor."""
+    if settings and not executor:
+        raise ZSRobustError(
+            "--slurm configures the jobs of an executor. Next: add --executor slurm"
+        )

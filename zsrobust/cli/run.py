@@ -10,13 +10,16 @@ from zsrobust.cli.command import Command
 from zsrobust.cli.options import (
     baseline_option,
     bounds_option,
+    check_executor,
     checkpoints_option,
     data_option,
     device_option,
+    executor_option,
     folder_option,
     request_options,
     seeds_option,
     several,
+    slurm_option,
     step_size_option,
     tensorboard_option,
     train_seeds_option,
@@ -95,17 +98,8 @@ _order = passes(
         show_default=True,
         help="Precision of the attacks' search. Every verdict is made in float32.",
     ),
-    click.option(
-        "--executor",
-        type=click.Choice(["slurm", "local"]),
-        help="Compute in jobs, one for each defense, and wait for them.",
-    ),
-    several(
-        "--slurm",
-        "settings",
-        "Setting of the jobs: partition, time (minutes), gpus. Needs --executor.",
-        metavar="KEY=VALUE",
-    ),
+    executor_option,
+    slurm_option,
 )
 _places = passes(
     Places,
@@ -141,10 +135,7 @@ def run(request: Request, order: Order, places: Places) -> None:
     from zsrobust.running.entries import load_suite
     from zsrobust.settings import protocols
 
-    if order.settings and not order.executor:
-        raise ZSRobustError(
-            "--slurm configures the jobs of an executor. Next: add --executor slurm"
-        )
+    check_executor(order.executor, order.settings)
     # What is wrong with a name, and what cannot be downloaded, is known before torch is loaded.
     suite = load_suite(request.suite)
     protocols.load(request.protocol)

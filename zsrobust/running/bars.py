@@ -115,8 +115,11 @@ class Live(Tally):
         self._advance(self._bars[what], done)
 
     def cells(self, images: int) -> None:
-        """Begin the bar of the images to attack."""
+        """Begin the bar of the images to attack; it replaces one that is full."""
         if images:
+            for task in self._progress.tasks:
+                if task.id == self._images and task.finished:
+                    self._progress.remove_task(task.id)
             self._images = self._begin("attacking", images)
 
     def _begin(self, title: str, total: int, first: int = 0) -> TaskID:

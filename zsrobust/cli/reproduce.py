@@ -1,0 +1,243 @@
+"""`zsrobust reproduce`: compute what teaches most within a budget, and write a page about it."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zsrobust.cli.command import Command
+from zsrobust.cli.completion import SUITE
+from zsrobust.cli.folders import Results
+from zsrobust.cli.options import (
+    check_executor,
+    checkpoints_option,
+    data_option,
+    device_option,
+    executor_option,
+    folder_option,
+    limit_option,
+    out_option,
+    protocol_option,
+    several,
+    slurm_option,
+)
+from zsrobust.cli.request import Places, passes
+from zsrobust.cli.waiting import waiting
+from zsrobust.core.errors import ZSRobustError
+
+if TYPE_CHECKING:
+    from zsrobust.reporting.counterparts import Counterparts
+    from zsrobust.running.budget import Agenda
+    from zsrobust.settings.suites import Suite
+
+HOUR = 3600.0  #: seconds
+UNITS = {"s": 1.0, "m": 60.0, "h": HOUR, "d": 24 * HOUR}
+
+
+class Duration(click.ParamType[float]):
+    """A duration in seconds, written as 90s, 5m, 8h or 2d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds; fails for a number without a unit."""
+        found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([smhd])", str(value))
+        if not found:
+            self.fail(
+                f"{str(value)[:40]!r} is not a duration. Write 90s, 5m, 8h or 2d.", param, ctx
+            )
+        return float(found[1]) * UNITS[found[2]]
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "zsrobust reproduce mini --budget 5m",
+        "zsrobust reproduce paper --budget 8h --dry-run",
+    ],
+)
+@click.argument("name", metavar="[SUITE]", type=SUITE, default="paper")
+@click.option("--budget", type=Duration(), required=True, help="Time to spend: 90s, 5m, 8h, 2d.")
+@several("--table", "numbers", "Only this table. Default: 1 to 5, s1 to s5.", metavar="N")
+@protocol_option
+@limit_option
+@click.option(
+    "--against",
+    type=Results(),
+    default="results",
+    show_default=True,
+    help="Stored results that count as reported for a suite without a paper.",
+)
+@out_option("a page of Markdown", default="reproduction.md")
+@data_option
+@passes(Places, "places", folder_option, checkpoints_option, device_option)
+@click.option("--dry-run", is_flag=True, help="Print the order and its predicted seconds.")
+@click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation.")
+@executor_option
+@slurm_option
+def reproduce(
+    name: str,
+    budget: float,
+    numbers: Sequence[str],
+    protocol: str,
+    limit: int | None,
+    against: Path,
+    out: Path,
+    places: Places,
+    dry_run: bool,
+    yes: bool,
+    executor: str | None,
+    settings: Sequence[str],
+) -> None:
+    """Compute the cells of a suite's tables that teach most per hour, and compare them.
+
+    The order: the undefended CLIP under PGD-10 first. Then always the cell with the most reported
+    numbers per predicted second. An average counts in equal shares for the cells of its row. A
+    missing training counts in equal shares for the cells that need it. Equal cells go by cost,
+    then by name.
+
+    A cell starts if the time used so far and its predicted time fit into the budget. A cell that
+    has started is finished. Stored cells are not repeated, so the same command continues.
+
+    The page has ours, the reported numbers, differences with intervals, doubts, and what is
+    missing. With torchrun, all processes share every cell. With --executor, jobs compute the cells
+    that fit by prediction.
+    """
+    from zsrobust.cli.show import print_text
+    from zsrobust.reporting import contents, counterparts, reproduction
+    from zsrobust.running.entries import load_suite
+    from zsrobust.settings import protocols
+
+    check_executor(executor, settings)
+    suite, how = load_suite(name), protocols.load(protocol)
+    chosen = list(dict.fromkeys(numbers)) or counterparts.tables_of(suite)
+    for number in chosen:
+        if number not in counterparts.TABLES:
+            raise ZSRobustError(
+                f"Table {number} is not one of the paper's. Expected: "
+                f"{', '.join(counterparts.TABLES)}. Next: zsrobust run --table {number}"
+            )
+    names = {number: contents.suite_name(number, suite) for number in chosen}
+    loaded = {each: suite if each == suite.name else load_suite(each) for each in names.values()}
+    tables = {number: loaded[each] for number, each in names.items()}
+    beside = _counterparts(suite, loaded.values(), against, how.name)
+    taught = counterparts.values(tables, beside)
+    again = _command(name, budget, numbers, protocol, limit, against, out, places)
+    with waiting("loading torch"):
+        from zsrobust.cli import progress
+        from zsrobust.cli.computing import confirmed, in_jobs
+        from zsrobust.core import claims
+        from zsrobust.core.files import check_writable
+        from zsrobust.running import budget as planning
+        from zsrobust.running.bench import Bench
+        from zsrobust.training import ranks
+
+    with claims.terminable(), ranks.together(places.device) as own:
+        made = {
+            each.name: Bench(each, how, replace(places, device=own).workshop(each))
+            for each in loaded.values()
+        }
+        benches = {number: made[each.name] for number, each in tables.items()}
+        with waiting("loading open_clip and measuring this device"):
+            speed = ranks.decided(lambda: benches[chosen[0]].speed)
+        agenda = planning.draw_up(benches, places.store, taught, speed, limit)
+        large = ranks.decided(lambda: _announce(agenda, budget, places, dry_run))
+        if dry_run or (large and not yes and not ranks.decided(confirmed)):
+            return
+        ranks.decided(lambda: check_writable(places.folder))
+        with progress.live() as shown:
+            if executor:
+                spent = planning.Spent()
+                for bench, cells in agenda.by_bench(agenda.within(budget)):
+                    found, errors = in_jobs(
+                        bench, cells, shown, places, protocol, executor, settings
+                    )
+                    spent.cells += len(found)
+                    spent.errors |= {str(error): error for error in errors}
+            else:
+                spent = planning.spend(agenda, budget, places.store, shown)
+        if ranks.leads():
+            left = planning.draw_up(benches, places.store, taught, speed, limit)
+            device = benches[chosen[0]].workshop.device
+            about = [
+                f"Suite {suite.name} ({suite.title}), protocol {how.name}, on {device}. "
+                f"{planning.summary(left)}.",
+                f"Next: `{again}`" if left.jobs else "Nothing is missing.",
+                *(f"Error: {error}" for error in spent.errors.values()),
+            ]
+            gaps = {number: left.left(number) for number in tables}
+            pages = reproduction.build(
+                tables, places.store.load(), beside, gaps, protocol=how.name, limit=limit
+            )
+            title = f"Reproduction of the suite {suite.name}"
+            print_text(reproduction.markdown(pages, title, about), out)
+            click.echo(planning.summary(left))
+    for error in spent.errors.values():
+        click.echo(f"Error: {error}", err=True)
+    if spent.errors:
+        raise click.exceptions.Exit(2)
+    if spent.failed:
+        raise click.exceptions.Exit(1)
+
+
+def _counterparts(
+    suite: "Suite", suites: "Iterable[Suite]", against: Path, protocol: str
+) -> "Counterparts":
+    """Return the numbers to compare with: the paper's if it reports the suite, else stored ones."""
+    from zsrobust.reporting.counterparts import Paper, Stored
+    from zsrobust.results.store import load_results
+
+    return Paper() if suite.printed else Stored(load_results(against), suites, protocol)
+
+
+def _announce(agenda: "Agenda", budget: float, places: Places, dry_run: bool) -> bool:
+    """Print the order and the downloads; return whether this run asks for confirmation."""
+    from zsrobust.running import bill
+    from zsrobust.running import budget as planning
+
+    for line in planning.lines(agenda, budget):
+        click.echo(line, err=not dry_run)
+    gigabytes = 0.0
+    for bench, cells in agenda.by_bench(agenda.within(budget)):
+        made = bill.make(bench, cells, places.store, force=False)
+        gigabytes += made.gigabytes
+        for line in made.lines(bench.workshop.device):
+            click.echo(line, err=not dry_run)
+    return budget >= HOUR or gigabytes >= bill.LARGE
+
+
+def _command(
+    name: str,
+    budget: float,
+    numbers: Sequence[str],
+    protocol: str,
+    limit: int | None,
+    against: Path,
+    out: Path,
+    places: Places,
+) -> str:
+    """Return the command that continues, quoted for a shell; it leaves out defaults."""
+    unit = next(unit for unit in "dhms" if budget % UNITS[unit] == 0 or unit == "s")
+    words = ["zsrobust", "reproduce", name, "--budget", f"{budget / UNITS[unit]:g}{unit}"]
+    words += [word for number in numbers for word in ("--table", number)]
+    given: dict[str, tuple[object, object]] = {
+        "--protocol": (protocol, "sound"),
+        "--limit": (limit, None),
+        "--against": (against, Path("results")),
+        "--out": (out, Path("reproduction.md")),
+        "--results": (places.folder, Path("runs")),
+        "--checkpoints": (places.checkpoints, Path("checkpoints")),
+    }
+    words += [
+        word
+        for option, (value, default) in given.items()
+        if value != default
+        for word in (option, str(value))
+    ]
+    return shlex.join(words)
