@@ -211,8 +211,8 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     - `ARCHITECTURE/TAG`, a name and a pretrained tag of open_clip;
     - `ARCHITECTURE/FILE`, a state dict in open_clip's or OpenAI's layout;
     - `ARCHITECTURE/random:SEED`, random weights, for tests without the network;
-    - `hf-hub:…` or `local-dir:FOLDER`, in open_clip's layout; a folder of CLIP or SigLIP may be in
-      transformers' layout, too;
+    - `hf-hub:…` or `local-dir:FOLDER`, in open_clip's layout;
+    - `local-dir:FOLDER` of a CLIP or a SigLIP in transformers' layout;
     - `package:MODULE/FOLDER`, a folder inside a Python package.
 
     With `weights=False`, weights are random; those of `ARCHITECTURE/…` are not downloaded or read.
