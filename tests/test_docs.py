@@ -62,6 +62,11 @@ def test_commands_on_a_page_have_options_that_exist(page, tmp_path, monkeypatch)
         assert isinstance(command, click.Command)
 
 
+def test_the_page_on_commands_names_every_command():
+    named = {line.split()[1] for line in commands(ROOT / "docs" / "commands.md")}
+    assert named >= set(main.commands)
+
+
 @pytest.mark.parametrize(
     "page",
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES],
