@@ -234,6 +234,9 @@ def test_a_checkpoint_agrees_by_interval_and_another_training_is_named(robust, s
     assert beside_stored({NAME: found}, known) == (same, f"the same weights: {numbers}")
     again = edited(found, {"defense.checkpoint": "of another machine"})
     assert beside_stored({NAME: again}, known) == (other, f"another training: {numbers}")
+    word, why = beside_stored({"unknown": found}, known)
+    assert word == "not run"
+    assert why.endswith("nothing known")
 
 
 def test_the_last_stage_compares_the_checkpoint_at_hand(setup, monkeypatch):

@@ -290,7 +290,7 @@ def _robust(setup: Setup) -> Verdict:
         return Verdict("not run", str(error), again)
     found = {name: setup.result(setup.cell(name, None, spec)) for name in setup.names}
     stored = setup.known.trained.get(spec) if setup.known else None
-    if stored is not None and stored.counts.keys() >= found.keys():
+    if stored is not None:
         word, why = beside_stored(found, stored)
         again = f"zsrobust doctor {setup.options} --defense {spec} --dataset {setup.names[0]}"
         return Verdict(word, f"{spec}, {why}", again)
@@ -310,9 +310,14 @@ def beside_stored(found: Mapping[str, Result], stored: Trained) -> tuple[Word, s
     bits at least, they are doubtful up to TOLERANCE points outside.
     """
     same = all(result.identity.deployed == stored.deployed for result in found.values())
-    words, lines = [], []
+    words: list[Word] = []
+    lines = []
     for name, result in found.items():
-        ours, theirs = counts_of(result), stored.counts[name]
+        ours, theirs = counts_of(result), stored.counts.get(name)
+        if theirs is None:
+            words.append("not run")
+            lines.append(f"{_printed(name, ours)}, nothing known")
+            continue
         shares = [_share(count, theirs.images) for count in (theirs.clean, theirs.robust)]
         for count, share in zip((ours.clean, ours.robust), shares, strict=True):
             words.append(compare(count, ours.images, share, 0, 0 if same else TOLERANCE))
