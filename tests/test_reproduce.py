@@ -16,7 +16,7 @@ from zsrobust.cli import main
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.intervals import wilson
 from zsrobust.defenses.workshop import Workshop
-from zsrobust.reporting import counterparts, reproduction
+from zsrobust.reporting import counterparts, reported, reproduction
 from zsrobust.reporting.counterparts import Paper, Place, Stored
 from zsrobust.results.store import Store
 from zsrobust.running import budget
@@ -244,6 +244,27 @@ def test_the_page_has_differences_with_intervals_doubts_and_gaps(tmp_path):
     assert "1 of 6 cells are stored. Missing: 5, at most 3.0 h with their trainings." in page
 
 
+def test_doubts_about_the_papers_number_are_footnotes_and_about_ours_a_column(tmp_path):
+    suite = suites.load("paper")
+    cell = {"suite": "paper", "attack__eps": "1/255", "limit": 300}
+    store(tmp_path, "tecoa", "pcam", range(150), range(240), 300, **cell)
+    pages = reproduction.build(
+        {"1": suite, "2": suite},
+        load_results(tmp_path),
+        Paper(),
+        {number: reproduction.Left(95, 96, "9.0 h") for number in ("1", "2")},
+        protocol="sound",
+        limit=300,
+    )
+    claim = reported.cell("2", "tecoa", "pcam")
+    ((_, entries),) = pages["2"].rows  # the row is not complete: no average
+    assert (entries[5].text, entries[8].text) == (f"{claim.percent}", "a subset")
+    assert entries[5].notes
+    low, high = (100 * end - float(claim.percent) for end in wilson(240, 300))
+    assert entries[6].text.endswith(f" ({low:+.2f} to {high:+.2f})")
+    assert all(note in pages["2"].underneath[-1] for note in entries[5].notes)
+
+
 def test_mini_is_reproduced_within_seconds_and_continues(zsrobust, tmp_path):
     what = ("reproduce", "mini", "--table", "1", "--limit", "4", "--against", "none-stored")
     (tmp_path / "none-stored").mkdir()
@@ -257,7 +278,8 @@ def test_mini_is_reproduced_within_seconds_and_continues(zsrobust, tmp_path):
     assert cells
     page = (tmp_path / "reproduction.md").read_text()
     assert f"{len(cells)} of 96 cells are stored" in page
-    assert "zsrobust reproduce mini --budget 1s --table 1 --limit 4" in page
+    given = "--budget 1s --table 1 --limit 4 --against none-stored"
+    assert f"Next: `zsrobust reproduce mini {given}`" in page
     assert f"{len(cells)} of 96 cells are stored" in first.stdout
     again = zsrobust(*what, "--budget", "1s", "--dry-run").stdout
     assert f"{len(cells)} of 96 cells are stored" in again

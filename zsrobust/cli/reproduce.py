@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from zsrobust.cli.command import Command
 from zsrobust.cli.completion import SUITE
@@ -38,21 +39,36 @@ HOUR = 3600.0  #: seconds
 UNITS = {"s": 1.0, "m": 60.0, "h": HOUR, "d": 24 * HOUR}
 
 
-class Duration(click.ParamType[float]):
-    """A duration in seconds, written as 90s, 5m, 8h or 2d."""
+class Seconds(float):
+    """Seconds that are printed as the user wrote them: "8h"."""
+
+    def __new__(cls, text: str) -> "Seconds":
+        """Take a number and its unit."""
+        made = super().__new__(cls, float(text[:-1]) * UNITS[text[-1]])
+        made.text = text
+        return made
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Duration(click.ParamType[Seconds]):
+    """A duration, written as 90s, 5m, 8h or 2d."""
 
     name = "duration"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
+    ) -> Seconds:
         """Return the seconds; fails for a number without a unit."""
-        found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([smhd])", str(value))
+        found = re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?[smhd]", str(value))
         if not found:
             self.fail(
                 f"{str(value)[:40]!r} is not a duration. Write 90s, 5m, 8h or 2d.", param, ctx
             )
-        return float(found[1]) * UNITS[found[2]]
+        return Seconds(found[0])
 
 
 @click.command(
@@ -128,7 +144,7 @@ def reproduce(
     tables = {number: loaded[each] for number, each in names.items()}
     beside = _counterparts(suite, loaded.values(), against, how.name)
     taught = counterparts.values(tables, beside)
-    again = _command(name, budget, numbers, protocol, limit, against, out, places)
+    again = _command(click.get_current_context())
     with waiting("loading torch"):
         from zsrobust.cli import progress
         from zsrobust.cli.computing import confirmed, in_jobs
@@ -212,32 +228,15 @@ def _announce(agenda: "Agenda", budget: float, places: Places, dry_run: bool) ->
     return budget >= HOUR or gigabytes >= bill.LARGE
 
 
-def _command(
-    name: str,
-    budget: float,
-    numbers: Sequence[str],
-    protocol: str,
-    limit: int | None,
-    against: Path,
-    out: Path,
-    places: Places,
-) -> str:
-    """Return the command that continues, quoted for a shell; it leaves out defaults."""
-    unit = next(unit for unit in "dhms" if budget % UNITS[unit] == 0 or unit == "s")
-    words = ["zsrobust", "reproduce", name, "--budget", f"{budget / UNITS[unit]:g}{unit}"]
-    words += [word for number in numbers for word in ("--table", number)]
-    given: dict[str, tuple[object, object]] = {
-        "--protocol": (protocol, "sound"),
-        "--limit": (limit, None),
-        "--against": (against, Path("results")),
-        "--out": (out, Path("reproduction.md")),
-        "--results": (places.folder, Path("runs")),
-        "--checkpoints": (places.checkpoints, Path("checkpoints")),
-    }
-    words += [
-        word
-        for option, (value, default) in given.items()
-        if value != default
-        for word in (option, str(value))
-    ]
-    return shlex.join(words)
+def _command(context: click.Context) -> str:
+    """Return the command that continues, quoted for a shell: the options that the user gave."""
+    words = ["zsrobust"]
+    words += [word for file in context.find_root().params["plugins"] for word in ("--plugin", file)]
+    words += ["reproduce", context.params["name"]]
+    for option in context.command.params:
+        value = context.params.get(str(option.name))
+        given = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+        if given and isinstance(option, click.Option):
+            for each in value if option.multiple else [value]:
+                words += [option.opts[0]] if option.is_flag else [option.opts[0], str(each)]
+    return shlex.join(map(str, words))

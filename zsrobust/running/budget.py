@@ -115,53 +115,65 @@ def draw_up(
 ) -> Agenda:
     """Return the agenda of the tables, whose benches are given by their numbers.
 
-    A cell with a stored result is not missing, unless it failed. The first table's suite is the one
-    whose CLIP comes first. Predicted seconds are upper bounds at this speed, without red flags, and
+    A cell with a stored result is not missing, unless it failed. Only the CLIP of the first table's
+    suite comes first. Predicted seconds are upper bounds at this speed, without red flags, and
     the processes of torchrun share them.
     """
-    cells: dict[str, tuple[Bench, Cell]] = {}
-    tables: dict[str, list[str]] = {}
+    tables: dict[str, dict[str, tuple[Bench, Cell]]] = {}
     for number, bench in benches.items():
         needs = contents.needs(number, bench.suite)
-        own = {
+        tables[number] = {
             f"{bench.suite.name}: {cell.key}": (bench, cell)
             for cell in plan(bench.suite, bench.protocol, needs=needs, limit=limit)
         }
-        cells |= own
-        tables[number] = list(own)
+    cells = {name: cell for table in tables.values() for name, cell in table.items()}
     stored = store.load()
     done = set(stored[stored["status"] == "ok"]["path"])
-    main = next(iter(benches.values())).suite
+    main = next(iter(benches.values()))
     jobs: list[Job] = []
     trainings: dict[str, float] = {}
-    for bench in {id(bench): bench for bench in benches.values()}.values():
-        wanted = {
+    for bench in {bench.suite.name: bench for bench in benches.values()}.values():
+        missing = {
             name: cell
-            for name, (own_bench, cell) in cells.items()
-            if own_bench is bench and str(store.find(bench.path(cell))) not in done
+            for name, (own, cell) in cells.items()
+            if own is bench and str(store.find(bench.path(cell))) not in done
         }
-        found = forecast.of_cells(bench, list(wanted.values()))
-        made = {
-            recipe.digest
-            for defense in {cell.key.defense: cell.defense for cell in wanted.values()}.values()
-            for recipe in (defense.recipes(bench.suite) if defense else [])
-            if bench.workshop.checkpoint_path(recipe).exists()
-        }
-        trainings |= {
-            digest: speed.seconds(*passes) / ranks.size()
-            for digest, passes in found.trainings.items()
-            if digest not in made
-        }
-        for name, cell in wanted.items():
-            work, key = found.cells[bench.suite.name, cell.key], cell.key
-            eps = format_eps(key.eps)
-            place = Place(bench.suite.name, key.defense, key.attack, eps, key.dataset)
-            usual = (UNDEFENDED, USUAL, format_eps(main.attack["eps"]))
-            first = bench.suite is main and (key.defense, key.attack, eps) == usual
-            value = values.get(place, Fraction(0))
-            seconds = speed.seconds(*work.passes) / ranks.size()
-            jobs.append(Job(name, value, seconds, work.needed - made, first))
+        needed, found = _jobs(bench, missing, values, speed, bench is main)
+        trainings |= needed
+        jobs += found
     return Agenda(order(jobs, trainings), trainings, cells, tables)
+
+
+def _jobs(
+    bench: Bench,
+    missing: Mapping[str, Cell],
+    values: Mapping[Place, Fraction],
+    speed: Speed,
+    main: bool,
+) -> tuple[dict[str, float], list[Job]]:
+    """Return the seconds of the trainings of missing cells, and the jobs of these cells."""
+    suite, found = bench.suite, forecast.of_cells(bench, list(missing.values()))
+    recipes = [
+        recipe
+        for defense in {cell.key.defense: cell.defense for cell in missing.values()}.values()
+        for recipe in (defense.recipes(suite) if defense else [])
+    ]
+    made = {each.digest for each in recipes if bench.workshop.checkpoint_path(each).exists()}
+    usual = (UNDEFENDED, USUAL, format_eps(suite.attack["eps"]))
+    jobs = []
+    for name, cell in missing.items():
+        work, key = found.cells[suite.name, cell.key], cell.key
+        place = Place(suite.name, key.defense, key.attack, format_eps(key.eps), key.dataset)
+        value = values.get(place, Fraction(0))
+        seconds = speed.seconds(*work.passes) / ranks.size()
+        first = main and (place.defense, place.attack, place.eps) == usual
+        jobs.append(Job(name, value, seconds, work.needed - made, first))
+    trainings = {
+        digest: speed.seconds(*passes) / ranks.size()
+        for digest, passes in found.trainings.items()
+        if digest not in made
+    }
+    return trainings, jobs
 
 
 @dataclass
