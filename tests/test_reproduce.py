@@ -16,7 +16,7 @@ from zsrobust.cli import main
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.intervals import wilson
 from zsrobust.defenses.workshop import Workshop
-from zsrobust.reporting import counterparts, reported, reproduction
+from zsrobust.reporting import contents, counterparts, reported, reproduction
 from zsrobust.reporting.counterparts import Paper, Place, Stored
 from zsrobust.results.store import Store
 from zsrobust.running import budget
@@ -131,6 +131,8 @@ def test_the_paper_begins_with_clip_and_its_values_are_the_reported_numbers(benc
     assert values[place._replace(defense="pmg_aft:beta=0")] == Fraction(2, 16)
     clip = place._replace(defense="clip")
     assert values[clip] >= values[place] + 1  # anchors, and TGA-ZSR's clean accuracy
+    second = counterparts.values({"s2": suites.load("paper_cifar100")}, Paper())
+    assert {place.defense for place in second} == {*contents.ROWS} - {"clip"}
     found = budget.draw_up(benches(suite, *tables), Store(tmp_path / "runs"), values, SPEED)
     keys = [found.cells[each.name][1].key for each in found.jobs]
     assert {(key.defense, key.attack) for key in keys[:16]} == {("clip", "pgd10")}

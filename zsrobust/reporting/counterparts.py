@@ -16,6 +16,7 @@ from zsrobust.core.specs import format_eps
 from zsrobust.reporting import contents, reported
 from zsrobust.reporting.rows import Finder, Metric, Need
 from zsrobust.results.selection import Selection
+from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
 #: The tables of a reproduction: those of the paper and of its supplement.
@@ -107,13 +108,17 @@ def values(tables: Mapping[str, Suite], counterparts: Counterparts) -> dict[Plac
     """Return how many reported numbers each cell is compared with.
 
     `tables` has the suite of each table by its number. A number that several tables repeat counts
-    once. An average counts in equal shares for the cells of its row.
+    once. An average counts in equal shares for the cells of its row. The undefended CLIP of a
+    second series is that of the first, and counts nothing.
     """
+    seconds = suites.firsts()
     own: dict[Place, set[Number]] = {}
     shared: dict[tuple[Place, ...], set[Number]] = {}
     for number, suite in tables.items():
         for line in lines_of(number, suite):
             need = line.need
+            if suite.name in seconds and need.defense == UNDEFENDED:
+                continue
             row = tuple(
                 Place(suite.name, need.defense, need.attack, line.eps, name)
                 for name in suite.datasets
@@ -195,10 +200,10 @@ class Stored:
 
     title = "Stored"
 
-    def __init__(self, results: pd.DataFrame, suites: Iterable[Suite], protocol: str) -> None:
+    def __init__(self, results: pd.DataFrame, chosen: Iterable[Suite], protocol: str) -> None:
         """Take the DataFrame of `load_results`, the suites, and the name of the protocol."""
         self._finders = {
-            suite.name: Finder(results, Selection.of(suite, protocol=protocol)) for suite in suites
+            suite.name: Finder(results, Selection.of(suite, protocol=protocol)) for suite in chosen
         }
 
     def cell(self, line: Line, dataset: str) -> Sequence[Number]:
