@@ -234,7 +234,7 @@ def _command(context: click.Context) -> str:
     words += [word for file in context.find_root().params["plugins"] for word in ("--plugin", file)]
     words += ["reproduce", context.params["name"]]
     for option in context.command.params:
-        value = context.params.get(str(option.name))
+        value: Any = context.params.get(str(option.name))
         given = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
         if given and isinstance(option, click.Option):
             for each in value if option.multiple else [value]:
