@@ -1,6 +1,9 @@
 """What a GPU needs to be fast, checked without one: no waits in inner loops, pinned uploads, fused attention."""
 
+import importlib
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,3 +214,64 @@ def test_pictures_go_to_a_gpu_as_bytes_from_pinned_memory(cut):
         found = tensor(images, chosen, cut, "cuda")
     assert pretended.calls == ["pinned", (torch.uint8, {"non_blocking": True})]
     assert torch.equal(found, tensor(images, chosen, cut))
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The benchmark of devices, as it imports its neighbors when it runs as a script."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder / "attacks"))
+        patch.syspath_prepend(str(folder / "speed"))
+        yield importlib.import_module("device")
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def smoke(script, *more):
+    return script.main(["--smoke", "--precisions", "float32", *more])
+
+
+@pytest.mark.filterwarnings("ignore:::")  # of the libraries
+def test_the_script_for_a_gpu_measures_all_its_rows_and_stores_none_of_a_trial(
+    script, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys.modules["measure"], "RESULTS", tmp_path)
+    rows = smoke(script, "--what", "PGD-10", "training", "APGD-100")
+    assert "not measured" not in capsys.readouterr().out
+    ours = {row["what"]: row for row in rows if row["by"].startswith("zsrobust")}
+    assert list(ours) == ["PGD-10", "training", "APGD-100"]
+    assert all(row["TFLOP/s"] > 0 and row["% of products"] > 0 for row in rows)
+    robust = {row["by"]: row["robust %"] for row in rows if row["what"] == "PGD-10"}
+    assert robust["zsrobust, all steps, compiled"] == robust["zsrobust, all steps"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_for_a_gpu_names_what_the_minutes_do_not_suffice_for(script, capsys):
+    assert smoke(script, "--minutes", "0", "--what", "PGD-10") == []
+    assert "not measured: mini, PGD-10, float32, zsrobust" in capsys.readouterr().out
+
+
+def test_a_compiled_classifier_sees_one_batch_size_and_returns_the_same_logits(script):
+    classifier, images = toy(4)
+    sizes = []
+
+    def backend(graph, inputs):
+        sizes.extend(each.shape[0] for each in inputs if each.ndim == 4)
+        return graph.forward
+
+    filled = script.Filled(classifier, 8, backend=backend)
+    points = torch.from_numpy(images.pixels).float() / 255
+    for number in (8, 5, 1):
+        assert torch.equal(filled(points[:number]), classifier(points[:8])[:number])
+    assert sizes == [8]
+
+
+def test_an_image_step_has_the_operations_of_its_products(script):
+    layer = nn.Linear(6, 5, bias=False).requires_grad_(False)
+    images = torch.rand(3, 6, requires_grad=True)
+    with script.counted() as counter:
+        torch.autograd.grad(layer(images).sum(), images)
+    assert counter.flop == 2 * 2 * 3 * 6 * 5

@@ -90,6 +90,11 @@ def store(name: str, about: str, rows: list[dict[str, Any]]) -> None:
     kept = [row for row in kept if _setting(row) not in [_setting(each) for each in rows]]
     content["rows"] = [*kept, *rows]
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(about, rows)
+
+
+def show(about: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows of a benchmark."""
     table = Table(title=about)
     for key in dict.fromkeys(key for row in rows for key in row):
         if key != "all":
@@ -120,10 +125,12 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def vit(classes: int) -> tuple[Clip, ZeroShotClassifier, list[str]]:
-    """Return ViT-B/32 with random weights, a classifier of `classes` classes, and its prompts."""
+def vit(
+    classes: int, backbone: str = "ViT-B-32-quickgelu/openai"
+) -> tuple[Clip, ZeroShotClassifier, list[str]]:
+    """Return a CLIP with random weights, a classifier of `classes` classes, and its prompts."""
     torch.manual_seed(0)
-    clip = load_clip("ViT-B-32-quickgelu/openai", device(), weights=False)
+    clip = load_clip(backbone, device(), weights=False)
     prompts = [f"This is a photo of a thing of kind {number}" for number in range(classes)]
     classifier = clip.classifier([[prompt] for prompt in prompts])
     return clip, classifier.eval().requires_grad_(False), prompts

@@ -6,6 +6,7 @@ prompts at every step. Its losses take three more passes of each model, prompts 
 Run: `python benchmarks/speed/training.py [--batch 64]`
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -15,10 +16,43 @@ from measure import options, pictures, ratio, store, vit
 
 from zsrobust.attacks import attacks, frozen
 from zsrobust.attacks.draws import Draws
+from zsrobust.attacks.notes import dropped
 from zsrobust.defenses.pmg_aft import OPTIONS
+from zsrobust.models.clip import Clip
 from zsrobust.training import Step, objectives
+from zsrobust.training.learner import BFloat16
 
 EPS = 1 / 255
+
+
+def our_step(
+    clip: Clip,
+    prompts: list[str],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    precision: str = "float32",
+) -> Callable[[], None]:
+    """Return a training step of PMG-AFT, in float32 or with towers in bf16."""
+    encoder = clip.copy()
+    student, teacher = (
+        clip.classifier([[each] for each in prompts], BFloat16(of) if precision == "bf16" else of)
+        for of in (encoder, clip.encoder)
+    )
+    optimizer = torch.optim.SGD(encoder.parameters(), 1e-5, momentum=0.9)
+    attack = attacks.create("pgd:steps=2,early_stop=false")
+    draws = Draws.of(0, "speed", torch.arange(len(images)).numpy(), images.device)
+
+    def craft(clean: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        with frozen(student), dropped():
+            return attack(student, clean, wanted, draws)
+
+    def step() -> None:
+        loss = objectives["pmg_aft"](Step(images, labels, student, teacher, craft, OPTIONS))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
 
 
 def main() -> None:
@@ -31,22 +65,7 @@ def main() -> None:
     clip, teacher, prompts = vit(chosen.classes)
     images = pictures(chosen.batch)
     labels = torch.arange(chosen.batch, device=images.device) % chosen.classes
-    encoder = clip.copy()
-    student = clip.classifier([[prompt] for prompt in prompts], encoder)
-    optimizer = torch.optim.SGD(encoder.parameters(), 1e-5, momentum=0.9)
-    attack = attacks.create("pgd:steps=2,early_stop=false")
-    draws = Draws.of(0, "speed", torch.arange(chosen.batch).numpy(), images.device)
-
-    def craft(clean: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        with frozen(student):
-            return attack(student, clean, wanted, draws)
-
-    def ours() -> None:
-        loss = objectives["pmg_aft"](Step(images, labels, student, teacher, craft, OPTIONS))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
+    ours = our_step(clip, prompts, images, labels)
     tokens = open_clip.get_tokenizer("ViT-B-32")(prompts).to(images.device)
     original = clip.model.requires_grad_(False)
     model: Any = open_clip.create_model("ViT-B-32-quickgelu").to(images.device)
