@@ -42,13 +42,13 @@ UNITS = {"s": 1.0, "m": 60.0, "h": HOUR, "d": 24 * HOUR}
 class Seconds(float):
     """Seconds that are printed as the user wrote them: "8h"."""
 
+    text: str
+
     def __new__(cls, text: str) -> "Seconds":
         """Take a number and its unit."""
         made = super().__new__(cls, float(text[:-1]) * UNITS[text[-1]])
         made.text = text
         return made
-
-    text: str
 
     def __str__(self) -> str:
         return self.text
@@ -126,23 +126,14 @@ def reproduce(
     that fit by prediction.
     """
     from zsrobust.cli.show import print_text
-    from zsrobust.reporting import contents, counterparts, reproduction
+    from zsrobust.reporting import counterparts, reproduction
     from zsrobust.running.entries import load_suite
     from zsrobust.settings import protocols
 
     check_executor(executor, settings)
     suite, how = load_suite(name), protocols.load(protocol)
-    chosen = list(dict.fromkeys(numbers)) or counterparts.tables_of(suite)
-    for number in chosen:
-        if number not in counterparts.TABLES:
-            raise ZSRobustError(
-                f"Table {number} is not one of the paper's. Expected: "
-                f"{', '.join(counterparts.TABLES)}. Next: zsrobust run --table {number}"
-            )
-    names = {number: contents.suite_name(number, suite) for number in chosen}
-    loaded = {each: suite if each == suite.name else load_suite(each) for each in names.values()}
-    tables = {number: loaded[each] for number, each in names.items()}
-    beside = _counterparts(suite, loaded.values(), against, how.name)
+    tables = _tables(suite, numbers)
+    beside = _counterparts(suite, tables.values(), against, how.name)
     taught = counterparts.values(tables, beside)
     again = _command(click.get_current_context())
     with waiting("loading torch"):
@@ -157,11 +148,12 @@ def reproduce(
     with claims.terminable(), ranks.together(places.device) as own:
         made = {
             each.name: Bench(each, how, replace(places, device=own).workshop(each))
-            for each in loaded.values()
+            for each in {each.name: each for each in tables.values()}.values()
         }
         benches = {number: made[each.name] for number, each in tables.items()}
+        main = next(iter(made.values()))
         with waiting("loading open_clip and measuring this device"):
-            speed = ranks.decided(lambda: benches[chosen[0]].speed)
+            speed = ranks.decided(lambda: main.speed)
         agenda = planning.draw_up(benches, places.store, taught, speed, limit)
         large = ranks.decided(lambda: _announce(agenda, budget, places, dry_run))
         if dry_run or (large and not yes and not ranks.decided(confirmed)):
@@ -174,16 +166,15 @@ def reproduce(
                     found, errors = in_jobs(
                         bench, cells, shown, places, protocol, executor, settings
                     )
-                    spent.cells += len(found)
+                    spent.count(found)
                     spent.errors |= {str(error): error for error in errors}
             else:
                 spent = planning.spend(agenda, budget, places.store, shown)
         if ranks.leads():
             left = planning.draw_up(benches, places.store, taught, speed, limit)
-            device = benches[chosen[0]].workshop.device
             about = [
-                f"Suite {suite.name} ({suite.title}), protocol {how.name}, on {device}. "
-                f"{planning.summary(left)}.",
+                f"Suite {suite.name} ({suite.title}), protocol {how.name}, device "
+                f"{main.workshop.device}. {planning.summary(left)}.",
                 f"Next: `{again}`" if left.jobs else "Nothing is missing.",
                 *(f"Error: {error}" for error in spent.errors.values()),
             ]
@@ -193,13 +184,33 @@ def reproduce(
             )
             title = f"Reproduction of the suite {suite.name}"
             print_text(reproduction.markdown(pages, title, about), out)
-            click.echo(planning.summary(left))
+            used = "" if executor else f"used {planning.duration(spent.seconds)}; "
+            click.echo(used + planning.summary(left))
     for error in spent.errors.values():
         click.echo(f"Error: {error}", err=True)
     if spent.errors:
         raise click.exceptions.Exit(2)
     if spent.failed:
         raise click.exceptions.Exit(1)
+
+
+def _tables(suite: "Suite", numbers: Sequence[str]) -> "dict[str, Suite]":
+    """Return the suite of each table; raises ZSRobustError for a table that is not the paper's."""
+    from zsrobust.reporting import contents, counterparts
+    from zsrobust.running.entries import load_suite
+
+    found, loaded = {}, {suite.name: suite}
+    for number in numbers or counterparts.tables_of(suite):
+        if number not in counterparts.TABLES:
+            raise ZSRobustError(
+                f"Table {number} is not one of the paper's. Expected: "
+                f"{', '.join(counterparts.TABLES)}. Next: zsrobust run --table {number}"
+            )
+        name = contents.suite_name(number, suite)
+        if name not in loaded:
+            loaded[name] = load_suite(name)
+        found[number] = loaded[name]
+    return found
 
 
 def _counterparts(

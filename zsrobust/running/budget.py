@@ -13,6 +13,7 @@ from zsrobust.reporting import contents
 from zsrobust.reporting.counterparts import UNDEFENDED, Place
 from zsrobust.reporting.reproduction import Left
 from zsrobust.reporting.rows import USUAL
+from zsrobust.results import Result
 from zsrobust.results.store import Store
 from zsrobust.running import forecast
 from zsrobust.running.bench import Bench
@@ -181,10 +182,13 @@ class Spent:
     """What a budget was spent on."""
 
     seconds: float = 0.0
-    cells: int = 0
-    failed: int = 0  #: cells among them that failed
+    failed: int = 0  #: cells that failed
     #: by the defense or the dataset that could not be prepared
     errors: dict[str, ZSRobustError] = field(default_factory=dict)
+
+    def count(self, found: Sequence[Result]) -> None:
+        """Count the failures among results."""
+        self.failed += sum(result.status == "failed" for result in found)
 
 
 def spend(
@@ -225,8 +229,7 @@ def spend(
             continue
         if errors:  # of its defense
             spent.errors[cell.key.defense] = errors[0]
-        spent.cells += len(found)
-        spent.failed += sum(result.status == "failed" for result in found)
+        spent.count(found)
         paid |= job.trainings
     spent.seconds = clock() - started
     return spent
