@@ -24,6 +24,7 @@ ABOUT = (
     "Ours: accuracy (%) with its 95% interval. Difference: ours minus theirs in points, with the "
     "95% interval that follows from ours (Wilson's for a cell, a bootstrap for an average). If "
     "the counts of their cell are known, it is Newcombe's interval of two independent samples. "
+    "Intervals are about images; another training can differ by more. A paper's number counts as exact. "
     f"{OUTSIDE}: this interval does not contain 0. Of 20 equal numbers, about one is marked. "
     "Doubts are about ours: red flags, robust accuracy at chance, subsets. Footnotes are about "
     "theirs."
@@ -107,16 +108,14 @@ def _cells(line: Line, row: Row, counterparts: Counterparts) -> list[tuple[str, 
     """Return the rows of the cells that are stored, failed ones too."""
     found = []
     for name, cell in row.cells.items():
-        counts, doubts = row.counts(name, line.metric), _doubts(line, [cell])
-        ours = Entry("failed")
-        numbers = counterparts.cell(line, name)
+        counts, ours = row.counts(name, line.metric), Entry("failed")
         if counts is not None:
-            only = row.only(name)
-            ours = Entry(percent(Fraction(*counts)), Fraction(*counts), only.interval(line.metric))
-        images = Entry(str(int(cell["images"])))
-        title = Entry(str(cell["dataset_title"]))
-        found.append((line.title, [*_lead(line), title, images, *_beside(ours, numbers, counts)]))
-        found[-1][1].append(Entry("; ".join(doubts)))
+            share, interval = Fraction(*counts), row.only(name).interval(line.metric)
+            ours = Entry(percent(share), share, interval)
+        where = [Entry(str(cell["dataset_title"])), Entry(str(int(cell["images"])))]
+        beside = _beside(ours, counterparts.cell(line, name), counts)
+        doubts = Entry("; ".join(_doubts(line, [cell])))
+        found.append((line.title, [*_lead(line), *where, *beside, doubts]))
     return found
 
 
