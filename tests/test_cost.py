@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsrobust.defenses.workshop import Workshop
+from zsrobust.reporting import contents
 from zsrobust.running import forecast
 from zsrobust.running.bench import Bench
 from zsrobust.running.bill import passes_of_training
@@ -74,7 +75,9 @@ def test_the_forecast_of_a_table_is_the_sum_of_its_cells_and_trainings(tmp_path)
     assert found.bytes(4, 1000) == pictures * 3 * 16 + 1000 + 16 * forecast.OUTCOME
 
 
-def test_an_assumed_rate_is_marked_and_gives_the_hours(zsrobust):
+def test_an_assumed_rate_is_marked_and_gives_the_hours(zsrobust, monkeypatch):
+    tables = {number: contents.TABLES[number] for number in ("1", "3")}
+    monkeypatch.setattr(contents, "TABLES", tables)
     lines = zsrobust("cost", "--suite", "mini", "--rate", "1000").stdout.splitlines()
     split = [line.split() for line in lines]
     rows = {row[0]: row for row in split if row[0] in ("1", "3", "all") and row[1].isdigit()}

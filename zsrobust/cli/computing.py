@@ -10,7 +10,6 @@ import click
 from zsrobust.cli import display, progress
 from zsrobust.cli.request import Places, Request
 from zsrobust.cli.waiting import waiting
-from zsrobust.core import claims
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import check_writable
 from zsrobust.reporting.rows import Need
@@ -37,7 +36,7 @@ def compute(
 
     Both are empty after a dry run, or if the user declines.
     """
-    with claims.terminable(), ranks.together(places.device) as own:
+    with ranks.together(places.device) as own:
         protocol = protocols.load(request.protocol)
         cells = plan(
             suite,

@@ -26,6 +26,7 @@ from zsrobust.cli.options import (
 )
 from zsrobust.cli.request import Places, Request, passes
 from zsrobust.cli.waiting import waiting
+from zsrobust.core.claims import terminable
 from zsrobust.core.errors import ZSRobustError
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ _places = passes(
 @_order
 @data_option
 @_places
+@terminable()  # also while torch is loaded
 def run(request: Request, order: Order, places: Places) -> None:
     """Compute missing cells: train, attack, store, and print a table.
 

@@ -13,7 +13,7 @@ from zsrobust.cli.options import (
 )
 from zsrobust.cli.request import Places, passes
 from zsrobust.cli.waiting import waiting
-from zsrobust.core import claims
+from zsrobust.core.claims import terminable
 from zsrobust.core.errors import ZSRobustError
 
 
@@ -25,6 +25,7 @@ from zsrobust.core.errors import ZSRobustError
 @suite_option
 @data_option
 @passes(Places, "places", checkpoints_option, device_option, tensorboard_option)
+@terminable()  # also while torch is loaded
 def train(defense: str, suite: str | None, places: Places) -> None:
     """Train the checkpoint of DEFENSE, if it is missing."""
     from zsrobust.core import index
@@ -44,7 +45,7 @@ def train(defense: str, suite: str | None, places: Places) -> None:
         raise ZSRobustError(f"{defense} has no training of its own. {remedy}")
     path = workshop.checkpoint_path(recipe)
     there = path.exists()
-    with claims.terminable(), progress.live() as shown:
+    with progress.live() as shown:
         workshop.progress, workshop.preparing = shown.training, shown.preparing
         tower = workshop.tower(defense)
     click.echo(f"{path} {'exists already' if there else 'written'}")

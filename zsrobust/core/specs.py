@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from zsrobust.core.errors import UNPRINTABLE, ZSRobustError
@@ -55,8 +56,14 @@ def normalize(spec: str) -> str:
 
 def field_types(entry: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields by name."""
-    hints = typing.get_type_hints(type(entry))
-    return {field.name: hints[field.name] for field in dataclasses.fields(entry) if field.init}
+    kind: Any = type(entry)
+    return dict(_types_of(kind))
+
+
+@cache
+def _types_of(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
 def parse_fields(fields: Mapping[str, str], kinds: Mapping[str, Any], where: str) -> dict[str, Any]:

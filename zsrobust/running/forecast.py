@@ -1,6 +1,7 @@
 """The cost of a suite's tables in passes, memory, bytes, and hours on any number of GPUs."""
 
 import heapq
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -89,15 +90,18 @@ class Forecast:
 def of_cells(bench: Bench, cells: Sequence[Cell]) -> Forecast:
     """Return the forecast of these cells and of the trainings of their defenses."""
     found = Forecast()
+    made = {
+        spec: defense.recipes(bench.suite) if defense else []
+        for spec, defense in {cell.key.defense: cell.defense for cell in cells}.items()
+    }
+    for recipe in itertools.chain.from_iterable(made.values()):
+        _add_training(found, recipe)
     for cell in cells:
-        recipes = cell.defense.recipes(bench.suite) if cell.defense else []
-        for recipe in recipes:
-            _add_training(found, recipe)
         cost = cost_of(bench, cell)
         if not cost.known and cell.key.attack not in found.unknown:
             found.unknown.append(cell.key.attack)
         found.prepared[cell.key.dataset] = cell.dataset.size
-        needed = frozenset(recipe.digest for recipe in recipes)
+        needed = frozenset(recipe.digest for recipe in made[cell.key.defense])
         found.cells[bench.suite.name, cell.key] = Work(cost.tower, needed, cost.images)
     return found
 
