@@ -156,7 +156,8 @@ def _take(path: Path) -> Path:
                 if owner in owners:  # the answer to an earlier rename was lost
                     return owner
                 raise BusyError(f"{path.name} is made by {_describe(owners[0])}")
-            patiently(partial(Path.mkdir, parents=True, exist_ok=True), claim.parent)
+            with suppress(FileExistsError):  # another made it, and it is not seen here yet
+                patiently(partial(Path.mkdir, parents=True, exist_ok=True), claim.parent)
             try:
                 if patiently(_publish, owner):
                     return owner
