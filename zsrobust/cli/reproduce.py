@@ -28,6 +28,7 @@ from zsrobust.cli.options import (
 )
 from zsrobust.cli.request import Places, passes
 from zsrobust.cli.waiting import waiting
+from zsrobust.core.claims import terminable
 from zsrobust.core.errors import ZSRobustError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Duration(click.ParamType[Seconds]):
 @click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation.")
 @executor_option
 @slurm_option
+@terminable()  # also while torch is loaded
 def reproduce(
     name: str,
     budget: float,
@@ -139,13 +141,12 @@ def reproduce(
     with waiting("loading torch"):
         from zsrobust.cli import progress
         from zsrobust.cli.computing import confirmed, in_jobs
-        from zsrobust.core import claims
         from zsrobust.core.files import check_writable
         from zsrobust.running import budget as planning
         from zsrobust.running.bench import Bench
         from zsrobust.training import ranks
 
-    with claims.terminable(), ranks.together(places.device) as own:
+    with ranks.together(places.device) as own:
         made = {
             each.name: Bench(each, how, replace(places, device=own).workshop(each))
             for each in {each.name: each for each in tables.values()}.values()
