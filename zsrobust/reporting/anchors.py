@@ -17,6 +17,7 @@ from zsrobust.reporting import reported
 from zsrobust.reporting.claims import published
 from zsrobust.reporting.columns import ends, percent, points
 from zsrobust.reporting.reported import Anchor
+from zsrobust.reporting.rows import UNDEFENDED
 from zsrobust.reporting.verdicts import Report, Verdict
 from zsrobust.settings.suites import Suite
 
@@ -25,7 +26,6 @@ from zsrobust.settings.suites import Suite
 #: with prompts and ensembles of them against bare class names.
 TOLERANCE = 5.0
 
-UNDEFENDED = "clip"
 RULE = (
     "Anchors are compared with, and are no gate. Rule: an anchor agrees if it is within {} points "
     "of our Wilson 95% interval. Their templates are usually ensembles, ours is one. Where sources "

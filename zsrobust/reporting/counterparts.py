@@ -14,14 +14,13 @@ import pandas as pd
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import contents, reported
-from zsrobust.reporting.rows import Finder, Metric, Need
+from zsrobust.reporting.rows import UNDEFENDED, Finder, Metric, Need
 from zsrobust.results.selection import Selection
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
 #: The tables of a reproduction: those of the paper and of its supplement.
 TABLES = ("1", "2", "3", "4", "5", "s1", "s2", "s3", "s4", "s5")
-UNDEFENDED = "clip"
 #: Our attacks by the names of later papers.
 ATTACKS = {"PGD-10": "pgd10", "AutoAttack": "autoattack"}
 BACKBONE = "ViT-B/32"  #: as later papers name the paper's backbone

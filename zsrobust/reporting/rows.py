@@ -21,6 +21,7 @@ METRICS: tuple[Metric, ...] = ("robust", "clean")
 
 
 USUAL = "pgd10"  #: the attack of most tables
+UNDEFENDED = "clip"  #: the spec of CLIP itself
 
 
 class Need(NamedTuple):

@@ -21,7 +21,7 @@ from zsrobust.core.specs import parse_eps, split_spec
 from zsrobust.reporting import zoo
 from zsrobust.reporting.columns import UNAWARE, Entry, above_chance, average, flagged
 from zsrobust.reporting.measures import worst_of
-from zsrobust.reporting.rows import METRICS, Row, rows
+from zsrobust.reporting.rows import METRICS, UNDEFENDED, Row, rows
 from zsrobust.reporting.seeds import across
 from zsrobust.reporting.tables import ROWS
 from zsrobust.results.identity import deployed_spec
@@ -34,7 +34,6 @@ Kind = Literal["undefended", "trained", "test-time", "ablation", "interpolation"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: The attacks that a rank needs one of: the others are too weak, or have no standard strength.
 STRONG = ("autoattack", "adaptive", "worst")
-UNDEFENDED = "clip"
 MIXTURES = ("interpolation", *(each.spec for each in zoo.MIXTURES))
 WHOLE = 10**12  # more images than any dataset has
 #: On the number of an attack that does not know the defense.

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from zsrobust.core.errors import ZSRobustError, counted
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import contents
-from zsrobust.reporting.counterparts import UNDEFENDED, Place
+from zsrobust.reporting.counterparts import Place
 from zsrobust.reporting.reproduction import Left
-from zsrobust.reporting.rows import USUAL
+from zsrobust.reporting.rows import UNDEFENDED, USUAL
 from zsrobust.results import Result
 from zsrobust.results.store import Store
 from zsrobust.running import forecast

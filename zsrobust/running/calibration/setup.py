@@ -14,8 +14,8 @@ from zsrobust.datasets import datasets
 from zsrobust.datasets.pixels import tensor
 from zsrobust.defenses import Tower
 from zsrobust.reporting import reported
-from zsrobust.reporting.anchors import UNDEFENDED
 from zsrobust.reporting.claims import published
+from zsrobust.reporting.rows import UNDEFENDED, USUAL
 from zsrobust.results import Result
 from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench
@@ -33,7 +33,6 @@ from zsrobust.running.plan import Cell, plan
 from zsrobust.running.reporter import Reporter
 from zsrobust.running.run import run
 
-ATTACK = "pgd10"
 SUBSET = 500  #: images of the first look at clean accuracy
 
 
@@ -74,7 +73,7 @@ class Setup:
     def cell(self, name: str, limit: int | None = None, defense: str = UNDEFENDED) -> Cell:
         """Return the cell of a defense on a dataset under PGD-10."""
         suite, protocol = self.bench.suite, self.bench.protocol
-        (cell,) = plan(suite, protocol, [defense], [ATTACK], [name], limit=limit)
+        (cell,) = plan(suite, protocol, [defense], [USUAL], [name], limit=limit)
         return cell
 
     def result(self, cell: Cell) -> Result:

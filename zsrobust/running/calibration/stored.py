@@ -7,23 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import numpy as np
 import torch
-from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import is_file
-from zsrobust.core.values import Count, Text, Whole, read_json
+from zsrobust.core.values import Count, Sha256, Text, Whole, read_json
 
 SKETCH = 8  #: numbers of a class's row of the text head: the first ones
 IMAGES = 4  #: images whose embeddings are stored
-
-Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a sha256")]
 
 #: The unit roundoff of float32, and the probability that one sum is farther off than `tolerance`
 #: assumes.
@@ -44,7 +40,7 @@ class OnDataset:
     """The values on one dataset's test split. Arrays are float32 in base64."""
 
     texts: Text  #: (K, SKETCH): rows of the text head, of unit norm before they were cut
-    labels: Digest  #: of all labels
+    labels: Sha256  #: of all labels
     embeddings: Text  #: (IMAGES, D): of the first images of the subset, of unit norm
     clip: Counts  #: of the undefended model
 
@@ -61,7 +57,7 @@ class Trained:
 class Known:
     """What is known of a suite whose set-up is right."""
 
-    weights: Digest  #: of the backbone, its activation and its preprocessing
+    weights: Sha256  #: of the backbone, its activation and its preprocessing
     datasets: Mapping[str, OnDataset]
     trained: Mapping[str, Trained] = field(default_factory=dict)  #: by defense
 
