@@ -280,6 +280,7 @@ def test_the_interval_above_chance_contains_that_of_certain_images(pairs):
     low, high = mean_interval(counts, chances=floors)
     assert 0 <= low <= high <= 1
     certain = [(40, 40)] * len(pairs)
-    assert mean_interval(certain, chances=floors) == pytest.approx((1, 1))
+    low, high = mean_interval(certain, chances=floors)
+    assert low < high == 1  # 40 of 40 images leave room for some that fail
     nothing = [0.0] * len(pairs)
     assert mean_interval(counts, chances=nothing) == mean_interval(counts)

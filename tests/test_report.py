@@ -427,6 +427,11 @@ class Browser:
     def open(self, fragment: str = "") -> None:
         self.driver.get("about:blank")
         self.driver.get(self.address + fragment)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait for what the page does after an event, such as a change of its address."""
+        self.run("return new Promise((done) => setTimeout(done, 50))")
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
@@ -568,7 +573,7 @@ def test_browser_filters(browser, folder):
     mean, above, measured = browser.board["FT-TeCoA"]
     assert mean == above == DASH != measured  # nobody knows which datasets the suite has
     browser.driver.back()
-    browser.run("return new Promise((done) => setTimeout(done, 50))")
+    browser.settle()
     assert "protocol reference" in browser.find(f"{SHOWN} .caption").text
 
 
@@ -617,7 +622,7 @@ def test_browser_explains_means_and_failures(browser):
 def test_browser_shows_a_dataset_class_by_class(browser, folder):
     dataset = ".view:not([hidden]) [data-dataset=mini_colors]"
     browser.click(f"{dataset} summary")
-    browser.run("return new Promise((done) => setTimeout(done, 50))")
+    browser.settle()
     assert "dataset=mini_colors" in browser.fragment
     script = "return [...arguments[0].querySelectorAll('.classes tbody tr')].map((row) => [...row.cells].map((each) => each.textContent))"
     shown = browser.run(script, browser.find(dataset))
@@ -646,7 +651,7 @@ def test_browser_shows_a_dataset_class_by_class(browser, folder):
     assert column == sorted(column, reverse=True)
     assert "dataset=mini_colors" in browser.fragment  # the board's order is another matter
     browser.click(f"{dataset} summary")
-    browser.run("return new Promise((done) => setTimeout(done, 50))")
+    browser.settle()
     assert "dataset=" not in browser.fragment
 
 

@@ -498,7 +498,7 @@ def test_training_images_take_every_step_of_the_attack(tiny):
 class LinearClip:
     """A CLIP whose tower is one matrix, of pictures of 2 pixels a side in 5 dimensions."""
 
-    name, side, interpolation, squash = "linear", 2, "bicubic", False
+    name, side, interpolation, squash, pad = "linear", 2, "bicubic", False, None
 
     def __init__(self):
         self.encoder = self._tower(0).requires_grad_(False)
