@@ -17,6 +17,7 @@ files. Their abstract claims more robust than clean accuracy. The numbers could 
 
 Given the views, autograd is exact, up to the choice of views and the threshold, which are constant
 almost everywhere. So there is no surrogate. The removal of bits counts as the identity (BPDA).
+At rest, where the attack `quiet` climbs, the score is below the threshold, and f is 1.
 
 A prediction takes 29 passes, and an attack takes several draws for each gradient. On a CPU, use
 fewer views: `dbd:crops=3,noises=1,keep=4,of=clip`.

@@ -14,7 +14,8 @@ How an attack sees such a defense:
   and the weights as constants;
 - `unrolled` differentiates all of it. The derivative of g / (|g| + 1e-8) is almost zero, so that
   it adds the weights and little else;
-- `smooth` is the same with the step's direction replaced by g / rms(g) in the backward pass.
+- `smooth` is the same with the step's direction replaced by g / rms(g) in the backward pass;
+- at rest, where the attack `quiet` climbs, the prompt is the one before tuning.
 
 Which views are selected is a choice that none of them differentiates.
 """
