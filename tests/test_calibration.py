@@ -252,6 +252,21 @@ def test_the_last_stage_compares_the_checkpoint_at_hand(setup, monkeypatch):
     assert verdict.why.startswith("tecoa, the same weights: ")
 
 
+@pytest.mark.parametrize(
+    ("defense", "word", "why"),
+    [("tecoa", "failed", "is damaged"), ("tecoa1_vit_b32", "not run", "is fetched by hand")],
+)
+def test_a_checkpoint_that_cannot_be_read_fails_and_one_that_cannot_be_fetched_is_not_run(
+    setup, monkeypatch, defense, word, why
+):
+    found = setup(defense=defense)
+    monkeypatch.setattr(stages, "STAGES", STAGES[-1:])
+    monkeypatch.setattr(found.bench.workshop, "checkpoint_path", lambda recipe: Path(__file__))
+    ((_, verdict),) = examine(found)
+    assert verdict.word == word
+    assert why in verdict.why
+
+
 def test_what_is_out_of_reach_is_not_run_and_nothing_is_confirmed(zsrobust, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     done = zsrobust("calibrate", "--suite", "paper", ok=1)

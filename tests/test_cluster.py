@@ -13,7 +13,7 @@ import pytest
 from zsrobust import results
 from zsrobust.core import claims, files
 from zsrobust.core.claims import BusyError, claimed
-from zsrobust.core.errors import UnreachableError, ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
 from zsrobust.results.store import Store
 from zsrobust.running.run import stamp_of
 
@@ -120,7 +120,7 @@ def test_a_claim_that_cannot_be_taken_is_one_line_and_is_free_afterwards(
     path = tmp_path / "cell.json"
     with monkeypatch.context() as failing:
         made = [fail(failing, name, errno.EIO, lost, lambda _: True) for name in names]
-        with pytest.raises(UnreachableError, match="cannot be reached: Input/output error, 4"):
+        with pytest.raises(NoAnswerError, match="cannot be reached: Input/output error, 4"):
             claims._take(path)
         claims.clear(path)
     assert sum(map(len, made)) >= files.TRIES
@@ -152,7 +152,7 @@ def test_what_cannot_be_reached_is_neither_missing_nor_damaged(tmp_path, monkeyp
     for code in files.PASSING:
         with monkeypatch.context() as failing:
             made = fail(failing, name, code, False, lambda _: True)
-            with pytest.raises(UnreachableError) as error:
+            with pytest.raises(NoAnswerError) as error:
                 look(tmp_path / "cell.json")
             assert len(made) >= files.TRIES
         (line,) = str(error.value).splitlines()
@@ -167,7 +167,7 @@ def test_an_error_that_does_not_pass_is_reported_at_once(tmp_path, monkeypatch, 
     made = fail(monkeypatch, "replace", code, False, lambda _: True)
     with pytest.raises(ZSRobustError, match="Cannot write") as error:
         files.write_atomically(tmp_path / "cell.json", b"lost")
-    assert not isinstance(error.value, UnreachableError)
+    assert not isinstance(error.value, NoAnswerError)
     assert len(made) == 1
     assert not list(tmp_path.iterdir())
 

@@ -15,7 +15,7 @@ class ZSRobustError(Exception):
         return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], super().__str__())
 
 
-class UnreachableError(ZSRobustError):
+class NoAnswerError(ZSRobustError):
     """A file system failed to answer, however often it was asked: nothing is known of the file."""
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from zsrobust.core.errors import UnreachableError, ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def patiently(act: Callable[[Path], T], path: Path) -> T:
     """Return what `act` returns for a path; it is called again after a passing error.
 
     The answer of a call may be lost after the call did its work. So `act` must accept that its work
-    is done. Raises UnreachableError after TRIES passing errors, and any other OSError at once: no
+    is done. Raises NoAnswerError after TRIES passing errors, and any other OSError at once: no
     caller can take a path that was not reached for a missing one.
     """
     for again in range(TRIES):
@@ -77,7 +77,7 @@ def patiently(act: Callable[[Path], T], path: Path) -> T:
             why = error
         if again + 1 < TRIES:
             time.sleep(PAUSE * 2**again)
-    raise UnreachableError(
+    raise NoAnswerError(
         f"{path} cannot be reached: {why.strerror}, {TRIES} times. Next: run the same command again"
     ) from why
 
@@ -85,7 +85,7 @@ def patiently(act: Callable[[Path], T], path: Path) -> T:
 def state_of(path: Path, follow: bool = True) -> os.stat_result | None:
     """Return the state of a file or a folder; None if it is missing. `follow` follows a link.
 
-    Raises UnreachableError, and ZSRobustError for a path that may not be read.
+    Raises NoAnswerError, and ZSRobustError for a path that may not be read.
     """
     try:
         return patiently(Path.stat if follow else Path.lstat, path)
@@ -105,7 +105,7 @@ def exists(path: Path) -> bool:
 def beginning(folder: Path, start: str) -> list[Path]:
     """Return the paths in a folder whose names begin with `start`; empty if it is missing.
 
-    Raises UnreachableError, and OSError for a folder that cannot be listed.
+    Raises NoAnswerError, and OSError for a folder that cannot be listed.
     """
     try:
         return [folder / name for name in patiently(os.listdir, folder) if name.startswith(start)]
@@ -125,7 +125,7 @@ def read_regular(path: Path) -> bytes:
     """Return the content of a regular file; nothing else is opened.
 
     Raises OSError for a link, a named pipe or a device, and for a file that cannot be read. Raises
-    UnreachableError if nothing is known of it.
+    NoAnswerError if nothing is known of it.
     """
     return patiently(_read_regular, path)
 
@@ -146,7 +146,7 @@ def walk(folder: Path, depth: int = 100) -> Iterator[tuple[Path, str]]:
 
     Links below the folder are not followed, but `folder` itself may be a link. Wrong are links,
     named pipes and devices, and folders that cannot be listed. Folders in more than `depth` others
-    are left out. Raises UnreachableError: no file is left out for a passing error.
+    are left out. Raises NoAnswerError: no file is left out for a passing error.
     """
     try:
         paths = sorted(folder / name for name in patiently(os.listdir, folder))

@@ -18,6 +18,7 @@ from torch import nn
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import is_file, is_folder
+from zsrobust.core.hub import Unreachable
 from zsrobust.core.values import Line, Name, Sha256, check, read_toml
 from zsrobust.defenses import Defense, Tower, defenses
 from zsrobust.defenses.downloads import FOLDER, check_download
@@ -69,11 +70,14 @@ class Weights(Defense):
         )
 
     def tower(self, workshop: Workshop) -> Tower:
-        """Return the tower; raises ZSRobustError for a suite with another backbone."""
+        """Return the tower; raises ZSRobustError for a suite with another backbone.
+
+        Raises Unreachable for weights that only a browser can fetch.
+        """
         suite, needed = workshop.suite, self.backbone
         if self.where.startswith(("https://", "http://")):
             named, note = _suite_with(needed, suite)
-            raise ZSRobustError(
+            raise Unreachable(
                 f"{self.title} is fetched by hand. Open {self.where} in a browser, save the file, "
                 f"and run: zsrobust run --suite {named} --defense weights:FILE{note}"
             )

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.core.errors import UnreachableError, ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
 from zsrobust.core.files import read_regular, state_of
 from zsrobust.core.intervals import wilson
 from zsrobust.results import shown
@@ -186,7 +186,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a damaged archive raises into a ZSRobustError that names the file."""
     try:
         yield
-    except UnreachableError:
+    except NoAnswerError:
         raise
     except Exception as error:
         reason = str(error) or type(error).__name__

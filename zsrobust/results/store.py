@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from zsrobust.core.errors import UNPRINTABLE, UnreachableError, ZSRobustError
+from zsrobust.core.errors import UNPRINTABLE, NoAnswerError, ZSRobustError
 from zsrobust.core.files import (
     cannot_write,
     is_folder,
@@ -100,7 +100,7 @@ def outcomes_match(result: Result, path: Path) -> bool:
 def sha256_of(path: Path) -> str | None:
     """Return the sha256 of a file's content; None if it is missing or not a regular file.
 
-    Raises UnreachableError: a file that was not reached is not missing.
+    Raises NoAnswerError: a file that was not reached is not missing.
     """
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
@@ -125,7 +125,7 @@ def read(path: Path) -> Result:
             raise ValueError("its identity belongs elsewhere")
         flags, messages = named(result.flags, result.messages)  # older results store sentences
         return replace(result, flags=flags, messages=messages)
-    except UnreachableError:
+    except NoAnswerError:
         raise
     except (*DAMAGED, ZSRobustError) as error:
         raise ZSRobustError(
