@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +14,7 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import check_writable
 from zsrobust.reporting.rows import Need
 from zsrobust.results import Result
-from zsrobust.running import bill
+from zsrobust.running import bill, slurm
 from zsrobust.running.bars import Tally
 from zsrobust.running.bench import Bench
 from zsrobust.running.plan import Cell, plan
@@ -56,54 +56,43 @@ def compute(
         if not ranks.decided(lambda: _agreed(bench, cells, order, places)):
             return [], []
         ranks.decided(lambda: check_writable(places.folder))
+        means = Means(places, request.protocol, order.executor, order.settings, order.force)
         with progress.live() as shown:
-            if order.executor:
-                found, errors = in_jobs(
-                    bench,
-                    cells,
-                    shown,
-                    places,
-                    request.protocol,
-                    order.executor,
-                    order.settings,
-                    force=order.force,
-                )
-            else:
-                found, errors = run_cells(bench, cells, places.store, shown, order.force)
+            found, errors = means.run(bench, cells, shown)
         if found and ranks.leads():
             display.print_results(found, shown, places.store)
     return found, errors
 
 
-def in_jobs(
-    bench: Bench,
-    cells: Sequence[Cell],
-    shown: Tally,
-    places: Places,
-    protocol: str,
-    executor: str,
-    settings: Sequence[str],
-    force: bool = False,
-) -> Outcome:
-    """Return the results of the cells and the errors of defenses; jobs compute what is missing.
+@dataclass(frozen=True)
+class Means:
+    """What computes cells: this process, which the others of torchrun join, or jobs."""
 
-    `protocol` is the name or the file that the user gave.
-    """
-    from zsrobust.running import slurm
+    places: Places
+    protocol: str  #: the name or the file that the user gave
+    executor: str | None  #: of the jobs; None: this process
+    settings: Sequence[str]  #: of the jobs
+    force: bool = False
 
-    task = slurm.Task(
-        plugins=click.get_current_context().find_root().params["plugins"],
-        suite=bench.suite.asked,
-        protocol=protocol,
-        search=bench.search,
-        store=places.store,
-        checkpoints=places.checkpoints,
-        device=places.device,
-        force=force,
-        live=progress.live,
-        log=bench.workshop.log,
-    )
-    return slurm.run(executor, settings, task, bench, cells, shown)
+    def run(self, bench: Bench, cells: Sequence[Cell], shown: Tally) -> Outcome:
+        """Return the results of the cells, and the errors of defenses that failed."""
+        if self.executor is None:
+            return run_cells(bench, cells, self.places.store, shown, self.force)
+        return slurm.run(self.executor, self.settings, self._task(bench), bench, cells, shown)
+
+    def _task(self, bench: Bench) -> slurm.Task:
+        return slurm.Task(
+            plugins=click.get_current_context().find_root().params["plugins"],
+            suite=bench.suite.asked,
+            protocol=self.protocol,
+            search=bench.search,
+            store=self.places.store,
+            checkpoints=self.places.checkpoints,
+            device=self.places.device,
+            force=self.force,
+            live=progress.live,
+            log=bench.workshop.log,
+        )
 
 
 def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places) -> bool:

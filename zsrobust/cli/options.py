@@ -217,6 +217,14 @@ stored_options = passes(
 )
 store_options = passes(Places, "places", stored_option, baseline_option)
 
+precision_option = click.option(
+    "--precision",
+    "search",
+    type=click.Choice(["float32", "tf32", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the attacks' search. Every verdict is made in float32.",
+)
 executor_option = click.option(
     "--executor",
     type=click.Choice(["slurm", "local"]),

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from zsrobust.cli.options import (
     folder_option,
     limit_option,
     out_option,
+    precision_option,
     protocol_option,
     several,
     slurm_option,
@@ -33,11 +34,9 @@ from zsrobust.core.errors import ZSRobustError
 
 if TYPE_CHECKING:
     from zsrobust.reporting.counterparts import Counterparts
-    from zsrobust.running.budget import Agenda
     from zsrobust.settings.suites import Suite
 
-HOUR = 3600.0  #: seconds
-UNITS = {"s": 1.0, "m": 60.0, "h": HOUR, "d": 24 * HOUR}
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 24 * 3600.0}  #: in seconds
 
 
 class Seconds(float):
@@ -72,6 +71,50 @@ class Duration(click.ParamType[Seconds]):
         return Seconds(found[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What to reproduce, within which budget, and where its page goes."""
+
+    name: str  #: of the suite
+    budget: Seconds
+    numbers: Sequence[str]  #: of tables; empty: all that the suite reproduces
+    protocol: str
+    search: Any  #: precision of the attacks' search
+    limit: int | None
+    against: Path  #: results that count as reported for a suite without a paper
+    out: Path
+    dry_run: bool
+    yes: bool
+    executor: str | None
+    settings: Sequence[str]
+
+
+_aim = passes(
+    Aim,
+    "aim",
+    click.argument("name", metavar="[SUITE]", type=SUITE, default="paper"),
+    click.option(
+        "--budget", type=Duration(), required=True, help="Time to spend: 90s, 5m, 8h, 2d."
+    ),
+    several("--table", "numbers", "Only this table. Default: 1 to 5, s1 to s5.", metavar="N"),
+    protocol_option,
+    precision_option,
+    limit_option,
+    click.option(
+        "--against",
+        type=Results(),
+        default="results",
+        show_default=True,
+        help="Stored results that count as reported for a suite without a paper.",
+    ),
+    out_option("a page of Markdown", default="reproduction.md"),
+    click.option("--dry-run", is_flag=True, help="Print the order and its predicted seconds."),
+    click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation."),
+    executor_option,
+    slurm_option,
+)
+
+
 @click.command(
     cls=Command,
     examples=[
@@ -79,40 +122,11 @@ class Duration(click.ParamType[Seconds]):
         "zsrobust reproduce paper --budget 8h --dry-run",
     ],
 )
-@click.argument("name", metavar="[SUITE]", type=SUITE, default="paper")
-@click.option("--budget", type=Duration(), required=True, help="Time to spend: 90s, 5m, 8h, 2d.")
-@several("--table", "numbers", "Only this table. Default: 1 to 5, s1 to s5.", metavar="N")
-@protocol_option
-@limit_option
-@click.option(
-    "--against",
-    type=Results(),
-    default="results",
-    show_default=True,
-    help="Stored results that count as reported for a suite without a paper.",
-)
-@out_option("a page of Markdown", default="reproduction.md")
+@_aim
 @data_option
 @passes(Places, "places", folder_option, checkpoints_option, device_option)
-@click.option("--dry-run", is_flag=True, help="Print the order and its predicted seconds.")
-@click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation.")
-@executor_option
-@slurm_option
 @terminable()  # also while torch is loaded
-def reproduce(
-    name: str,
-    budget: float,
-    numbers: Sequence[str],
-    protocol: str,
-    limit: int | None,
-    against: Path,
-    out: Path,
-    places: Places,
-    dry_run: bool,
-    yes: bool,
-    executor: str | None,
-    settings: Sequence[str],
-) -> None:
+def reproduce(aim: Aim, places: Places) -> None:
     """Compute the cells of a suite's tables that teach most per hour, and compare them.
 
     The order: the undefended CLIP under PGD-10 first. Then always the cell with the most reported
@@ -127,66 +141,18 @@ def reproduce(
     missing. With torchrun, all processes share every cell. With --executor, jobs compute the cells
     that fit by prediction.
     """
-    from zsrobust.cli.show import print_text
-    from zsrobust.reporting import counterparts, reproduction
     from zsrobust.running.entries import load_suite
     from zsrobust.settings import protocols
 
-    check_executor(executor, settings)
-    suite, how = load_suite(name), protocols.load(protocol)
-    tables = _tables(suite, numbers)
-    beside = _counterparts(suite, tables.values(), against, how.name)
-    taught = counterparts.values(tables, beside)
-    again = _command(click.get_current_context())
+    check_executor(aim.executor, aim.settings)
+    # What is wrong with a name is known before torch is loaded.
+    suite = load_suite(aim.name)
+    protocol = protocols.load(aim.protocol).name
+    tables = _tables(suite, aim.numbers)
+    beside = _counterparts(suite, tables.values(), aim.against, protocol)
     with waiting("loading torch"):
-        from zsrobust.cli import progress
-        from zsrobust.cli.computing import confirmed, in_jobs
-        from zsrobust.core.files import check_writable
-        from zsrobust.running import budget as planning
-        from zsrobust.running.bench import Bench
-        from zsrobust.training import ranks
-
-    with ranks.together(places.device) as own:
-        made = {
-            each.name: Bench(each, how, replace(places, device=own).workshop(each))
-            for each in {each.name: each for each in tables.values()}.values()
-        }
-        benches = {number: made[each.name] for number, each in tables.items()}
-        main = next(iter(made.values()))
-        with waiting("loading open_clip and measuring this device"):
-            speed = ranks.decided(lambda: main.speed)
-        agenda = planning.draw_up(benches, places.store, taught, speed, limit)
-        large = ranks.decided(lambda: _announce(agenda, budget, places, dry_run))
-        if dry_run or (large and not yes and not ranks.decided(confirmed)):
-            return
-        ranks.decided(lambda: check_writable(places.folder))
-        with progress.live() as shown:
-            if executor:
-                spent = planning.Spent()
-                for bench, cells in agenda.by_bench(agenda.within(budget)):
-                    found, errors = in_jobs(
-                        bench, cells, shown, places, protocol, executor, settings
-                    )
-                    spent.count(found)
-                    spent.errors |= {str(error): error for error in errors}
-            else:
-                spent = planning.spend(agenda, budget, places.store, shown)
-        if ranks.leads():
-            left = planning.draw_up(benches, places.store, taught, speed, limit)
-            about = [
-                f"Suite {suite.name} ({suite.title}), protocol {how.name}, device "
-                f"{main.workshop.device}. {planning.summary(left)}.",
-                f"Next: `{again}`" if left.jobs else "Nothing is missing.",
-                *(f"Error: {error}" for error in spent.errors.values()),
-            ]
-            gaps = {number: left.left(number) for number in tables}
-            pages = reproduction.build(
-                tables, places.store.load(), beside, gaps, protocol=how.name, limit=limit
-            )
-            title = f"Reproduction of the suite {suite.name}"
-            print_text(reproduction.markdown(pages, title, about), out)
-            used = "" if executor else f"used {planning.duration(spent.seconds)}; "
-            click.echo(used + planning.summary(left))
+        from zsrobust.cli.reproducing import compute
+    spent = compute(tables, beside, aim, places, _command(click.get_current_context()))
     for error in spent.errors.values():
         click.echo(f"Error: {error}", err=True)
     if spent.errors:
@@ -222,22 +188,6 @@ def _counterparts(
     from zsrobust.results.store import load_results
 
     return Paper() if suite.printed else Stored(load_results(against), suites, protocol)
-
-
-def _announce(agenda: "Agenda", budget: float, places: Places, dry_run: bool) -> bool:
-    """Print the order and the downloads; return whether this run asks for confirmation."""
-    from zsrobust.running import bill
-    from zsrobust.running import budget as planning
-
-    for line in planning.lines(agenda, budget):
-        click.echo(line, err=not dry_run)
-    gigabytes = 0.0
-    for bench, cells in agenda.by_bench(agenda.within(budget)):
-        made = bill.make(bench, cells, places.store, force=False)
-        gigabytes += made.gigabytes
-        for line in made.lines(bench.workshop.device):
-            click.echo(line, err=not dry_run)
-    return budget >= HOUR or gigabytes >= bill.LARGE
 
 
 def _command(context: click.Context) -> str:

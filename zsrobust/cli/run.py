@@ -16,6 +16,7 @@ from zsrobust.cli.options import (
     device_option,
     executor_option,
     folder_option,
+    precision_option,
     request_options,
     seeds_option,
     several,
@@ -91,14 +92,7 @@ _order = passes(
         help="Print what would be downloaded, trained and computed, and estimate the time.",
     ),
     click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation."),
-    click.option(
-        "--precision",
-        "search",
-        type=click.Choice(["float32", "tf32", "bf16"]),
-        default="float32",
-        show_default=True,
-        help="Precision of the attacks' search. Every verdict is made in float32.",
-    ),
+    precision_option,
     executor_option,
     slurm_option,
 )
