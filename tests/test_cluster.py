@@ -1,21 +1,34 @@
 """A simulated cluster, see cluster.py; errors of a file system that pass, and answers that are lost."""
 
+import builtins
 import errno
+import io
 import itertools
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import cluster
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from zsrobust import results
 from zsrobust.core import claims, files
 from zsrobust.core.claims import BusyError, claimed
 from zsrobust.core.errors import NoAnswerError, ZSRobustError
+from zsrobust.datasets import cache
+from zsrobust.models.clip import weights_digest
+from zsrobust.models.tensors import read_tensors
+from zsrobust.results.digests import read_weights
 from zsrobust.results.store import Store
 from zsrobust.running.run import stamp_of
+from zsrobust.training.checkpoints import Checkpoint
+from zsrobust.training.partial import Partial
 
 forks = pytest.mark.skipif(
     not hasattr(os, "fork") or sys.platform == "darwin", reason="cluster.py forks"
@@ -180,3 +193,37 @@ def test_who_is_not_seen_as_the_owner_at_first_does_not_wait_for_itself(tmp_path
         assert len(os.listdir(claims.claim_of(path))) == 1
     assert next(looks) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_and_pictures_are_read_again_and_what_is_not_reached_is_not_damaged(
+    tmp_path, monkeypatch
+):
+    path, tensors = tmp_path / "a.safetensors", {"x": torch.arange(3.0)}
+    safetensors.torch.save_file(tensors, path, {"some": "é"})
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    np.save(folder / "pixels.npy", np.zeros((2, 3, 4, 4), np.uint8))
+    np.save(folder / "labels.npy", np.arange(2))
+    about = {"format": cache.FORMAT, "images": 2, "cut": None, "digest": "0" * 64}
+    (folder / "about.json").write_text(json.dumps(about))
+    plain, calls, fails = io.open, Counter[str](), 3
+
+    def opened(file, *given, **more):
+        calls[str(file)] += str(file).startswith(str(tmp_path))
+        if 0 < calls[str(file)] <= fails:
+            raise OSError(errno.ESTALE, "stale", str(file))
+        return plain(file, *given, **more)
+
+    monkeypatch.setattr(io, "open", opened)
+    monkeypatch.setattr(builtins, "open", opened)
+    metadata, read = read_tensors(path)
+    assert metadata == {"some": "é"}
+    assert read_weights(path) == (metadata, weights_digest(read))
+    assert weights_digest(read) == weights_digest(tensors)
+    assert cache.read(folder).labels.tolist() == [0, 1]
+    fails = sys.maxsize
+    for reader in (Checkpoint.read, lambda path: Partial.read(path, {}), read_weights):
+        with pytest.raises(NoAnswerError, match="cannot be reached"):
+            reader(path)
+    with pytest.raises(NoAnswerError, match="cannot be reached"):
+        cache.read(folder)

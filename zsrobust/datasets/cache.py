@@ -18,14 +18,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.core.errors import ZSRobustError
-from zsrobust.core.files import cache_folder
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
+from zsrobust.core.files import cache_folder, patiently
 from zsrobust.core.specs import field_types
 from zsrobust.core.values import fits
 from zsrobust.datasets import Cut, Images
@@ -265,7 +266,7 @@ def is_complete(folder: Path) -> bool:
 def read_about(folder: Path) -> dict[str, Any]:
     """Return what is known of a prepared split; raises ZSRobustError if it is damaged."""
     try:
-        about = json.loads((folder / "about.json").read_text())
+        about = json.loads(patiently(Path.read_text, folder / "about.json"))
         if about["format"] != FORMAT:
             raise ValueError("another format")
         return dict(about)
@@ -309,11 +310,15 @@ def _stamp(content: Any, path: Path, place: Path) -> None:
 
 
 def read(folder: Path) -> Images:
-    """Return the images of a prepared split; raises ZSRobustError if it is damaged."""
+    """Return the images of a prepared split; raises ZSRobustError if it is damaged.
+
+    Raises NoAnswerError if it was not reached.
+    """
     about = read_about(folder)
     try:
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        load = partial(np.load, allow_pickle=False)
+        pixels = patiently(partial(load, mmap_mode="r"), folder / "pixels.npy")
+        labels = patiently(load, folder / "labels.npy")
         if len(pixels) != about["images"] or len(labels) != about["images"]:
             raise ValueError("another number of images")
         cut = None if about["cut"] is None else Cut(**about["cut"])
@@ -330,6 +335,8 @@ def read(folder: Path) -> Images:
         if not fits(about["digest"], str):
             raise ValueError("its digest is none")
         return Images(pixels=pixels, labels=labels, cut=cut, known_digest=about["digest"])
+    except NoAnswerError:
+        raise
     except Exception as error:  # a damaged header raises all kinds
         raise ZSRobustError(
             f"{folder} is damaged ({error}). Delete it, and it is prepared again."
@@ -337,13 +344,18 @@ def read(folder: Path) -> Images:
 
 
 def verify_prepared(found: Verified) -> None:
-    """Read every prepared image, and add what is not as it was prepared to `found`."""
+    """Read every prepared image, and add what is not as it was prepared to `found`.
+
+    Raises NoAnswerError for images that were not reached.
+    """
     for folder in sorted((cache_folder() / "prepared").glob("*")):
         if not is_complete(folder) or folder.name.startswith("."):
             continue
         found.prepared += 1
         try:
             whole = digest_of(folder) == read_about(folder)["digest"]
+        except NoAnswerError:
+            raise
         except (ZSRobustError, KeyError):
             whole = False
         if not whole:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from zsrobust.core.errors import ZSRobustError, counted, last_line
+from zsrobust.core.files import exists
 from zsrobust.reporting.columns import percent, points
 from zsrobust.reporting.comparison import IMAGES, Verified, verified
 from zsrobust.reporting.matching import (
@@ -176,7 +177,7 @@ def _pair(ours: Stored, theirs: Stored) -> _Pair | str:
 
 def _outcomes(cell: Stored) -> Verified | str | None:
     """Return a cell's outcomes, None without their file, or why they are not valid."""
-    return verified(cell.result, cell.path) if cell.path.with_suffix(".npz").exists() else None
+    return verified(cell.result, cell.path) if exists(cell.path.with_suffix(".npz")) else None
 
 
 def _p_values(groups: Mapping[Group, Sequence[_Pair]]) -> dict[tuple[Group, Metric], float]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.core.errors import ZSRobustError, suggest
+from zsrobust.core.files import exists
 from zsrobust.reporting.rows import Metric, Row, rows
 from zsrobust.reporting.statistics import difference_interval, holm, mcnemar
 from zsrobust.results.cell import Outcomes, Result, Right
@@ -39,7 +40,7 @@ class Verified(NamedTuple):
 
 def verified(result: Result, path: Path) -> Verified | str:
     """Return the outcomes of a stored cell, or why they do not belong to its counts."""
-    if not path.with_suffix(".npz").exists():
+    if not exists(path.with_suffix(".npz")):
         return "the outcomes are missing"
     if not outcomes_match(result, path):
         return "the outcomes are of another run"

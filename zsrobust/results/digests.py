@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zsrobust.core.files import slug
+from zsrobust.core.files import patiently, slug
 
 #: The types of weights in safetensors files: their names in torch, and their sizes in bytes.
 TYPES = {
@@ -40,9 +40,9 @@ def read_weights(path: Path) -> tuple[dict[str, str], str]:
     """Return the metadata of a safetensors file and the digest of its tensors, without torch.
 
     The digest is that of `zsrobust.models.clip.weights_digest`. Raises ValueError for a file that
-    is damaged, or has bytes that belong to no tensor, or has no tensors.
+    is damaged, or has bytes that belong to no tensor, or has no tensors. Raises NoAnswerError.
     """
-    content = memoryview(path.read_bytes())
+    content = memoryview(patiently(Path.read_bytes, path))
     size = int.from_bytes(content[:8], "little")
     header: dict[str, Any] = json.loads(bytes(content[8 : 8 + size]))
     data = content[8 + size :]

@@ -19,7 +19,7 @@ from msgspec import Meta
 from tabulate import tabulate
 
 from zsrobust.core.errors import ZSRobustError, counted, last_line
-from zsrobust.core.files import read_regular
+from zsrobust.core.files import exists, read_regular
 from zsrobust.core.specs import split_spec
 from zsrobust.core.values import Count, Line, Sha256, read_json
 from zsrobust.results import store
@@ -205,7 +205,7 @@ def files_of(results: Mapping[Path, Result]) -> dict[str, bytes]:
         f"{result.path.as_posix()}{suffix}": read_regular(path.with_suffix(suffix))
         for path, result in results.items()
         for suffix in SUFFIXES
-        if path.with_suffix(suffix).exists()
+        if exists(path.with_suffix(suffix))
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.files import exists
 from zsrobust.core.hub import Unreachable
 from zsrobust.datasets import Split, datasets
 from zsrobust.models.clip import weights_are_here
@@ -84,7 +85,7 @@ def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill
     for spec, defense in {cell.key.defense: cell.defense for cell in wanted}.items():
         for recipe in defense.recipes(bench.suite) if defense else []:
             path = bench.workshop.checkpoint_path(recipe)
-            if path.exists() or path in begun:
+            if exists(path) or path in begun:
                 continue
             begun.add(path)
             needed[recipe.train_on, "train"] = None

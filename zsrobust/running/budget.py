@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from zsrobust.core.errors import ZSRobustError, counted
+from zsrobust.core.files import exists
 from zsrobust.core.specs import format_eps
 from zsrobust.reporting import contents
 from zsrobust.reporting.counterparts import Place
@@ -159,7 +160,7 @@ def _jobs(
         for defense in {cell.key.defense: cell.defense for cell in missing.values()}.values()
         for recipe in (defense.recipes(suite) if defense else [])
     ]
-    made = {each.digest for each in recipes if bench.workshop.checkpoint_path(each).exists()}
+    made = {each.digest for each in recipes if exists(bench.workshop.checkpoint_path(each))}
     usual = (UNDEFENDED, USUAL, format_eps(suite.attack["eps"]))
     jobs = []
     for name, cell in missing.items():

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
 from zsrobust.core.values import read_json
 from zsrobust.datasets import Dataset, Facts, Images
 from zsrobust.datasets.pixels import resizing
 from zsrobust.models.clip import Clip, weights_digest
 from zsrobust.models.heads import Context
+from zsrobust.models.tensors import read_tensors
 from zsrobust.models.visual_prompts import prompted
 from zsrobust.results.digests import seal
 from zsrobust.training import steps
@@ -42,11 +42,12 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
-        """Return the checkpoint in a file; raises ZSRobustError if it is damaged or foreign."""
+        """Return the checkpoint in a file; raises ZSRobustError if it is damaged or foreign.
+
+        Raises NoAnswerError for a file that was not reached.
+        """
         try:
-            with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata, weights = read_tensors(path)
             digest = metadata.get("digest")  # missing in older checkpoints
             if digest is not None and digest != seal(metadata, weights_digest(weights)):
                 raise ValueError("its digest does not fit")
@@ -56,6 +57,8 @@ class Checkpoint:
             if any("seconds" not in epoch for epoch in history):
                 raise ValueError("an epoch of its history lacks the seconds")
             return cls(path, recipe, sources, history, metadata.get("prompts"), weights)
+        except NoAnswerError:
+            raise
         except Exception as error:  # a damaged header raises all kinds
             raise ZSRobustError(
                 f"The checkpoint {path} is damaged ({error}). Delete it, and it is trained again."

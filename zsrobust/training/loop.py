@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.attacks import exact
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
 from zsrobust.core.files import exists, leftovers, remove, write_atomically
 from zsrobust.datasets import Dataset, Images
 from zsrobust.models.clip import Clip, weights_digest
@@ -188,6 +188,8 @@ class Training:
         if exists(self.partial):
             try:
                 self._begin_from(Partial.read(self.partial, self.made_from))
+            except NoAnswerError:  # it may be whole, so it stays where it is
+                raise
             except ZSRobustError as error:
                 self._set_aside(str(error))
             self.progress(self.done, self.learner.steps, self.remarks[-1])

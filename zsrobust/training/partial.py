@@ -10,10 +10,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
 from zsrobust.core.files import write_atomically
 from zsrobust.core.values import check_fields, read_json
 from zsrobust.models.clip import weights_digest
+from zsrobust.models.tensors import read_tensors
 from zsrobust.results.digests import seal
 
 FORMAT = "zsrobust-partial-2"
@@ -39,17 +40,20 @@ class Partial:
 
     @classmethod
     def read(cls, path: Path, made_from: Mapping[str, str]) -> "Partial":
-        """Return a file's state; raises ZSRobustError if it is damaged or has other sources."""
+        """Return a file's state; raises ZSRobustError if it is damaged or has other sources.
+
+        Raises NoAnswerError for a file that was not reached.
+        """
         try:
-            with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata, tensors = read_tensors(path)
             sealed = seal(metadata, weights_digest(tensors))
             if metadata["format"] != FORMAT or metadata["digest"] != sealed:
                 raise ValueError("its format or its digest does not match")
             numbers = read_json(metadata["numbers"], dict[str, Any], "its numbers")
             partial = cls(**numbers, tensors=tensors)
             check_fields(partial, "its numbers")
+        except NoAnswerError:
+            raise
         except (
             OSError,
             KeyError,
