@@ -8,8 +8,7 @@ from zsrobust.defenses.workshop import Workshop
 from zsrobust.reporting import contents
 from zsrobust.running import forecast
 from zsrobust.running.bench import Bench
-from zsrobust.running.bill import passes_of_training
-from zsrobust.running.cost import Speed, cost_of
+from zsrobust.running.cost import Speed, cost_of, passes_of_training
 from zsrobust.running.forecast import Forecast, Work, merged
 from zsrobust.running.plan import Key, plan
 from zsrobust.settings import protocols, suites

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from optima import linear, numbers
+from tiny import two_classes
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,7 +17,7 @@ from waits import Waits
 
 from zsrobust.attacks import attacks
 from zsrobust.attacks.search import Search
-from zsrobust.datasets import Cut, Dataset, Images
+from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.pixels import tensor
 from zsrobust.evaluation.referee import Case, judge
 from zsrobust.models.clip import load_clip
@@ -101,17 +102,7 @@ def clip():
 def learner(clip):
     """A training by PGD-10 on random images."""
     pixels = np.random.RandomState(0).randint(0, 256, (8, 3, 32, 32)).astype(np.uint8)
-    images = Images(pixels=pixels, labels=np.arange(8) % 2)
-    dataset = Dataset(
-        title="tiny",
-        group="general",
-        about="",
-        classes=("cat", "dog"),
-        templates=("a {}",),
-        size=8,
-        side=32,
-        load=lambda split: images,
-    )
+    dataset, images = two_classes(pixels)
     recipe = Recipe(
         objective="tecoa", attack="pgd10", eps=0.01, step_size=0.01, epochs=1, batch_size=8
     )

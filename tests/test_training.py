@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import two_classes
 from torch import nn
 
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.datasets import Dataset, Images, datasets
+from zsrobust.datasets import Images, datasets
 from zsrobust.defenses import defenses
 from zsrobust.defenses.pmg_aft import OPTIONS, kl
 from zsrobust.defenses.workshop import Workshop
@@ -331,17 +332,7 @@ def tiny():
     """A dataset of 12 images in two classes, and a quick recipe on it."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8).numpy()
-    images = Images(pixels=pixels, labels=torch.arange(12).remainder(2).numpy())
-    dataset = Dataset(
-        title="tiny",
-        group="general",
-        about="",
-        classes=("cat", "dog"),
-        templates=("a {}",),
-        size=12,
-        side=32,
-        load=lambda split: images,
-    )
+    dataset, images = two_classes(pixels)
     recipe = Recipe(
         objective="tecoa",
         attack="pgd2",

@@ -1,14 +1,16 @@
-"""Small random CLIPs in open_clip's folders, a vision transformer and a ResNet, and suites on them."""
+"""Small random CLIPs in open_clip's folders, suites on them, and a dataset of two classes."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import safetensors.torch
 import torch
 
+from zsrobust.datasets import Dataset, Images
 from zsrobust.settings import suites
 from zsrobust.settings.suites import Suite
 
@@ -54,3 +56,19 @@ def moved(state: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
         name: (each + step[name].abs()).half().float() if each.is_floating_point() else each + 1
         for name, each in state.items()
     }
+
+
+def two_classes(pixels: "np.ndarray[Any, np.dtype[np.uint8]]") -> tuple[Dataset, Images]:
+    """Return a dataset of these images (N, 3, S, S), of cats and dogs in turn, and the images."""
+    images = Images(pixels=pixels, labels=np.arange(len(pixels)) % 2)
+    dataset = Dataset(
+        title="tiny",
+        group="general",
+        about="",
+        classes=("cat", "dog"),
+        templates=("a {}",),
+        size=len(pixels),
+        side=pixels.shape[-1],
+        load=lambda split: images,
+    )
+    return dataset, images

@@ -11,9 +11,8 @@ from zsrobust.datasets import Split, datasets
 from zsrobust.models.clip import weights_are_here
 from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench
-from zsrobust.running.cost import Speed, cost_of
+from zsrobust.running.cost import Speed, cost_of, passes_of_training
 from zsrobust.running.plan import Cell
-from zsrobust.training import Recipe
 
 LARGE = 1.0  #: hours or gigabytes; a run that takes more asks for confirmation
 
@@ -102,16 +101,6 @@ def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill
         bill.forward += cost.tower[0]
         bill.backward += cost.tower[1]
     return bill
-
-
-def passes_of_training(recipe: Recipe) -> tuple[int, int]:
-    """Return the images that pass forward and backward in a training."""
-    size = datasets[recipe.train_on].train_size or 0
-    images = min(size, recipe.limit or size) * recipe.epochs
-    passes = recipe.crafting().passes(2) if recipe.attack else None
-    steps = passes[1] if passes else 0
-    # Clean and adversarial images through the student, the adversarial ones through the teacher.
-    return images * (steps + 3), images * (steps + 2)
 
 
 def _add_downloads(bill: Bill, bench: Bench, needed: dict[tuple[str, Split], None]) -> None:

@@ -1,4 +1,4 @@
-"""The cost model: upper bounds of a cell's passes, and of its seconds at the measured speed."""
+"""The cost model: upper bounds of the passes of cells and trainings, and of their seconds."""
 
 import time
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from zsrobust.core.errors import ZSRobustError
+from zsrobust.datasets import datasets
 from zsrobust.evaluation.meter import device_of
 from zsrobust.running.plan import Cell
+from zsrobust.training import Recipe
 
 if TYPE_CHECKING:
     from zsrobust.running.bench import Bench
@@ -60,6 +62,16 @@ def cost_of(bench: "Bench", cell: Cell) -> Cost:
         known=passes is not None,
         tower=(size * (2 * deployed + times * forward * seen), size * times * backward * seen),
     )
+
+
+def passes_of_training(recipe: Recipe) -> tuple[int, int]:
+    """Return the images that pass forward and backward in a training."""
+    size = datasets[recipe.train_on].train_size or 0
+    images = min(size, recipe.limit or size) * recipe.epochs
+    passes = recipe.crafting().passes(2) if recipe.attack else None
+    steps = passes[1] if passes else 0
+    # Clean and adversarial images through the student, the adversarial ones through the teacher.
+    return images * (steps + 3), images * (steps + 2)
 
 
 def predicted(bench: "Bench", cell: Cell, shares: int) -> dict[str, float] | None:
