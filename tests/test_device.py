@@ -19,8 +19,9 @@ from zsrobust.attacks import attacks
 from zsrobust.attacks.search import Search
 from zsrobust.datasets import Cut, Images
 from zsrobust.datasets.pixels import tensor
-from zsrobust.evaluation.referee import Case, judge
+from zsrobust.evaluation.referee import Case, judge, run_case
 from zsrobust.models.clip import load_clip
+from zsrobust.models.compiled import Filled
 from zsrobust.settings import suites
 from zsrobust.testing import toy
 from zsrobust.training import Recipe
@@ -245,19 +246,87 @@ def test_the_script_for_a_gpu_names_what_the_minutes_do_not_suffice_for(script, 
     assert "not measured: mini, PGD-10, float32, zsrobust" in capsys.readouterr().out
 
 
-def test_a_compiled_classifier_sees_one_batch_size_and_returns_the_same_logits(script):
-    classifier, images = toy(4)
-    sizes = []
+class Graphs:
+    """A backend of torch.compile that runs graphs as they are, and writes down their batches."""
 
-    def backend(graph, inputs):
-        sizes.extend(each.shape[0] for each in inputs if each.ndim == 4)
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, graph, inputs):
+        self.sizes.extend(each.shape[0] for each in inputs if each.ndim == 4)
         return graph.forward
 
-    filled = script.Filled(classifier, 8, backend=backend)
+
+def test_a_compiled_classifier_sees_few_batch_sizes_and_returns_the_same_logits():
+    classifier, images = toy(40)
+    graphs = Graphs()
+    filled = Filled(classifier, 32, backend=graphs)
     points = torch.from_numpy(images.pixels).float() / 255
-    for number in (8, 5, 1):
-        assert torch.equal(filled(points[:number]), classifier(points[:8])[:number])
-    assert sizes == [8]
+    for number in (40, *range(32, 0, -1)):
+        torch.testing.assert_close(filled(points[:number]), classifier(points[:number]))
+    assert sorted(graphs.sizes) == [2, 8, 32]
+
+
+def test_gradients_through_a_compiled_tower_are_those_of_the_plain_one(clip):
+    classifier = clip.classifier([["a cat"], ["a dog"]]).eval().requires_grad_(False)
+    images = torch.rand(3, 3, clip.side, clip.side, requires_grad=True)
+    both = (classifier, Filled(classifier, 8, backend="aot_eager"))
+    plain, compiled = (torch.autograd.grad(each(images)[:, 0].sum(), images)[0] for each in both)
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("spec", ["pgd", "apgd:steps=10", "square:queries=20"])
+def test_a_compiled_search_has_the_verdicts_and_waits_of_the_plain_one(spec, monkeypatch):
+    classifier, images = toy(24)
+    graphs = Graphs()
+    plain = Case(classifier, attacks.create(spec, {"eps": 0.004}), spec, images, batch_size=24)
+    compiled = replace(plain, compiler={"backend": graphs})
+    one, other = run_case(plain), run_case(compiled)
+    assert 0 < one.robust_correct < one.clean_correct
+    assert other.error is None
+    assert other.notes == one.notes == []
+    assert other.messages is None
+    assert other.robust_correct == one.robust_correct
+    assert other.backward == one.backward
+    assert other.forward == one.forward + one.robust_correct  # asks what its own arithmetic says
+    assert (one.disagreements, other.disagreements) == (None, 0)
+    assert set(graphs.sizes) <= {2, 6, 24}
+    assert len(graphs.sizes) <= 6  # with a gradient, and without
+
+    monkeypatch.setattr(torch, "compile", lambda module, **arguments: module)  # modes are traced
+    counts = []
+    for case in (plain, compiled):
+        with Waits() as waits:
+            run_case(case)
+        counts.append(waits.count)
+    assert counts[1] == counts[0] + 2  # of that question, whatever the number of steps
+
+
+def test_what_a_compiled_search_broke_wrongly_is_attacked_again_by_the_plain_classifier():
+    classifier, images = toy(8)
+
+    def wrong(graph, inputs):
+        def run(*given):
+            return tuple(-each for each in graph.forward(*given))
+
+        return run
+
+    attack = attacks.create("pgd", {"eps": 0.004})
+    case = Case(classifier, attack, "pgd", images, batch_size=8)
+    plain, judged = run_case(case), run_case(replace(case, compiler={"backend": wrong}))
+    assert judged.disagreements == plain.clean_correct > 0
+    assert judged.robust_correct == plain.robust_correct
+
+
+def test_a_classifier_that_torch_cannot_compile_fails_the_cell_in_one_line():
+    classifier, images = toy(4)
+
+    def broken(graph, inputs):
+        raise NotImplementedError("an operator is missing")
+
+    attack = attacks.create("pgd", {"eps": 0.004})
+    judged = run_case(Case(classifier, attack, "pgd", images, compiler={"backend": broken}))
+    assert judged.error.splitlines()[-1].endswith("Leave out --compile.")
 
 
 def test_an_image_step_has_the_operations_of_its_products(script):

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import device, options, pictures, seconds_of, show, store, vit
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -38,6 +38,7 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import Search, arithmetic, predict
 from zsrobust.models.clip import Clip
+from zsrobust.models.compiled import Filled
 from zsrobust.models.zeroshot import ZeroShotClassifier
 
 sys.path.append(str(Path(__file__).parents[1] / "attacks"))  # its adapters and its judge
@@ -91,22 +92,6 @@ SMOKE = Sizes(
     steps=2,
     compiler={"backend": "eager"},
 )
-
-
-class Filled(nn.Module):
-    """A compiled classifier whose batches all have one size: the last image fills what is left."""
-
-    def __init__(self, classifier: nn.Module, batch: int, **compiler: Any) -> None:
-        """Take the classifier, the batch size, and the arguments of torch.compile."""
-        super().__init__()
-        self.batch = batch
-        self.compiled: Any = torch.compile(classifier, dynamic=False, **compiler)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (N, K) of at most `batch` images (N, 3, S, S)."""
-        more = images[-1:].expand(self.batch - len(images), -1, -1, -1)
-        logits: Tensor = self.compiled(torch.cat([images, more]))
-        return logits[: len(images)]
 
 
 class Counter(TorchDispatchMode):

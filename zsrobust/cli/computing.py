@@ -52,7 +52,7 @@ def compute(
             step_size=order.step_size,
         )
         workshop = replace(places, device=own).workshop(suite)
-        bench = Bench(suite, protocol, workshop, order.search)
+        bench = Bench(suite, protocol, workshop, order.search, order.compiled)
         if not ranks.decided(lambda: _agreed(bench, cells, order, places)):
             return [], []
         ranks.decided(lambda: check_writable(places.folder))
@@ -86,6 +86,7 @@ class Means:
             suite=bench.suite.asked,
             protocol=self.protocol,
             search=bench.search,
+            compiled=bench.compiled,
             store=self.places.store,
             checkpoints=self.places.checkpoints,
             device=self.places.device,

@@ -53,6 +53,7 @@ class Order:
     dry_run: bool
     yes: bool
     search: Any
+    compiled: bool
     executor: str | None
     settings: Sequence[str]
 
@@ -93,6 +94,12 @@ _order = passes(
     ),
     click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation."),
     precision_option,
+    click.option(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        help="Compile what attacks search in, except test-time defenses and verdicts.",
+    ),
     executor_option,
     slurm_option,
 )

@@ -11,11 +11,11 @@ Only a few batches of images are in memory, whatever the size of the dataset.
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from zsrobust.evaluation.meter import Meter, Sampler, device_of
 from zsrobust.evaluation.process import restored
 from zsrobust.evaluation.redflags.notes import collected
 from zsrobust.evaluation.seals import Seal
+from zsrobust.models.compiled import Filled
 from zsrobust.results import Outcomes, Samples
 from zsrobust.results.flags import KEEPS_STATE, PROCESS_CHANGED
 
@@ -74,6 +75,8 @@ class Case:
     attacked: Attacked = "correct"
     search: Search = "float32"  #: images that a lower precision leaves are attacked in float32
     scene: Scene | None = None  #: what the attack may use beside the target
+    #: Arguments of torch.compile for what the attack searches in; None: it is not compiled.
+    compiler: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +192,7 @@ class Referee:
             chosen = self._chosen
             self.progress(count - len(chosen), count)
             by_portions(self.meter, chosen, BATCHES if case.attack.packs else 1, self._attack)
-        self.disagreements = None if case.search == "float32" else int(self.doubted.sum())
+        self.disagreements = int(self.doubted.sum()) if self.quick else None
         return Outcomes(
             case.images.labels,
             self.clean,
@@ -216,6 +219,19 @@ class Referee:
             return []
         changed = ", ".join(sorted(self.process_changes))
         return [f"The attack {self.case.name} changed the process, which was restored: {changed}."]
+
+    @property
+    def quick(self) -> bool:
+        """Whether the first search computes in another way than the verdicts."""
+        return self.case.search != "float32" or self.case.compiler is not None
+
+    @cached_property
+    def _searched(self) -> nn.Module:
+        """What the first search sees: the target, or the compiled target."""
+        case = self.case
+        if case.compiler is None:
+            return self.target
+        return Filled(self.target, self.meter.batch_size or 1, **case.compiler)
 
     @cached_property
     def _chosen(self) -> Positions:
@@ -245,9 +261,9 @@ class Referee:
         labels = case.images.labels[positions]
         self._aim(positions, originals, labels)
         passes = self.forward_passes
-        found, sizes = self._search(positions, originals, labels, case.search)
+        found, sizes = self._search(positions, originals, labels, case.search, self._searched)
         predicted = self._verdicts(found, labels)
-        if case.search != "float32":
+        if self.quick:
             found = self._search_again(positions, originals, labels, found, sizes, predicted)
         self._demand_an_attack(originals, labels, sizes, predicted, self.forward_passes - passes)
         self.adversarial[positions], self.perturbation[positions] = predicted, sizes.cpu().numpy()
@@ -286,6 +302,7 @@ class Referee:
         originals: Tensor,
         labels: Positions,
         precision: Search,
+        searched: nn.Module,
         start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return a copy of the attack's images, (n, 3, S, S), and their perturbations' sizes, (n,).
@@ -296,7 +313,7 @@ class Referee:
         case, device = self.case, self.device
         draws = self._draws[torch.from_numpy(positions).to(device)]
         own_labels = torch.from_numpy(labels).to(device, copy=True)
-        seen = Meter(self.target, self.meter.batch_size, case.scene)
+        seen = Meter(searched, self.meter.batch_size, case.scene)
         more = {"start": start} if case.attack.continues else {}
         if self.targets is not None:
             more["targets"] = torch.from_numpy(self.targets[positions]).to(device)
@@ -346,18 +363,34 @@ class Referee:
         sizes: Tensor,
         predicted: Positions,
     ) -> Tensor:
-        """Attack the surviving images in float32; `sizes` and `predicted` change in place."""
+        """Attack surviving images as verdicts are made: of a float32 search, those it had broken.
+
+        `sizes` and `predicted` change in place.
+        """
         case, left = self.case, np.flatnonzero(predicted == labels)
         if not len(left):
             return found
-        doubtful = self._verdicts(found[left], labels[left], case.search)
-        self.doubted[positions[left]] = doubtful != labels[left]
+        broken = self._broken_in_search(found[left], labels[left])
+        self.doubted[positions[left]] = broken
+        if case.search == "float32":
+            left = left[broken]
+            if not len(left):
+                return found
         again, sizes[left] = self._search(
-            positions[left], originals[left], labels[left], "float32", found[left]
+            positions[left], originals[left], labels[left], "float32", self.target, found[left]
         )
         predicted[left] = self._verdicts(again, labels[left])
         places = torch.from_numpy(left).to(found.device)
         return found.index_copy(0, places, again)
+
+    def _broken_in_search(self, found: Tensor, labels: Positions) -> NDArray[np.bool_]:
+        """Return which images the first search's own arithmetic classifies wrongly, (n,)."""
+        if self.case.compiler is None:
+            return self._verdicts(found, labels, self.case.search) != labels
+        meter = self.searches.beside(self._searched)
+        parts = found.split(self.meter.batch_size or len(found))
+        predicted = [predict(meter, part, self.case.search) for part in parts]
+        return np.asarray(np.concatenate(predicted) != labels)
 
     def _verdicts(
         self, found: Tensor, labels: Positions, precision: Search = "float32"

@@ -111,12 +111,13 @@ class Identity:
     #: the switches in which the protocol differs from `sound`
     switches: Mapping[str, Any] = field(default_factory=dict)
     search: str = FLOAT32  #: the precision of the attack's search
+    compiled: bool = False  #: whether the attack searches in a compiled classifier
     draws: str | None = None  #: the generator of the attack's random numbers
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Identity":
         """Return a stored identity; raises ValueError for a field that is missing or not valid."""
-        stored = {"switches": {}, "search": FLOAT32, **stored}
+        stored = {"switches": {}, "search": FLOAT32, "compiled": False, **stored}
         attack = _part(stored, "attack", spec=Text, eps=Text)
         dataset = _part(stored, "dataset", name=Text, title=Text, limit=int | None)
         return cls(
@@ -128,6 +129,7 @@ class Identity:
             seed=_take(stored, "seed", int),
             switches=_take(stored, "switches", dict[str, Any]),
             search=_take(stored, "search", Text),
+            compiled=_take(stored, "compiled", bool),
             draws=_take(stored, "draws", Text | None),
         )
 
@@ -138,6 +140,7 @@ class Identity:
             "protocol": self.protocol,
             "switches": self.switches or None,
             "search": None if self.search == FLOAT32 else self.search,
+            "compiled": self.compiled or None,
             "defense": self.defense.to_json(),
             "attack": self.attack.to_json(),
             "dataset": self.dataset.to_json(),
@@ -189,7 +192,7 @@ class Identity:
             for name, value in stored["attack"].items()
             if name not in ("plan", "prompts")  # which differ by dataset
         }
-        more = [stored[name] for name in ("switches", "search") if name in stored]
+        more = [stored[name] for name in ("switches", "search", "compiled") if name in stored]
         return _short_digest([defense, attack, *more])
 
     @property

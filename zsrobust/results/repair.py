@@ -54,6 +54,7 @@ class Cells:
             [about["defense"]],
             dataset=None if all_datasets else about["dataset"],
             precision=identity.search if identity and identity.search != FLOAT32 else None,
+            compiled=bool(identity and identity.compiled),
             force=force,
         )
 

@@ -111,6 +111,7 @@ class Selection:
         figure: str | None = None,
         dataset: str | None = None,
         precision: str | None = None,
+        compiled: bool = False,
         force: bool = False,
         attacks: Sequence[str] = (),
         bounds: Sequence[float] = (),
@@ -146,6 +147,7 @@ class Selection:
                 words += [word for text in format_seeds(values) for word in (option, text)]
         if precision is not None:
             words += ["--precision", precision]
+        words += ["--compile"] if compiled else []
         return shlex.join([*words, "--force"] if force else words)
 
     def examination(

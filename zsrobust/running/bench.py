@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from zsrobust.evaluation.meter import device_of
 from zsrobust.evaluation.redflags.measurements import Kept
 from zsrobust.evaluation.referee import Case, Search
 from zsrobust.models.clip import cut_for
+from zsrobust.models.compiled import compiler
 from zsrobust.models.remembered import facts_of
 from zsrobust.models.wrappers import ADAPTIVE, Knowledge
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
@@ -48,6 +49,7 @@ class Deployed:
     target: nn.Module | None = None  #: the attacked module; None: the classifier itself
     knowledge: Knowledge = ADAPTIVE
     scene: Scene | None = None  #: what the attack may use beside the target
+    compiler: dict[str, Any] | None = None  #: of what the attack searches in; see `Case`
 
 
 class Sample(NamedTuple):
@@ -66,6 +68,7 @@ class Bench:
     protocol: Protocol
     workshop: Workshop
     search: Search = "float32"  #: the precision in which attacks search
+    compiled: bool = False  #: whether attacks search in compiled classifiers
     #: What was measured for red flags, by defense, dataset, limit and seed: cells share it.
     probed: defaultdict[tuple[object, ...], Kept] = field(
         default_factory=lambda: defaultdict(dict), compare=False
@@ -76,6 +79,12 @@ class Bench:
             raise ZSRobustError(
                 f"--precision {self.search} is not valid: the protocol {self.protocol.name} sets "
                 "the precision itself. Leave out --precision."
+            )
+
+        if self.compiled and self.protocol.precision != "float32":
+            raise ZSRobustError(
+                f"--compile is not valid: the protocol {self.protocol.name} divides gradients by "
+                "the size of the batch. Leave out --compile."
             )
 
     def forget(self) -> None:
@@ -137,7 +146,8 @@ class Bench:
         if tower.wrapper is None:
             plain = self.ready(self.plain(cell, tower))
             if tower.attacked is None:
-                return Deployed(plain, scene=scene)
+                chosen = compiler(device_of(plain)) if self.compiled else None
+                return Deployed(plain, scene=scene, compiler=chosen)
             attacked = self.plain(cell, tower, attacked=True)
             return Deployed(plain, self.ready(attacked), tower.knowledge, scene)
         target = tower.wrapper.target(self.plain(cell, tower), tower.knowledge)
@@ -192,6 +202,7 @@ class Bench:
             attacked=self.protocol.attacked,
             search=self.search,
             scene=deployed.scene,
+            compiler=deployed.compiler,
         )
 
     def identify(
@@ -212,6 +223,7 @@ class Bench:
             seed=cell.key.seed,
             switches=self.protocol.switches,
             search=self.search,
+            compiled=self.compiled and not defense.knowledge,
             draws=DRAWS,
         )
 

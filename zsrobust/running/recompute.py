@@ -56,7 +56,7 @@ def recompute(
     """
     fresh, errors = scratch / "results", []
     fresh.mkdir()
-    groups: dict[tuple[str, str, Any], list[Key]] = {}
+    groups: dict[tuple[str, str, Any, bool], list[Key]] = {}
     for result in chosen:
         identity = result.identity
         about = identity.about
@@ -68,10 +68,12 @@ def recompute(
             about["limit"],
             about["seed"],
         )
-        groups.setdefault((identity.suite, identity.protocol, identity.search), []).append(key)
-    for (name, switches, search), keys in groups.items():
+        way = (identity.suite, identity.protocol, identity.search, identity.compiled)
+        groups.setdefault(way, []).append(key)
+    for (name, switches, search, compiled), keys in groups.items():
         suite, protocol = suites.load(name), protocols.load(switches)
-        bench = Bench(suite, protocol, Workshop(suite, scratch / "checkpoints", device), search)
+        workshop = Workshop(suite, scratch / "checkpoints", device)
+        bench = Bench(suite, protocol, workshop, search, compiled)
         cells = [Cell.of(key, suite, protocol) for key in keys]
         errors += run(bench, cells, Store(fresh), reporter)[1]
     return baseline.check(fresh, folder, keep=_keeps(chosen)), list(map(str, errors))

@@ -52,6 +52,7 @@ class Task:
     suite: str
     protocol: str
     search: Search
+    compiled: bool
     store: Store
     checkpoints: Path
     device: str | None
@@ -70,7 +71,7 @@ class Task:
         suite = load_suite(self.suite)
         workshop = Workshop(suite, self.checkpoints, self.device or _own_device())
         workshop.log = self.log
-        bench = Bench(suite, protocols.load(self.protocol), workshop, self.search)
+        bench = Bench(suite, protocols.load(self.protocol), workshop, self.search, self.compiled)
         cells = [Cell.of(key, suite, bench.protocol) for key in self.keys]
         with self.live() as shown:
             _, errors = runs.run(bench, cells, self.store, shown, self.force)
