@@ -41,7 +41,7 @@ from zsrobust.evaluation.meter import Meter, Sampler, device_of
 from zsrobust.evaluation.process import restored
 from zsrobust.evaluation.redflags.notes import collected
 from zsrobust.evaluation.seals import Seal
-from zsrobust.models.compiled import Filled
+from zsrobust.models.compiled import Filled, prepare
 from zsrobust.results import Outcomes, Samples
 from zsrobust.results.flags import KEEPS_STATE, PROCESS_CHANGED
 
@@ -181,6 +181,8 @@ class Referee:
         self.perturbation = np.zeros(count, dtype=np.float32)
         self.doubted = np.zeros(count, dtype=bool)
         self.targets = np.full(count, -1, dtype=np.int64) if case.attack.targeted else None
+        if case.compiler is not None:
+            prepare()  # before the seal
         with frozen(self.meter), frozen(self.searches), exact():
             self.seal = Seal(self.judged_modules)
             two = tensor(case.images, np.array([0, 0]), case.cut, self.device)
@@ -385,12 +387,15 @@ class Referee:
 
     def _broken_in_search(self, found: Tensor, labels: Positions) -> NDArray[np.bool_]:
         """Return which images the first search's own arithmetic classifies wrongly, (n,)."""
+        search = self.case.search
         if self.case.compiler is None:
-            return self._verdicts(found, labels, self.case.search) != labels
-        meter = self.searches.beside(self._searched)
-        parts = found.split(self.meter.batch_size or len(found))
-        predicted = [predict(meter, part, self.case.search) for part in parts]
-        return np.asarray(np.concatenate(predicted) != labels)
+            predicted = self._verdicts(found, labels, search)
+        else:
+            meter = self.searches.beside(self._searched)
+            parts = found.split(self.meter.batch_size or len(found))
+            predicted = np.concatenate([predict(meter, part, search) for part in parts])
+        broken: NDArray[np.bool_] = predicted != labels
+        return broken
 
     def _verdicts(
         self, found: Tensor, labels: Positions, precision: Search = "float32"

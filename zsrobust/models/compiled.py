@@ -18,6 +18,11 @@ def compiler(device: torch.device) -> dict[str, Any]:
     return {"mode": "reduce-overhead"} if device.type == "cuda" else {}
 
 
+def prepare() -> None:
+    """Compile something trivial: at its first call, torch replaces methods of nn.Module."""
+    torch.compile(torch.Tensor.clone, backend="eager")(torch.zeros(1))
+
+
 class Filled(nn.Module):
     """A compiled classifier whose batches have few sizes: the last image fills what is left.
 
