@@ -16,8 +16,8 @@ one script. `python benchmarks/errands/page.py` writes this page.
 
 CPU seconds include child processes. They are the numbers to compare: other work shared the
 {before[cores]} cores, so wall seconds can be too long. Each number is one run. The row
-`import torch` is measured with the others. The accepted submission has a run of its own. The
-report of now shared the cores with tests.
+`import torch` is measured with the others. The accepted submission and the last two
+rows of now come from later runs. The report of now shared the cores with tests.
 
 {table}
 
