@@ -1,6 +1,7 @@
 """Backbones: families of open_clip, folders of transformers, and their preprocessing."""
 
 import json
+import os
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests import fresh
+from tests.hubserver import HubServer
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Cut, cache
 from zsrobust.models import tokenizers, transformers_folder
@@ -240,6 +243,70 @@ def test_a_folder_of_transformers_is_a_backbone(tmp_path, monkeypatch, kind):
     assert clip.mean == (0.5, 0.4, 0.3)
     for name, each in clip.model.state_dict().items():
         assert torch.equal(each, weights[name]), name
+
+
+def test_the_digest_names_the_approximation_of_gelu(tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers_folder, "_tokenizer", lambda *given: ByteTokenizer(16))
+    weights = as_transformers(built("siglip"), "siglip")
+    place = save(tmp_path, "siglip", weights)
+    before = load_clip(place).digest
+    assert load_clip(place).digest == before
+    config = json.loads((tmp_path / "config.json").read_bytes())
+    for tower in ("text_config", "vision_config"):
+        config[tower]["hidden_act"] = "gelu"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_clip(place).digest != before
+
+
+def print_backbones(*places):
+    """Print the digest of each backbone, or why it cannot be loaded."""
+    transformers_folder._tokenizer = lambda *given: ByteTokenizer(16)
+    for place in places:
+        try:
+            print(json.dumps(load_clip(place).digest))
+        except ZSRobustError as error:
+            print(json.dumps(str(error)))
+
+
+def test_a_repository_of_transformers_is_downloaded_once_and_then_a_backbone_offline(tmp_path):
+    weights = as_transformers(built("clip"), "clip")
+    folder = tmp_path / "clip"
+    place = save(folder, "clip", weights)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    image = {"image_processor": json.loads(files["preprocessor_config.json"])}
+    torch.save(weights, tmp_path / "weights.bin")
+    older = files | {"pytorch_model.bin": (tmp_path / "weights.bin").read_bytes()}
+    newer = files | {"processor_config.json": json.dumps(image).encode(), "flax.msgpack": b"-"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+
+    def run(*places, **changed):
+        done = fresh.Process(
+            print_backbones,
+            *places,
+            folder=tmp_path,
+            environment={**environment, "HF_ENDPOINT": hub.url, **changed},
+        ).end()
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    with HubServer() as hub:
+        hub.add("org/older", without(older, "model.safetensors"), kind="model")
+        hub.add("org/newer", without(newer, "preprocessor_config.json"), kind="model")
+        hub.add("org/half", without(files, "model.safetensors"), kind="model")
+        places = ["hf-hub:org/newer", "hf-hub:org/older", "hf-hub:org/half", "hf-hub:org/nobody"]
+        here, newer, older, half, nobody = run(place, *places)
+        assert here == newer == older
+        assert "hf-hub:org/half has no model.safetensors and no pytorch_model.bin" in half
+        assert "hf-hub:org/nobody: there is no such repository" in nobody
+        got = [len(hub.asked(name, "GET")) for name in (*transformers_folder.WEIGHTS, ".msgpack")]
+        assert got == [1, 1, 0]
+        assert run(*places[:2], HF_HUB_OFFLINE="1") == [newer, older]
+        assert [len(hub.asked(name, "GET")) for name in transformers_folder.WEIGHTS] == [1, 1]
+
+
+def without(files, name):
+    return {key: value for key, value in files.items() if key != name}
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "preprocessor_config.json"])

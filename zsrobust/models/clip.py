@@ -77,10 +77,9 @@ class Clip:
     @cached_property
     def digest(self) -> str:
         """The sha256 of all that the logits depend on: weights, activation, preprocessing."""
-        quick = any(type(part).__name__ == "QuickGELU" for part in self.model.modules())
-        activation, weights = "QuickGELU" if quick else "GELU", self.model.state_dict()
+        weights = self.model.state_dict()
         parts: tuple[object, ...]
-        parts = (weights_digest(weights), activation, self.mean, self.std, self.side)
+        parts = (weights_digest(weights), _activation(self.model), self.mean, self.std, self.side)
         if (self.interpolation, self.squash) != ("bicubic", False):
             parts = (*parts, self.interpolation, self.squash)
         if self.pad is not None:
@@ -211,8 +210,8 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
     - `ARCHITECTURE/TAG`, a name and a pretrained tag of open_clip;
     - `ARCHITECTURE/FILE`, a state dict in open_clip's or OpenAI's layout;
     - `ARCHITECTURE/random:SEED`, random weights, for tests without the network;
-    - `hf-hub:…` or `local-dir:FOLDER`, in open_clip's layout;
-    - `local-dir:FOLDER` of a CLIP or a SigLIP in transformers' layout;
+    - `hf-hub:OWNER/NAME` or `local-dir:FOLDER`, in open_clip's layout, or a CLIP or a SigLIP in
+      transformers' layout;
     - `package:MODULE/FOLDER`, a folder inside a Python package.
 
     With `weights=False`, weights are random; those of `ARCHITECTURE/…` are not downloaded or read.
@@ -245,6 +244,10 @@ def load_clip(backbone: str, device: torch.device | str = "cpu", weights: bool =
         trained = _look_up(name, tag, weights) if tag is not None else {}
         if name.startswith("hf-hub:") and not weights_are_here(backbone):
             check_network(f"The backbone {backbone} is not on this machine")
+        if name.startswith("hf-hub:"):
+            snapshot = transformers_folder.of_hub(name.removeprefix("hf-hub:"))
+            if snapshot is not None:
+                return _finished(backbone, *transformers_folder.load(snapshot, backbone), device)
         if tag is None:
             _check_tokenizer(_model_config(name), backbone)
         seed = _seed(tag or "")
@@ -400,9 +403,22 @@ def _cached(backbone: str) -> list[str]:
         cached = Path("~/.cache/clip", trained.get("url", "").rpartition("/")[2]).expanduser()
         if cached.is_file():
             return [str(cached)]
-    files = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    files = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    if name:
+        files = [name]
+    elif repo and transformers_folder.known_on_hub(repo):
+        files = list(transformers_folder.WEIGHTS)
     found = [try_to_load_from_cache(repo, file) for file in files if repo]
     return [path for path in found if isinstance(path, str)]
+
+
+def _activation(model: nn.Module) -> str:
+    """Return which approximation of GELU a model computes: its weights do not show it."""
+    kinds = {type(part).__name__ for part in model.modules()}
+    if "QuickGELU" in kinds:
+        return "QuickGELU"
+    tanh = any(getattr(part, "approximate", "none") == "tanh" for part in model.modules())
+    return "tanh GELU" if tanh or "GELUTanh" in kinds else "GELU"  # the second is timm's
 
 
 def _read_weights(path: Path, quick_gelu: bool) -> dict[str, Tensor]:

@@ -1,15 +1,17 @@
-"""Folders in transformers' layout of CLIP and SigLIP, as models of open_clip."""
+"""Folders in transformers' layout, of CLIP and SigLIP, as models of open_clip."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zsrobust.core.errors import ZSRobustError
-from zsrobust.models.tokenizers import FolderTokenizer, check_transformers
+from zsrobust.core.hub import hub_error
+from zsrobust.models.tokenizers import FILES, FolderTokenizer, check_transformers
 from zsrobust.models.transformers_layout import as_open_clip
 
 #: Fields that config.json leaves out where they are transformers' defaults.
@@ -33,11 +35,47 @@ SIGLIP_TEXT = {
 }  # fmt: skip
 FILTERS = {2: "bilinear", 3: "bicubic"}  #: Pillow's numbers in preprocessor_config.json
 OWN_FILE = "open_clip_config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  #: the first that is there is read
+#: How pictures are resized and normalized: in a file, or in a part of one (transformers 5).
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+#: What is downloaded of a repository; the second kind of weights only without the first.
+HUB_FILES = ("config.json", WEIGHTS[0], *PROCESSORS, *FILES, "merges.txt", "*_tokens*.json")
 
 
 def is_one(folder: Path) -> bool:
     """Return whether a folder has transformers' files, and not those of open_clip."""
     return (folder / "config.json").is_file() and not (folder / OWN_FILE).is_file()
+
+
+def known_on_hub(repo: str) -> bool:
+    """Return whether an earlier look at a repository of the hub found no file of open_clip."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, OWN_FILE)
+    return found is not None and not isinstance(found, str)
+
+
+def of_hub(repo: str) -> Path | None:
+    """Return the folder of a repository of the hub, downloaded once; None if it is open_clip's.
+
+    Raises ZSRobustError for a repository that does not exist or may not be read.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        if not known_on_hub(repo):
+            try:
+                hf_hub_download(repo, OWN_FILE)
+                return None
+            except EntryNotFoundError:
+                pass
+        folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES)))
+        if not (folder / WEIGHTS[0]).is_file():
+            snapshot_download(repo, allow_patterns=[WEIGHTS[1]])
+        return folder
+    except Exception as error:
+        raise hub_error(f"Cannot download hf-hub:{repo}", error) from error
 
 
 def load(folder: Path, backbone: str) -> tuple[Any, Any, dict[str, Any]]:
@@ -46,7 +84,6 @@ def load(folder: Path, backbone: str) -> tuple[Any, Any, dict[str, Any]]:
     Raises ZSRobustError for a kind of model that is neither CLIP nor SigLIP, for missing files,
     and if a tokenizer needs transformers, which is not installed.
     """
-    import safetensors.torch
     from open_clip.model import set_model_preprocess_cfg
 
     given = json.loads((folder / "config.json").read_bytes())
@@ -56,23 +93,39 @@ def load(folder: Path, backbone: str) -> tuple[Any, Any, dict[str, Any]]:
             f"The backbone {backbone} has the model_type {kind!r} in config.json. Expected clip or "
             f"siglip. Convert it to open_clip's layout, with {OWN_FILE}."
         )
-    for name in ("model.safetensors", "preprocessor_config.json"):
-        if not (folder / name).is_file():
-            raise ZSRobustError(
-                f"The backbone {backbone} has no {name} beside config.json. Expected transformers' "
-                "files. Save the model and its processor there with save_pretrained."
-            )
-    weights = as_open_clip(safetensors.torch.load_file(folder / "model.safetensors"))
+    weights = as_open_clip(_weights(_first(folder, WEIGHTS, backbone)))
+    preprocess = json.loads(_first(folder, PROCESSORS, backbone).read_bytes())
+    preprocess = preprocess.get("image_processor", preprocess)
     config = _clip(given) if kind == "clip" else _siglip(given)
     tokenize = _tokenizer(folder, backbone, kind, config["text_cfg"])
     model = _model(config, given)
     scalars = ("logit_scale", "logit_bias")
     weights.update({name: weights[name].reshape(()) for name in scalars if name in weights})
     model.load_state_dict(weights, strict=True, assign=True)
-    preprocess = json.loads((folder / "preprocessor_config.json").read_bytes())
     side = config["vision_cfg"]["image_size"]
     set_model_preprocess_cfg(model, _preprocessing(preprocess, side, backbone))
     return model, tokenize, config
+
+
+def _first(folder: Path, names: Sequence[str], backbone: str) -> Path:
+    """Return the first of these files of a folder; raises ZSRobustError if there is none."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ZSRobustError(
+        f"The backbone {backbone} has no {' and no '.join(names)} beside config.json. Expected "
+        "transformers' files. Save the model and its processor there with save_pretrained."
+    )
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights; no code of the file is run."""
+    import safetensors.torch
+
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    return weights
 
 
 def _clip(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,12 +235,24 @@ def _tokenizer(folder: Path, backbone: str, kind: str, text: Mapping[str, Any]) 
     """Return open_clip's tokenizer if the folder's vocabulary is CLIP's; else the folder's own."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    if kind == "clip" and (folder / "vocab.json").is_file():
+    if kind == "clip":
         simple = SimpleTokenizer(context_length=text["context_length"])
-        if json.loads((folder / "vocab.json").read_bytes()) == simple.encoder:
+        if _vocabulary(folder) == simple.encoder:
             return simple
     check_transformers(backbone)
     return FolderTokenizer(folder, text["context_length"])
+
+
+def _vocabulary(folder: Path) -> Any:
+    """Return the ids of a folder's tokens by their names, None if no file has them.
+
+    Transformers 5 writes them into tokenizer.json, and earlier versions into vocab.json, too.
+    """
+    for name in ("vocab.json", "tokenizer.json"):
+        if (folder / name).is_file():
+            found = json.loads((folder / name).read_bytes())
+            return found if name == "vocab.json" else found.get("model", {}).get("vocab")
+    return None
 
 
 def _preprocessing(given: Mapping[str, Any], side: int, backbone: str) -> dict[str, Any]:
