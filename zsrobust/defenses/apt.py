@@ -2,6 +2,9 @@
 
 Both towers are frozen. The words around the class name become learned vectors, trained on images
 that an attack makes against the same vectors. Around a defense of the weights: `apt:of=tecoa`.
+
+The paper trains and tests at 1/255 and at 4/255. Its attacker may use another prompt than the
+learned one: `attack_prompt`. On `mini`, bound, epochs and batches are those of the suite.
 """
 
 import dataclasses

@@ -3,6 +3,9 @@
 The embedding of an adversarial image stays near the one that the original CLIP gives to the clean
 image, as in FARE. Clean embeddings may move by a share ρ of their squared length. A small network
 learns the multiplier of this constraint for each image, so that training finds a saddle point.
+
+The paper trains on ImageNet or ImageNet-100. The bounds and attacks of its evaluation could not be
+read. On `mini`, bound, epochs and batches are those of the suite.
 """
 
 import torch.nn.functional as F

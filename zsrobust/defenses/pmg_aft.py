@@ -3,6 +3,10 @@
 TeCoA's loss, plus two that hold the outputs on adversarial images near those of the original CLIP
 on the same adversarial images (L_general, Eq. 9) and near the model's own on clean images (L_clean,
 Eq. 10).
+
+The paper trains on TinyImageNet at 1/255. It reports 16 datasets under PGD-10 and AutoAttack at
+1/255, and under PGD-10 at 2/255 and 4/255. On `mini`, bound, epochs and batches are those of the
+suite.
 """
 
 from typing import Literal
