@@ -3,8 +3,8 @@
 The embedding of an adversarial image stays near the one that the original CLIP gives to the clean
 image. The attack moves it as far away as it can. Labels and class texts are not used (section 3).
 
-The paper trains on ImageNet at 2/255 and at 4/255. Its code evaluates 1,000 images of a dataset with
-`--attack aa`. On `mini`, bound, epochs and batches are those of the suite.
+The paper trains on ImageNet at 2/255 and at 4/255. Its code evaluates with `--attack aa`, on 1,000
+images of each dataset. On `mini`, bound, epochs and batches are those of the suite.
 """
 
 from torch import Tensor
