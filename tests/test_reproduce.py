@@ -290,6 +290,8 @@ def test_a_budget_has_a_unit_and_the_tables_are_the_papers(zsrobust):
     assert "is not a duration" in zsrobust("reproduce", "mini", "--budget", "8", ok=2).stderr
     wrong = zsrobust("reproduce", "mini", "--budget", "8h", "--table", "t1", ok=2).stderr
     assert "Next: zsrobust run --table t1" in wrong
+    page = zsrobust("reproduce", "mini", "--budget", "5m", "--out", "page.html", ok=2).stderr
+    assert "page.html is not a name for the page, which is Markdown. Use: --out page.md" in page
 
 
 def test_the_workflow_calls_the_command_with_options_that_exist():

@@ -225,6 +225,12 @@ precision_option = click.option(
     show_default=True,
     help="Precision of the attacks' search. Every verdict is made in float32.",
 )
+compile_option = click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile what attacks search in, except test-time defenses and verdicts.",
+)
 executor_option = click.option(
     "--executor",
     type=click.Choice(["slurm", "local"]),

@@ -16,6 +16,7 @@ from zsrobust.cli.folders import Results
 from zsrobust.cli.options import (
     check_executor,
     checkpoints_option,
+    compile_option,
     data_option,
     device_option,
     executor_option,
@@ -80,6 +81,7 @@ class Aim:
     numbers: Sequence[str]  #: of tables; empty: all that the suite reproduces
     protocol: str
     search: Any  #: precision of the attacks' search
+    compiled: bool  #: whether attacks search in compiled classifiers
     limit: int | None
     against: Path  #: results that count as reported for a suite without a paper
     out: Path
@@ -99,6 +101,7 @@ _aim = passes(
     several("--table", "numbers", "Only this table. Default: 1 to 5, s1 to s5.", metavar="N"),
     protocol_option,
     precision_option,
+    compile_option,
     limit_option,
     click.option(
         "--against",
@@ -145,6 +148,11 @@ def reproduce(aim: Aim, places: Places) -> None:
     from zsrobust.settings import protocols
 
     check_executor(aim.executor, aim.settings)
+    if aim.out.suffix not in ("", ".md", ".txt"):
+        raise ZSRobustError(
+            f"{aim.out} is not a name for the page, which is Markdown. "
+            f"Use: --out {aim.out.with_suffix('.md')}"
+        )
     # What is wrong with a name is known before torch is loaded.
     suite = load_suite(aim.name)
     protocol = protocols.load(aim.protocol).name

@@ -58,7 +58,7 @@ def _benches(tables: Mapping[str, Suite], aim: "Aim", places: Places) -> dict[st
     """Return the benches of tables by number; tables of a suite share one."""
     protocol = protocols.load(aim.protocol)
     made = {
-        name: Bench(suite, protocol, places.workshop(suite), aim.search)
+        name: Bench(suite, protocol, places.workshop(suite), aim.search, aim.compiled)
         for name, suite in {suite.name: suite for suite in tables.values()}.items()
     }
     return {number: made[suite.name] for number, suite in tables.items()}

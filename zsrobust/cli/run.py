@@ -12,6 +12,7 @@ from zsrobust.cli.options import (
     bounds_option,
     check_executor,
     checkpoints_option,
+    compile_option,
     data_option,
     device_option,
     executor_option,
@@ -94,12 +95,7 @@ _order = passes(
     ),
     click.option("--yes", "-y", is_flag=True, help="Start large runs without confirmation."),
     precision_option,
-    click.option(
-        "--compile",
-        "compiled",
-        is_flag=True,
-        help="Compile what attacks search in, except test-time defenses and verdicts.",
-    ),
+    compile_option,
     executor_option,
     slurm_option,
 )
