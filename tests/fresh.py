@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from zsrobust.cli import main
 from zsrobust.running import bench, compute
-from zsrobust.running.cost import Speed
+from zsrobust.running.costs.model import Speed
 
 SERVER = multiprocessing.get_context("forkserver")
 # Nothing that reads its environment once, when it is imported: huggingface_hub does.

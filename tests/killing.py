@@ -38,14 +38,14 @@ from zsrobust.mini.datasets import Drawn
 from zsrobust.results import verification
 from zsrobust.results.cell import Outcomes, Samples
 from zsrobust.running import bench, compute
-from zsrobust.running.cost import Speed
+from zsrobust.running.costs.model import Speed
 from zsrobust.training import Checkpoint, loop
 
 for _part in (
     "cli.display",
     "settings.protocols",
     "training.ranks",
-    "running.bill",
+    "running.costs.bill",
 ):  # what a run imports when it needs it
     __import__(f"zsrobust.{_part}")
 

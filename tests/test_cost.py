@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.reporting import contents
-from zsrobust.running import forecast
 from zsrobust.running.bench import Bench
-from zsrobust.running.cost import Speed, cost_of, passes_of_training
-from zsrobust.running.forecast import Forecast, Work, merged
+from zsrobust.running.costs import forecast
+from zsrobust.running.costs.forecast import Forecast, Work, merged
+from zsrobust.running.costs.model import Speed, cost_of, passes_of_training
 from zsrobust.running.plan import Key, plan
 from zsrobust.settings import protocols, suites
 

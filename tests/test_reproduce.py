@@ -22,7 +22,7 @@ from zsrobust.results.store import Store
 from zsrobust.running import budget
 from zsrobust.running.bench import Bench
 from zsrobust.running.budget import Agenda, Job, order
-from zsrobust.running.cost import Speed
+from zsrobust.running.costs.model import Speed
 from zsrobust.running.reporter import Reporter
 from zsrobust.settings import protocols, suites
 

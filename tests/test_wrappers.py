@@ -29,7 +29,7 @@ from zsrobust.results.identity import DefenseIdentity
 from zsrobust.results.selection import Selection
 from zsrobust.results.store import frame_of
 from zsrobust.running.bench import Bench, identify_defense
-from zsrobust.running.cost import cost_of
+from zsrobust.running.costs.model import cost_of
 from zsrobust.running.plan import Cell, Key, plan
 from zsrobust.running.single import evaluate
 from zsrobust.settings import protocols, suites

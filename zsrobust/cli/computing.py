@@ -14,9 +14,10 @@ from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import check_writable
 from zsrobust.reporting.rows import Need
 from zsrobust.results import Result
-from zsrobust.running import bill, slurm
+from zsrobust.running import slurm
 from zsrobust.running.bars import Tally
 from zsrobust.running.bench import Bench
+from zsrobust.running.costs import bill
 from zsrobust.running.plan import Cell, plan
 from zsrobust.running.run import run as run_cells
 from zsrobust.settings import protocols

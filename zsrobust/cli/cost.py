@@ -12,8 +12,8 @@ from zsrobust.cli.waiting import waiting
 from zsrobust.core.errors import ZSRobustError
 
 if TYPE_CHECKING:
-    from zsrobust.running.cost import Speed
-    from zsrobust.running.forecast import Forecast
+    from zsrobust.running.costs.forecast import Forecast
+    from zsrobust.running.costs.model import Speed
 
 GPUS = (1, 8, 64)
 IMAGENET = "paper_imagenet"  #: the suite of the last row: Table 1's trainings, on ImageNet
@@ -43,9 +43,9 @@ def cost(suite: str | None, protocol: str, rate: float | None, places: Places) -
     loaded, settings = load_suite(suite), protocols.load(protocol)
     with waiting("loading torch"):
         from zsrobust.reporting import contents
-        from zsrobust.running import forecast
         from zsrobust.running.bench import Bench
-        from zsrobust.running.cost import Speed
+        from zsrobust.running.costs import forecast
+        from zsrobust.running.costs.model import Speed
 
     bench = Bench(loaded, settings, places.workshop(loaded))
     found: dict[str, Forecast] = {}

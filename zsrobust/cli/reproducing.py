@@ -15,12 +15,12 @@ from zsrobust.cli.waiting import waiting
 from zsrobust.core.files import check_writable
 from zsrobust.reporting import counterparts, reproduction
 from zsrobust.reporting.counterparts import Counterparts, Place
-from zsrobust.running import bill
 from zsrobust.running import budget as planning
 from zsrobust.running.bars import Tally
 from zsrobust.running.bench import Bench
 from zsrobust.running.budget import Agenda, Spent
-from zsrobust.running.cost import Speed
+from zsrobust.running.costs import bill
+from zsrobust.running.costs.model import Speed
 from zsrobust.settings import protocols
 from zsrobust.settings.suites import Suite
 from zsrobust.training import ranks

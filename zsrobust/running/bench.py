@@ -30,7 +30,7 @@ from zsrobust.models.remembered import facts_of
 from zsrobust.models.wrappers import ADAPTIVE, Knowledge
 from zsrobust.models.zeroshot import HalfPrecision, ZeroShotClassifier
 from zsrobust.results.identity import AttackIdentity, DatasetIdentity, DefenseIdentity, Identity
-from zsrobust.running.cost import Speed, measure
+from zsrobust.running.costs.model import Speed, measure
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
 from zsrobust.running.stage import Stage

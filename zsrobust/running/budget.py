@@ -16,9 +16,9 @@ from zsrobust.reporting.reproduction import Left
 from zsrobust.reporting.rows import UNDEFENDED, USUAL
 from zsrobust.results import Result
 from zsrobust.results.store import Store
-from zsrobust.running import forecast
 from zsrobust.running.bench import Bench
-from zsrobust.running.cost import Speed
+from zsrobust.running.costs import forecast
+from zsrobust.running.costs.model import Speed
 from zsrobust.running.plan import Cell, plan
 from zsrobust.running.reporter import Reporter
 from zsrobust.running.run import run

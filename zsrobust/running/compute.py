@@ -26,7 +26,7 @@ from zsrobust.results.chance import completed
 from zsrobust.results.flags import NOT_COMPUTED
 from zsrobust.results.identity import Identity
 from zsrobust.running.bench import Bench, Deployed
-from zsrobust.running.cost import predicted
+from zsrobust.running.costs.model import predicted
 from zsrobust.running.plan import Cell
 from zsrobust.running.reporter import Reporter
 from zsrobust.running.shares import joined

@@ -14,7 +14,7 @@ from zsrobust.datasets import datasets
 from zsrobust.defenses import defenses
 from zsrobust.reporting import contents
 from zsrobust.running.bench import Bench
-from zsrobust.running.cost import Speed, cost_of, passes_of_training
+from zsrobust.running.costs.model import Speed, cost_of, passes_of_training
 from zsrobust.running.plan import Cell, Key, plan
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Recipe

@@ -11,7 +11,7 @@ from zsrobust.datasets import Split, datasets
 from zsrobust.models.clip import weights_are_here
 from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench
-from zsrobust.running.cost import Speed, cost_of, passes_of_training
+from zsrobust.running.costs.model import Speed, cost_of, passes_of_training
 from zsrobust.running.plan import Cell
 
 LARGE = 1.0  #: hours or gigabytes; a run that takes more asks for confirmation
