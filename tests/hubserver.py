@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 import tarfile
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -77,6 +79,18 @@ class Repo:
             return self
         older = self.older.get(revision)
         return None if older is None else Repo(older, revision, self.gated)
+
+
+def hub_environment(url: str, home: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a process whose hub is at a URL, and whose cache is below `home`."""
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        **more,
+    }
 
 
 @dataclass

@@ -1,18 +1,17 @@
 """Backbones: families of open_clip, folders of transformers, and their preprocessing."""
 
 import json
-import os
 from importlib.util import find_spec
 
+import fresh
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hubserver import HubServer, hub_environment
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests import fresh
-from tests.hubserver import HubServer
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import Cut, cache
 from zsrobust.models import tokenizers, transformers_folder
@@ -277,15 +276,13 @@ def test_a_repository_of_transformers_is_downloaded_once_and_then_a_backbone_off
     torch.save(weights, tmp_path / "weights.bin")
     older = files | {"pytorch_model.bin": (tmp_path / "weights.bin").read_bytes()}
     newer = files | {"processor_config.json": json.dumps(image).encode(), "flax.msgpack": b"-"}
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
 
     def run(*places, **changed):
         done = fresh.Process(
             print_backbones,
             *places,
             folder=tmp_path,
-            environment={**environment, "HF_ENDPOINT": hub.url, **changed},
+            environment=hub_environment(hub.url, tmp_path, **changed),
         ).end()
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]

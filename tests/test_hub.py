@@ -18,7 +18,7 @@ from typing import Any
 import fresh
 import numpy as np
 import pytest
-from hubserver import Fault, HubServer, parquet, png, wds, zipped
+from hubserver import Fault, HubServer, hub_environment, parquet, png, wds, zipped
 from PIL import Image
 
 from zsrobust.core.errors import ZSRobustError
@@ -68,14 +68,7 @@ class Runner:
     def __call__(
         self, lines: str, *, environment: dict[str, str] | None = None, **sources: Any
     ) -> Any:
-        everything = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(self.home / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            **(environment or {}),
-        }
+        everything = hub_environment(self.url, self.home, **(environment or {}))
         code = f"{PRELUDE}{lines}\nprint(json.dumps(out))"
         done = fresh.Process(
             fresh.script, code, json.dumps(sources), folder=self.home, environment=everything

@@ -4,12 +4,11 @@ huggingface_hub reads its environment when it is imported, so each command has a
 """
 
 import json
-import os
 from pathlib import Path
 
 import fresh
 import pytest
-from hubserver import Fault, HubServer
+from hubserver import Fault, HubServer, hub_environment
 from test_forged import PLACE, forge
 
 from zsrobust import results
@@ -31,11 +30,7 @@ class Command:
 
     def run(self, function, *arguments, ok: int, **more: str) -> fresh.Done:
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(self.home / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
+            **hub_environment(self.url, self.home),
             "HF_TOKEN": self.hub.token,
             "ZSROBUST_RESULTS": "runs",
             "ZSROBUST_CACHE": str(self.home / "cache"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hubserver import HubServer
+from hubserver import HubServer, hub_environment
 from tiny import make_clip, moved
 
 from zsrobust.core import claims
@@ -478,13 +478,7 @@ def test_a_hub_id_is_downloaded_once_and_read_offline_thereafter(clip, tmp_path)
     binary = folder(tmp_path / "bin", clip, whole(clip), "open_clip_pytorch_model.bin")
 
     def run(*places):
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        environment = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        everything = {**inherited, **environment}
+        everything = hub_environment(hub.url, tmp_path)
         done = fresh.Process(
             fresh.script, SCRIPT, clip.name, *places, folder=tmp_path, environment=everything
         ).end()
@@ -596,11 +590,6 @@ def test_an_entry_names_a_file_of_a_repository_and_a_changed_download_is_refused
 
     first, second = saved(state(clip), "a.pt"), saved(half(state(clip)), "b.pt")
     old, new = (hashlib.sha256(each).hexdigest() for each in (first, second))
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-    }
 
     def run(*entries, **changed):
         places = [json.dumps({"where": "org/sim", **entry}) for entry in entries]
@@ -610,7 +599,7 @@ def test_an_entry_names_a_file_of_a_repository_and_a_changed_download_is_refused
             clip.name,
             *places,
             folder=tmp_path,
-            environment={**environment, "HF_ENDPOINT": hub.url, **changed},
+            environment=hub_environment(hub.url, tmp_path, **changed),
         ).end()
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
