@@ -16,7 +16,9 @@ from zsrobust import results
 from zsrobust.attacks import Attack, apgd, attacks, autoattack
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
-from zsrobust.evaluation.redflags import measurements, searches
+from zsrobust.attacks.square import Square
+from zsrobust.evaluation.meter import Meter
+from zsrobust.evaluation.redflags import measurements, passes, searches
 from zsrobust.evaluation.redflags.measurements import examine
 from zsrobust.evaluation.redflags.rules import MANY, RULES, raised
 from zsrobust.evaluation.redflags.sample import SAMPLE, Sample, size_of
@@ -96,6 +98,26 @@ def test_progress_reports_every_measurement():
     look(classifier, pixels, labels, progress=lambda *given: seen.append(given))
     assert [given[1:] for given in seen] == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert seen[0][0] == "outputs"
+
+
+@pytest.mark.parametrize("kind", [masked.Masked, masked.Shattered])
+@pytest.mark.parametrize("steps", [True, False])
+@pytest.mark.parametrize("probed", [True, False])
+def test_the_probes_take_at_most_the_passes_that_are_predicted(kind, steps, probed):
+    classifier, pixels, labels = sample()
+    eps = 1e-5  # every image survives, so that every search runs
+    one, other, plain = Meter(kind(classifier)), Meter(kind(classifier)), Meter(classifier)
+    more = {"target": other, "undefended": plain, "survived": torch.ones_like(labels).bool()}
+    more["knowledge"] = "adaptive" if probed else "oblivious"
+    attack = PGD(eps=eps, step_size=eps / 4) if steps else Square(eps=eps, queries=9)
+    look(one, pixels, labels, attack, **more)
+    most = passes.most(len(labels), gradients=steps, probed=probed)
+    found = [(each.forward_passes, each.backward_passes) for each in (one, other, plain)]
+    bounds = [(most.deployed, 0), most.attacked, most.undefended]
+    assert np.less_equal(found, bounds).all()
+    assert np.less_equal(bounds, 3 * np.array(found)).all()
+    assert found[2] == bounds[2]  # PGD-10 without early stops
+    assert probed or found == bounds
 
 
 def test_a_gradient_that_points_anywhere_is_caught():

@@ -11,7 +11,7 @@ from zsrobust.datasets import Split, datasets
 from zsrobust.models.clip import weights_are_here
 from zsrobust.results.store import Store
 from zsrobust.running.bench import Bench
-from zsrobust.running.costs.model import Speed, cost_of, passes_of_training
+from zsrobust.running.costs.model import Speed, cost_of, cost_of_flags, passes_of_training
 from zsrobust.running.plan import Cell
 
 LARGE = 1.0  #: hours or gigabytes; a run that takes more asks for confirmation
@@ -30,6 +30,7 @@ class Bill:
     images: int = 0
     forward: int = 0
     backward: int = 0
+    flags: tuple[int, int] = (0, 0)  #: forward and backward passes of the red flags
     unknown: list[str] = field(default_factory=list)  #: attacks that do not report their passes
     speed: Speed | None = None  #: None: not measured
 
@@ -41,7 +42,10 @@ class Bill:
     @property
     def hours(self) -> float:
         """Upper bound of the hours on this device; 0 if its speed was not measured."""
-        return self.speed.seconds(self.forward, self.backward) / 3600 if self.speed else 0.0
+        if self.speed is None:
+            return 0.0
+        forward, backward = self.flags
+        return self.speed.seconds(self.forward + forward, self.backward + backward) / 3600
 
     @property
     def large(self) -> bool:
@@ -62,6 +66,8 @@ class Bill:
         yield f"passes    at most {passes}, training included"
         if self.unknown:
             yield f"          without {', '.join(self.unknown)}: passes not reported"
+        flags = f"{self.flags[0]:,} forward, {self.flags[1]:,} backward"
+        yield f"flags     at most {flags}, for red flags"
         if self.speed:
             forward, both = f"{self.speed.forward:,.0f}", f"{self.speed.both:,.0f}"
             speed = f"{forward} images a second forward, {both} forward and backward"
@@ -100,6 +106,8 @@ def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill
         bill.images += cost.images
         bill.forward += cost.tower[0]
         bill.backward += cost.tower[1]
+        forward, backward = cost_of_flags(bench, cell)
+        bill.flags = bill.flags[0] + forward, bill.flags[1] + backward
     return bill
 
 

@@ -10,6 +10,8 @@ from torch import nn
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.datasets import datasets
 from zsrobust.evaluation.meter import device_of
+from zsrobust.evaluation.redflags import passes as probes
+from zsrobust.evaluation.redflags.sample import size_of
 from zsrobust.running.plan import Cell
 from zsrobust.training import Recipe
 
@@ -61,6 +63,24 @@ def cost_of(bench: "Bench", cell: Cell) -> Cost:
         backward=size * times * backward,
         known=passes is not None,
         tower=(size * (2 * deployed + times * forward * seen), size * times * backward * seen),
+    )
+
+
+def cost_of_flags(bench: "Bench", cell: Cell) -> tuple[int, int]:
+    """Return upper bounds of the images that red flags send through the tower, and of gradients.
+
+    What cells of several attacks share, see `Bench.probed`, counts in each.
+    """
+    knowledge = cell.defense.knowledge if cell.defense else ""
+    most = probes.most(
+        min(size_of(bench.cut.side), cell.size),
+        gradients=bool(cell.attack.steps_taken(len(cell.dataset.classes))),
+        probed=not cell.attack.blind and knowledge != "oblivious",
+    )
+    times = cell.defense.passes if cell.defense else 1
+    return (
+        times * (most.deployed + most.attacked[0]) + most.undefended[0],
+        times * most.attacked[1] + most.undefended[1],
     )
 
 
