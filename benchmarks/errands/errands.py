@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,13 @@ def median(repeat: int, run: Callable[[], dict[str, float | int]]) -> dict[str, 
     return {key: statistics.median(each[key] for each in found) for key in found[0]}
 
 
-def measure(checkout: Path, python: str, side: str, repeat: int) -> list[dict[str, Any]]:
-    """Return a row for each errand that the side can do, and one for `import torch`."""
+def measure(
+    checkout: Path, python: str, side: str, repeat: int, only: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return a row for each errand that the side can do, and one for `import torch`.
+
+    Unless `only` is empty, it has the titles of the errands to measure.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -74,7 +79,7 @@ def measure(checkout: Path, python: str, side: str, repeat: int) -> list[dict[st
             "OMP_NUM_THREADS": "1",
         }
         for errand in [{"title": "import torch", side: ['python -c "import torch"']}, *errands()]:
-            commands = errand.get(side, [])
+            commands = errand.get(side, []) if not only or errand["title"] in only else []
             for each in errand.get("first", []) if commands else []:
                 measured(each, folder, environment)
             times = 1 if errand.get("once") else repeat
@@ -96,8 +101,9 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, default=ROOT, help="a checkout of zsrobust")
     parser.add_argument("--python", default=sys.executable, help="an environment's python")
     parser.add_argument("--repeat", type=int, default=3, help="runs whose median is stored")
+    parser.add_argument("--only", action="append", default=[], help="title of an errand to measure")
     asked = parser.parse_args()
-    rows = measure(asked.checkout, asked.python, asked.side, asked.repeat)
+    rows = measure(asked.checkout, asked.python, asked.side, asked.repeat, asked.only)
     commit = subprocess.run(  # noqa: S603  # the checkout that is measured
         ["git", "-C", asked.checkout, "rev-parse", "--short", "HEAD"],  # noqa: S607  # any git
         capture_output=True,
@@ -107,6 +113,12 @@ def main() -> None:
     about = {"commit": commit, "cores": os.cpu_count(), "python": platform.python_version()}
     path = HERE / "results" / f"{asked.side}.json"
     path.parent.mkdir(exist_ok=True)
+    if asked.only:
+        about = json.loads(path.read_bytes())
+        titles = {row["errand"] for row in rows}
+        rows = [row for row in about.pop("rows") if row["errand"] not in titles] + [
+            {**row, "commit": commit} for row in rows
+        ]
     path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 

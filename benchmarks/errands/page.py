@@ -15,11 +15,20 @@ workbench. "Now" is commit {now[commit]}. `python benchmarks/errands/errands.py`
 one script. `python benchmarks/errands/page.py` writes this page.
 
 CPU seconds include child processes. They are the numbers to compare: other work shared the
-{before[cores]} cores, so wall seconds can be too long. Each number is one run. The row
-`import torch` is measured with the others. The accepted submission and the last two
-rows of now come from later runs. The report of now shared the cores with tests.
+{before[cores]} cores, so wall seconds can be too long. Each number is one run of its errand.
+
+The numbers of now come from four runs of the script. The first measured most errands. The
+second measured the accepted submission, the third the last two rows. The fourth measured
+the site and the refused submission, at commit {last}.
 
 {table}
+
+## Screens
+
+Each image is the first screen of a page, built from `results/` of this repository.
+`python benchmarks/errands/shots.py` takes them.
+
+{screens}
 
 ## Commands
 
@@ -33,6 +42,31 @@ def missing(title: str, side: str) -> str:
     """Return why a side has no number."""
     known = {errand["title"]: errand for errand in errands()}
     return "not measured" if known[title].get(side) else "not possible"
+
+
+def screens() -> str:
+    """Return tables of the stored screenshots, before beside now."""
+    parts = ["### Table 1 in a terminal of 80 columns"]
+    parts.append(beside([["terminal"]]))
+    for width in (1400, 400):
+        for name, title in (("report", "The report"), ("site", "The site's start page")):
+            parts.append(f"### {title} at {width} pixels")
+            parts.append(beside([[name, str(width), theme] for theme in ("light", "dark")]))
+    return "\n\n".join(parts)
+
+
+def beside(views: list[list[str]]) -> str:
+    """Return a table with a row for each view, and the image of each side that has the page."""
+    rows = []
+    for view in views:
+        paths = [f"shots/{'-'.join([side, *view])}.png" for side in ("before", "now")]
+        rows.append(
+            [
+                f"![{' '.join(view)}]({path})" if (HERE / path).exists() else "not possible"
+                for path in paths
+            ]
+        )
+    return tabulate(rows, ["before", "now"], "pipe", disable_numparse=True)
 
 
 def main() -> None:
@@ -63,7 +97,13 @@ def main() -> None:
             block = f"{label}:\n\n```text\n{lines}\n```"
             if lines or key == "before":
                 commands.append(block if lines else "Before: not possible.")
-    page = PAGE.format(**sides, table=text, commands="\n\n".join(commands))
+    page = PAGE.format(
+        **sides,
+        table=text,
+        last=rows["now"]["a site of all results"]["commit"],
+        screens=screens(),
+        commands="\n\n".join(commands),
+    )
     (HERE / "README.md").write_text(page, encoding="utf-8")
 
 
