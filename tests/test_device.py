@@ -238,6 +238,9 @@ def test_the_script_for_a_gpu_measures_all_its_rows_and_stores_none_of_a_trial(
     assert all(row["TFLOP/s"] > 0 and row["% of products"] > 0 for row in rows)
     robust = {row["by"]: row["robust %"] for row in rows if row["what"] == "PGD-10"}
     assert robust["zsrobust, all steps, compiled"] == robust["zsrobust, all steps"]
+    assert robust["zsrobust, all steps, channels-last"] == robust["zsrobust, all steps"]
+    robust = {row["by"]: row["robust %"] for row in rows if row["what"] == "APGD-100"}
+    assert robust["zsrobust, compiled"] == robust["zsrobust"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ Run: `python benchmarks/speed/device.py [--minutes 8] [--what AutoAttack] [--net
 """
 
 import argparse
+import copy
 import math
 import statistics
 import sys
@@ -21,18 +22,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from measure import device, options, pictures, seconds_of, show, store, vit
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from training import our_step
 
 from zsrobust.attacks import attacks, exact
+from zsrobust.attacks.autoattack import Watch
 from zsrobust.attacks.draws import Draws
 from zsrobust.attacks.pgd import PGD
 from zsrobust.evaluation.meter import Meter
@@ -61,7 +63,7 @@ KINDS: dict[Search, torch.dtype] = {
 REPEATS = 5  # of a training step; their median counts
 WARM = 3  # steps that are not measured: a GPU's first ones take longer
 EFFICIENCY = 0.1  # of the rate of products: what an attack reaches at least, to estimate its time
-COMPILING = 90.0  # seconds, an estimate
+COMPILING = 90.0  # seconds for a size of batches, an estimate
 
 
 @dataclass(frozen=True)
@@ -75,22 +77,25 @@ class Sizes:
     halvings: int = 12  #: of eps, at most
     steps: int | None = None  #: in place of an attack's own
     compiler: dict[str, Any] = field(default_factory=dict)  #: arguments of torch.compile
+    #: The backbone that is measured in channels-last, too; see `--networks`.
+    convolutional: str = "RN50"
 
 
 FULL = Sizes(
-    {name: f"{name}-quickgelu/openai" for name in ("ViT-B-32", "ViT-L-14")},
+    {name: f"{name}-quickgelu/openai" for name in ("ViT-B-32", "ViT-L-14", "RN50")},
     {"PGD-10": 512, "APGD-100": 128, "AutoAttack": 16, "training": 256},
     8192,
     compiler={"mode": "reduce-overhead"},  # CUDA graphs
 )
 SMOKE = Sizes(
     {"mini": "package:zsrobust.mini/clip"},
-    {"PGD-10": 4, "APGD-100": 4, "AutoAttack": 4, "training": 4},
+    {"PGD-10": 4, "APGD-100": 1, "AutoAttack": 4, "training": 4},
     64,
     eps=0.25,
     halvings=0,
     steps=2,
     compiler={"backend": "eager"},
+    convolutional="mini",
 )
 
 
@@ -174,24 +179,57 @@ def all_steps(classifier: Meter, images: Tensor, labels: Tensor, task: Task) -> 
     return attack(classifier, images, labels, draws)
 
 
-def on_compiled(filled: Filled) -> Run:
-    """Return the same attack on a compiled classifier; the plain one counts and judges."""
-    return lambda classifier, *given: all_steps(classifier.beside(filled), *given)
+def on(module: nn.Module, run: Run) -> Run:
+    """Return the same attack on another module; the plain classifier counts and judges."""
+    return lambda classifier, *given: run(classifier.beside(module), *given)
 
 
-def runs(network: Network, attack: str) -> Iterator[tuple[str, Run]]:
-    """Yield the attack of each library, by name; of PGD-10 also ours without early stops."""
+def every_size(filled: Filled) -> Run:
+    """Return what compiles each size of batches, with a gradient and without."""
+
+    def run(classifier: Meter, images: Tensor, labels: Tensor, task: Task) -> Tensor:
+        for size in WARM * filled.sizes:
+            points = images[:size].clone().requires_grad_()
+            torch.autograd.grad(filled(points).sum(), points)
+            with torch.no_grad():
+                filled(images[:size])
+        with torch.no_grad(), Watch():  # AutoAttack begins with it, which is another graph
+            filled(images[:1])
+        return images
+
+    return run
+
+
+class Measured(NamedTuple):
+    """An attack of a row."""
+
+    by: str
+    run: Run
+    warm: Run  #: runs first, with few steps
+    compiling: float = 0.0  #: seconds, an estimate
+
+
+def runs(network: Network, attack: str) -> Iterator[Measured]:
+    """Yield the attack of each library, and ours compiled; of PGD-10 also ours with all steps."""
     kind = ATTACKS[attack][0]
+    filled = Filled(network.classifier, network.sizes.batches[attack], **network.sizes.compiler)
     if kind == "pgd":
-        batch = network.sizes.batches[attack]
-        filled = Filled(network.classifier, batch, **network.sizes.compiler)
-        yield "zsrobust, all steps", all_steps
-        yield "zsrobust, all steps, compiled", on_compiled(filled)
+        yield Measured("zsrobust, all steps", all_steps, all_steps)
+        if network.name == network.sizes.convolutional:
+            last = copy.deepcopy(network.classifier).to(memory_format=torch.channels_last)
+            run = on(last, all_steps)
+            yield Measured("zsrobust, all steps, channels-last", run, run)
+        run = on(filled, all_steps)
+        yield Measured("zsrobust, all steps, compiled", run, run, COMPILING)
     for library in LIBRARIES:
         number = installed(library)
         if number is not None and kind in adapter(library).ATTACKS:
             name = library if library == "zsrobust" else f"{library} {number}"
-            yield name, adapter(library).ATTACKS[kind]
+            run = adapter(library).ATTACKS[kind]
+            yield Measured(name, run, all_steps if attack == "AutoAttack" else run)
+    if kind != "pgd":
+        run, seconds = on(filled, adapter("zsrobust").ATTACKS[kind]), COMPILING * len(filled.sizes)
+        yield Measured("zsrobust, compiled", run, every_size(filled), seconds)
 
 
 @dataclass(frozen=True)
@@ -208,10 +246,10 @@ def attack_parts(network: Network, attack: str, search: Search) -> Iterator[Part
     """Yield a row for each library."""
     forward, step = network.flop
 
-    def measure(run: Run) -> dict[str, Any]:
+    def measure(run: Run, warm: Run) -> dict[str, Any]:
         target = network.target(attack, network.eps)
         brief = replace(target.task, steps=min(WARM, target.task.steps))
-        judged(waited(all_steps if attack == "AutoAttack" else run, search), target, brief)
+        judged(waited(warm, search), target, brief)
         verdict = judged(waited(run, search), target, target.task)
         flop = forward * (verdict.forward - verdict.backward) + step * verdict.backward
         return {
@@ -229,9 +267,8 @@ def attack_parts(network: Network, attack: str, search: Search) -> Iterator[Part
     assert passes is not None
     most = images * (forward * (passes[0] - passes[1]) + step * passes[1])
     about = {"network": network.name, "what": attack, "precision": search}
-    for name, run in runs(network, attack):
-        more = COMPILING if name.endswith("compiled") else 0.0
-        yield Part({**about, "by": name}, most, more, partial(measure, run))
+    for by, run, warm, compiling in runs(network, attack):
+        yield Part({**about, "by": by}, most, compiling, partial(measure, run, warm))
 
 
 def training_part(network: Network, search: Search) -> Part:
@@ -293,7 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--minutes", type=float, help="8, and with --smoke no bound")
     parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
     names = list(FULL.backbones)
-    parser.add_argument("--networks", nargs="+", choices=names, default=names)
+    parser.add_argument(
+        "--networks", nargs="+", help="the two ViTs unless named", choices=names, default=names[:2]
+    )
     parser.add_argument("--precisions", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--smoke", action="store_true", help="tiny sizes; stores nothing")
     chosen = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ ORDER = (
     "suite",
     "device",
     "backbones",
+    "layout",
 )
 
 
