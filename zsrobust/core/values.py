@@ -184,11 +184,13 @@ def _is(origin: Any, base: type) -> bool:
 
 
 def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if value is None or isinstance(value, str | int):
+        return True  # most values are of these types, and Mapping is slow to ask
     if isinstance(value, Mapping):
         return all(map(_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
 
 
 def _short(value: Any) -> str:

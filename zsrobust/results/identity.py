@@ -135,6 +135,9 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Return the identity as JSON stores it, with lists for tuples and without unset fields."""
+        return dict(json.loads(json.dumps(self._fields())))
+
+    def _fields(self) -> dict[str, Any]:
         stored = {
             "suite": self.suite,
             "protocol": self.protocol,
@@ -147,8 +150,7 @@ class Identity:
             "seed": self.seed,
             "draws": self.draws,
         }
-        kept = {name: value for name, value in stored.items() if value is not None}
-        return dict(json.loads(json.dumps(kept)))
+        return {name: value for name, value in stored.items() if value is not None}
 
     def differences(self, asked: "Identity") -> list[Difference]:
         """Return the fields in which this stored identity differs from the `asked` one."""
@@ -185,7 +187,7 @@ class Identity:
     @property
     def row(self) -> str:
         """Digest of the defense, attack and switches; all cells in a row of a table share it."""
-        stored = self.to_json()
+        stored = self._fields()
         defense = _compared(stored["defense"])
         attack = {
             name: value
@@ -198,7 +200,7 @@ class Identity:
     @property
     def deployed(self) -> str:
         """Digest of the defense; cells of one checkpoint share it, whatever attacks know of it."""
-        defense = _compared(self.to_json()["defense"])
+        defense = _compared(self.defense.to_json())
         defense.pop("knowledge", None)
         return _short_digest({**defense, "spec": deployed_spec(self.defense.spec)})
 

@@ -1,7 +1,10 @@
 """Seeds: of the attacks and of the trainings, and the mean and deviation of cells over both."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from zsrobust.core.specs import join_spec, split_spec
 from zsrobust.core.values import missing
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAME = ["suite", "protocol", "attack", "eps"]  #: cells that are asked for at the same seeds
+OWN = ["method", "dataset", "limit"]  #: what all runs of a row share beside these
 METRICS = ("clean", "robust")
 
 
@@ -76,38 +80,51 @@ def over_seeds(
     if train_seeds is not None:
         frame = frame[frame["train_seed"].isin(train_seeds) | frame["train_seed"].isna()]
     counts = ["images", *(f"{metric}_correct" for metric in METRICS)]
-    # Each group is a copy of its columns, and there are thousands of groups.
-    frame = frame[[*SAME, "method", "dataset", "limit", "train_seed", "seed", "status", *counts]]
+    frame = frame[[*SAME, *OWN, "train_seed", "seed", "status", *counts]]
+    # Plain lists: pandas takes a millisecond for each of the thousands of groups.
+    asked: dict[tuple[Any, ...], dict[tuple[Any, ...], list[dict[str, Any]]]] = {}
+    for cell in frame.to_dict("records"):
+        same, own = ([_key(cell[name]) for name in names] for names in (SAME, OWN))
+        asked.setdefault(tuple(same), {}).setdefault(tuple(own), []).append(cell)
     found = []
-    for key, group in frame.groupby(SAME, sort=False):
-        drawn = sorted(set(group["seed"])) if seeds is None else list(dict.fromkeys(seeds))
+    for key, rows in asked.items():
+        group = [cell for cells in rows.values() for cell in cells]
+        drawn = (
+            sorted({cell["seed"] for cell in group}) if seeds is None else [*dict.fromkeys(seeds)]
+        )
         trained = train_seeds
         if trained is None:
-            trained = sorted(set(group["train_seed"].dropna().astype(int)))
-        names = ["method", "dataset", "limit"]
-        for own, cells in group.groupby(names, sort=False, dropna=False):
+            known = (cell["train_seed"] for cell in group)
+            trained = sorted({int(seed) for seed in known if not missing(seed)})
+        for own, cells in rows.items():
             trainings: list[int | None] = list(dict.fromkeys(trained))
-            if cells["train_seed"].isna().all():
+            if all(missing(cell["train_seed"]) for cell in cells):
                 trainings = [None]
             expected = [(training, int(seed)) for training in trainings for seed in drawn]
-            values: list[Any] = [*key, *own]
-            about = dict(zip([*SAME, *names], values, strict=True))
+            about = dict(zip([*SAME, *OWN], [*key, *own], strict=True))
             found.append({**about, **_statistics(cells, expected)})
-    columns = [*SAME, "method", "dataset", "limit"]
+    columns = [*SAME, *OWN]
     columns += [f"{metric}_{name}" for metric in METRICS for name in ("mean", "std")]
     return pd.DataFrame(found, columns=[*columns, "n", "missing"])
 
 
+def _key(value: Any) -> Any:
+    return math.nan if missing(value) else value  # the one NaN that is found again in a dictionary
+
+
 def _statistics(
-    cells: "pd.DataFrame", expected: Sequence[tuple[int | None, int]]
+    cells: Sequence[Mapping[str, Any]], expected: Sequence[tuple[int | None, int]]
 ) -> dict[str, Any]:
-    good = cells[cells["status"] == "ok"]
-    runs = [
-        (None if missing(training) else int(training), int(seed))
-        for training, seed in zip(good["train_seed"], good["seed"], strict=True)
-    ]
+    good = [cell for cell in cells if cell["status"] == "ok"]
+    runs = {
+        (None if missing(cell["train_seed"]) else int(cell["train_seed"]), int(cell["seed"]))
+        for cell in good
+    }
     made: dict[str, Any] = {}
     for metric in METRICS:
-        shares = (good[f"{metric}_correct"] / good["images"]).astype(float)
-        made |= {f"{metric}_mean": shares.mean(), f"{metric}_std": shares.std(ddof=1)}
-    return made | {"n": len(runs), "missing": [each for each in expected if each not in runs]}
+        shares = np.array([cell[f"{metric}_correct"] / cell["images"] for cell in good])
+        made |= {
+            f"{metric}_mean": shares.mean() if good else math.nan,
+            f"{metric}_std": shares.std(ddof=1) if len(good) > 1 else math.nan,
+        }
+    return made | {"n": len(good), "missing": [each for each in expected if each not in runs]}
