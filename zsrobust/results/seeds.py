@@ -1,7 +1,7 @@
 """Seeds: of the attacks and of the trainings, and the mean and deviation of cells over both."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,10 +82,10 @@ def over_seeds(
     counts = ["images", *(f"{metric}_correct" for metric in METRICS)]
     frame = frame[[*SAME, *OWN, "train_seed", "seed", "status", *counts]]
     # Plain lists: pandas takes a millisecond for each of the thousands of groups.
-    asked: dict[tuple[Any, ...], dict[tuple[Any, ...], list[dict[str, Any]]]] = {}
+    asked: dict[tuple[Any, ...], dict[tuple[Any, ...], list[dict[Hashable, Any]]]] = {}
     for cell in frame.to_dict("records"):
-        same, own = ([_key(cell[name]) for name in names] for names in (SAME, OWN))
-        asked.setdefault(tuple(same), {}).setdefault(tuple(own), []).append(cell)
+        same, own = (tuple(_key(cell[name]) for name in names) for names in (SAME, OWN))
+        asked.setdefault(same, {}).setdefault(own, []).append(cell)
     found = []
     for key, rows in asked.items():
         group = [cell for cells in rows.values() for cell in cells]
@@ -113,7 +113,7 @@ def _key(value: Any) -> Any:
 
 
 def _statistics(
-    cells: Sequence[Mapping[str, Any]], expected: Sequence[tuple[int | None, int]]
+    cells: Sequence[Mapping[Hashable, Any]], expected: Sequence[tuple[int | None, int]]
 ) -> dict[str, Any]:
     good = [cell for cell in cells if cell["status"] == "ok"]
     runs = {
