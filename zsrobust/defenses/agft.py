@@ -7,6 +7,8 @@ prediction away from them. Labels are not used.
 The paper trains on ImageNet at 1/255 with PGD-2. It reports 15 datasets under PGD-20, CW and
 AutoAttack; the AutoAttack of its code is the version `rand`. Equation and recipe are those of its
 code; the paper's text could not be read.
+
+On `mini`, bound, epochs and batches are those of the suite.
 """
 
 import torch.nn.functional as F

@@ -10,6 +10,8 @@ The equations are those of the released code (zhyblue424/TGA-ZSR at 663fe57, Com
 paper's text could not be read. Three things of that code are left out: it normalizes patch features
 over the tokens, as `tga_zsr_code` does; it sets torch's seed again in every call of the loss, so
 that the attack starts from the same noise in every batch; and half precision.
+
+On `mini`, bound, epochs and batches are those of the suite.
 """
 
 import torch.nn.functional as F

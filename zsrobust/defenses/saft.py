@@ -12,6 +12,8 @@ are chosen from those of a language model. Here, the first five of the dataset's
 taken: put the chosen ones first. That code normalizes patch features over the tokens, as
 `tga_zsr_code` does, and gives a class with fewer descriptions its prompt five times. Both are left
 out. On `mini`, the descriptions are captions that the world's pictures have beside the prompt.
+
+On `mini`, bound, epochs and batches are those of the suite.
 """
 
 import torch

@@ -6,6 +6,8 @@ for the other one, in turn, and a target takes no gradient. Labels and class tex
 The attack is that of FARE: it maximizes the squared distance to the original CLIP's embedding of
 the clean image, in 10 steps. The paper trains on ImageNet at 2/255 and at 4/255. Equation and
 attack come from notes on the paper and from its code; the text itself could not be compared again.
+
+On `mini`, bound, epochs and batches are those of the suite.
 """
 
 from torch import Tensor

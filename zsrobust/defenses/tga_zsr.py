@@ -10,6 +10,8 @@ PGD-100 and AutoAttack (APGD-CE and APGD-DLR only), both at 1/255.
 The released code was read. Texts have length 1, both terms compare with the frozen model on clean
 images, and the distances are means of l2 norms. The paper's text could not be read. That it
 normalizes each patch over its channels, as `tga_zsr` does, is not verified.
+
+On `mini`, bound, epochs and batches are those of the suite.
 """
 
 import math

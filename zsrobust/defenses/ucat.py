@@ -14,6 +14,8 @@ not tuned to change that.
 The equations are those of the released code (VivienLu/UCAT at e3bea1d). The paper's text could not
 be read. Its weight λ, and that its clean Dirichlet is that of the frozen model, are not verified.
 Hence `ucat` has the code's weight, and any other one is set by `ucat:kl_weight=...`.
+
+On `mini`, bound, epochs and batches are those of the suite.
 """
 
 import torch.nn.functional as F
