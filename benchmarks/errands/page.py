@@ -4,6 +4,8 @@ Run: `python benchmarks/errands/page.py`
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from errands import HERE, errands
 from tabulate import tabulate
@@ -17,12 +19,8 @@ one script. `python benchmarks/errands/page.py` writes this page.
 CPU seconds include child processes. They are the numbers to compare: other work shared the
 {before[cores]} cores, so wall seconds can be too long. Each number is one run of its errand.
 
-The numbers of now come from four runs of the script. The first measured most errands. The
-second measured the accepted submission, the third the last two rows. The fourth measured
-the site and the refused submission, at commit {last}.
-
 {table}
-
+{later}
 ## Screens
 
 Each image is the first screen of a page, built from `results/` of this repository.
@@ -36,6 +34,14 @@ Each image is the first screen of a page, built from `results/` of this reposito
 
 {commands}
 """
+
+
+def later(rows: Mapping[str, Any]) -> str:
+    """Return the lines that name what was measured at another commit than the others."""
+    lines = [
+        f"* {title}: at commit {row['commit']}\n" for title, row in rows.items() if "commit" in row
+    ]
+    return "".join(["\nMeasured later:\n\n", *lines]) if lines else ""
 
 
 def missing(title: str, side: str) -> str:
@@ -92,15 +98,17 @@ def main() -> None:
     commands = []
     for errand in errands():
         commands.append(f"### {errand['title'][0].upper()}{errand['title'][1:]}")
-        for label, key in (("Prepared by", "first"), ("Before", "before"), ("Now", "now")):
-            lines = "\n".join(errand.get(key, []))
-            block = f"{label}:\n\n```text\n{lines}\n```"
-            if lines or key == "before":
-                commands.append(block if lines else "Before: not possible.")
+        same = errand.get("before") == errand["now"]
+        sides_of = {"Before and now": "now"} if same else {"Before": "before", "Now": "now"}
+        for label, key in {"Prepared by": "first", **sides_of}.items():
+            if lines := "\n".join(errand.get(key, [])):
+                commands.append(f"{label}:\n\n```text\n{lines}\n```")
+            elif key == "before":
+                commands.append("Before: not possible.")
     page = PAGE.format(
         **sides,
         table=text,
-        last=rows["now"]["a site of all results"]["commit"],
+        later=later(rows["now"]),
         screens=screens(),
         commands="\n\n".join(commands),
     )
