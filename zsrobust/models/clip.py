@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from zsrobust.core.values import Count, Sha256
 from zsrobust.datasets import Cut, Interpolation
 from zsrobust.models import transformers_folder
 from zsrobust.models.remembered import recall, remember, stamps
+from zsrobust.models.tensors import load_tensors
 from zsrobust.models.tokenizers import ByteTokenizer, check_hub_tokenizer, check_transformers
 from zsrobust.models.zeroshot import NORMALIZATIONS, ZeroShotClassifier
 
@@ -423,11 +424,7 @@ def _activation(model: nn.Module) -> str:
 
 def _read_weights(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
     """Return the tensors of a safetensors or PyTorch file, without OpenAI's three numbers."""
-    import safetensors.torch
-
-    pickled = partial(torch.load, weights_only=True, map_location="cpu")
-    read = safetensors.torch.load_file if path.suffix == ".safetensors" else pickled
-    weights: dict[str, Tensor] = read(path)
+    weights = load_tensors(path)
     numbers = ("input_resolution", "context_length", "vocab_size")
     if not quick_gelu and weights.keys() & set(numbers):
         raise ZSRobustError(

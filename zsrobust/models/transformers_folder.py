@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.hub import hub_error
+from zsrobust.models.tensors import load_tensors
 from zsrobust.models.tokenizers import FILES, FolderTokenizer, check_transformers
 from zsrobust.models.transformers_layout import as_open_clip
 
@@ -93,7 +93,7 @@ def load(folder: Path, backbone: str) -> tuple[Any, Any, dict[str, Any]]:
             f"The backbone {backbone} has the model_type {kind!r} in config.json. Expected clip or "
             f"siglip. Convert it to open_clip's layout, with {OWN_FILE}."
         )
-    weights = as_open_clip(_weights(_first(folder, WEIGHTS, backbone)))
+    weights = as_open_clip(load_tensors(_first(folder, WEIGHTS, backbone)))
     preprocess = json.loads(_first(folder, PROCESSORS, backbone).read_bytes())
     preprocess = preprocess.get("image_processor", preprocess)
     config = _clip(given) if kind == "clip" else _siglip(given)
@@ -116,16 +116,6 @@ def _first(folder: Path, names: Sequence[str], backbone: str) -> Path:
         f"The backbone {backbone} has no {' and no '.join(names)} beside config.json. Expected "
         "transformers' files. Save the model and its processor there with save_pretrained."
     )
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file of weights; no code of the file is run."""
-    import safetensors.torch
-
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
-    return weights
 
 
 def _clip(given: Mapping[str, Any]) -> dict[str, Any]:
