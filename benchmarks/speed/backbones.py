@@ -62,7 +62,7 @@ def main() -> None:
             command, check=True, capture_output=True, text=True
         )
         row = {"backbone": name, **json.loads(done.stdout.splitlines()[-1])}
-        store("backbones", "PGD-2 on 4 images, random weights, on a busy machine", [row])
+        store("backbones", "PGD-2 on 4 images, random weights", [row])
 
 
 if __name__ == "__main__":
