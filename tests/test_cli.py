@@ -327,7 +327,7 @@ def test_a_dry_run_tells_the_bill_and_computes_nothing(zsrobust, tmp_path):
         f"at most {6000 * 5 + 300 * 12:,} forward, {6000 * 4 + 300 * 10:,} backward"
         in told["passes"]
     )
-    assert told["flags"].split()[3:5] != ["0", "forward,"]
+    assert " 0 forward" not in told["flags"]
     assert "minutes on cpu" in told["time"]
     assert not cells(tmp_path)
 

@@ -61,13 +61,15 @@ def of_hub(repo: str) -> Path | None:
     Raises ZSRobustError for a repository that does not exist or may not be read.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         if not known_on_hub(repo):
             try:
                 hf_hub_download(repo, OWN_FILE)
                 return None
+            except LocalEntryNotFoundError:  # no answer, so it may be there
+                raise
             except EntryNotFoundError:
                 pass
         folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES)))
