@@ -120,6 +120,7 @@ def test_square_breaks_nothing_beyond_eps_and_what_is_far_inside(norm):
         "autoattack_robustvlm",
         "apgd:eot=3",
         "autoattack_rand:eot=2",
+        "quiet:eot=1,steps=10",
     ],
 )
 def test_an_attack_says_how_many_passes_an_image_takes_at_most(spec):

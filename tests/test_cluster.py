@@ -22,8 +22,9 @@ from zsrobust.core import claims, files
 from zsrobust.core.claims import BusyError, claimed
 from zsrobust.core.errors import NoAnswerError, ZSRobustError
 from zsrobust.datasets import cache
+from zsrobust.defenses.weight_files import read_state_dict
 from zsrobust.models.clip import weights_digest
-from zsrobust.models.tensors import read_tensors
+from zsrobust.models.tensors import load_tensors, read_metadata, read_tensors
 from zsrobust.results.digests import read_weights
 from zsrobust.results.store import Store
 from zsrobust.running.run import stamp_of
@@ -200,6 +201,8 @@ def test_weights_and_pictures_are_read_again_and_what_is_not_reached_is_not_dama
 ):
     path, tensors = tmp_path / "a.safetensors", {"x": torch.arange(3.0)}
     safetensors.torch.save_file(tensors, path, {"some": "é"})
+    pickled = tmp_path / "a.pt"
+    torch.save(tensors, pickled)
     folder = tmp_path / "prepared"
     folder.mkdir()
     np.save(folder / "pixels.npy", np.zeros((2, 3, 4, 4), np.uint8))
@@ -221,9 +224,23 @@ def test_weights_and_pictures_are_read_again_and_what_is_not_reached_is_not_dama
     assert read_weights(path) == (metadata, weights_digest(read))
     assert weights_digest(read) == weights_digest(tensors)
     assert cache.read(folder).labels.tolist() == [0, 1]
+    for file in (path, pickled):
+        for reader in (load_tensors, read_state_dict):
+            calls.clear()
+            found = reader(file)
+            weights = found if reader is load_tensors else found.weights
+            assert torch.equal(weights["x"], tensors["x"])
+            assert calls[str(file)] > fails
+    calls.clear()
+    assert read_metadata(path) == metadata
     fails = sys.maxsize
-    for reader in (Checkpoint.read, lambda path: Partial.read(path, {}), read_weights):
+    readers = [Checkpoint.read, lambda path: Partial.read(path, {}), read_weights]
+    readers += [load_tensors, read_state_dict, read_metadata]
+    for reader in readers:
         with pytest.raises(NoAnswerError, match="cannot be reached"):
             reader(path)
+    for reader in (load_tensors, read_state_dict):
+        with pytest.raises(NoAnswerError, match="cannot be reached"):
+            reader(pickled)
     with pytest.raises(NoAnswerError, match="cannot be reached"):
         cache.read(folder)

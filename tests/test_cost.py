@@ -9,7 +9,7 @@ from zsrobust.reporting import contents
 from zsrobust.running.bench import Bench
 from zsrobust.running.costs import forecast
 from zsrobust.running.costs.forecast import Forecast, Work, merged
-from zsrobust.running.costs.model import Speed, cost_of, passes_of_training
+from zsrobust.running.costs.model import Speed, cost_of, cost_of_flags, passes_of_training
 from zsrobust.running.plan import Key, plan
 from zsrobust.settings import protocols, suites
 
@@ -66,8 +66,11 @@ def test_the_forecast_of_a_table_is_the_sum_of_its_cells_and_trainings(tmp_path)
     costs = [cost_of(bench, cell) for cell in cells]
     trained = passes_of_training(recipe)
     assert [cost.images for cost in costs] == [8, 8]
+    flags = [cost_of_flags(bench, cell) for cell in cells]
+    assert all(min(each) > 0 for each in flags)
     assert found.passes == tuple(
-        sum(cost.tower[place] for cost in costs) + trained[place] for place in (0, 1)
+        sum(each[place] for each in [*(cost.tower for cost in costs), *flags, trained])
+        for place in (0, 1)
     )
     train, test = (bench.suite.train_on, "mini_shapes")
     pictures = forecast.datasets[train].train_size + forecast.datasets[test].size

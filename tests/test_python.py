@@ -17,7 +17,7 @@ from zsrobust.core.registry import load_plugins
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.results import Result, Results, paths, read
 from zsrobust.results.flags import look_up
-from zsrobust.running import bars, compute, run, single
+from zsrobust.running import bars, bench, compute, run, single
 
 SMALL = {"attack": "pgd:steps=1", "dataset": "mini_shapes", "limit": 4}
 
@@ -77,6 +77,27 @@ def test_several_values_give_the_results_of_every_combination_in_order(tmp_path,
     )
     assert isinstance(one, Result)
     assert counted(found[-1]) == counted(one)
+
+
+def test_the_precision_and_the_compiler_of_a_search_are_those_of_the_command(monkeypatch):
+    chosen = []
+
+    def eager(device):
+        chosen.append(device.type)
+        return {"backend": "eager"}
+
+    monkeypatch.setattr(bench, "compiler", eager)
+    monkeypatch.setattr(single, "compiler", eager)
+    plain = public.evaluate("clip", **SMALL)
+    lower = public.evaluate("clip", **SMALL, precision="bf16")
+    assert (plain.identity.search, lower.identity.search) == ("float32", "bf16")
+    for defense in ("clip", Constant(len(public.datasets.datasets["mini_shapes"].classes))):
+        found = public.evaluate(defense, **SMALL, compiled=True)
+        assert found.identity.compiled
+        assert found.disagreements is not None
+    assert chosen == ["cpu", "cpu"]
+    assert not plain.identity.compiled
+    assert plain.clean_correct == lower.clean_correct
 
 
 def test_equal_cells_are_computed_once_and_an_empty_sequence_is_refused():

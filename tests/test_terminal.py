@@ -175,11 +175,14 @@ def test_a_log_has_a_line_for_each_cell_and_every_30_seconds():
     assert lines[3].startswith(
         "clip, pgd10 6/255, mini_cells: clean 50.00, robust 33.33; 300 of 600"
     )
-    shown.elsewhere(cell("tecoa"), 300)
-    assert lines[4] == (
-        "tecoa, pgd10 6/255, mini_cells: stored by another run; 600 of 600 images done, 0 left, ETA 0:00"
+    shown.elsewhere(
+        cell("tecoa"),
+        make("tecoa", "mini_cells", images=300, clean_correct=150, robust_correct=100),
     )
-    assert shown.computed == 300
+    assert lines[4] == (
+        "tecoa, pgd10 6/255, mini_cells: clean 50.00, robust 33.33; 600 of 600 images done, 0 left, ETA 0:00"
+    )
+    assert shown.computed == 600
 
 
 def test_a_log_says_the_steps_of_a_training_that_continues():

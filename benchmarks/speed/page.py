@@ -55,7 +55,7 @@ def goals(stored: dict[str, Any]) -> str:
     falls, stays = "broken images leave", "none leaves"
     at_last = "… if no image were broken before the last step"
     step = "a training step of PMG-AFT against the released step"
-    minutes = one(stored, "suite", "minutes", part="both")
+    minutes = one(stored, "suite", "minutes", part="all")
 
     def gpu(what: str, by: str, key: str) -> str:
         row = {"network": "ViT-B-32", "what": what, "precision": "bf16", "by": by}

@@ -1,8 +1,8 @@
 """The time of the mini suite's Tables 1, 2 and 3 from nothing, training included.
 
-Runs share the cells and the cores. Small batches gain little from a second thread.
+The command chooses its own number of processes.
 
-Run: `python benchmarks/speed/suite.py [--runs 2] [--autoattack 32]`
+Run: `python benchmarks/speed/suite.py`
 """
 
 import os
@@ -12,66 +12,66 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from measure import options, store
 
 from zsrobust import results
+from zsrobust.results import Result
+from zsrobust.training import Checkpoint
 
-PARTS = {"PGD-10": ("--table", "1"), "AutoAttack": ("--table", "3")}
 
-
-def spent(part: str, folder: str, seconds: float) -> dict[str, Any]:
-    """Return the numbers of cells, images and passes of a part, and its time."""
-    found = [results.read(path) for path in results.paths(f"{folder}/results")]
-    slow = part == "AutoAttack"
-    cells = [each for each in found if each.identity.attack.spec.startswith("auto") == slow]
-    times: Counter[str] = Counter()
+def spent(part: str, cells: Sequence[Result]) -> dict[str, Any]:
+    """Return the numbers of cells, images and passes of a part, and the seconds of its cells."""
+    seconds: Counter[str] = Counter()
     for each in cells:
-        times[each.identity.defense.spec] += round(each.seconds)
+        seconds[each.identity.defense.spec] += each.seconds
     return {
+        "part": part,
         "cells": len(cells),
         "images": sum(each.images for each in cells),
-        "minutes": seconds / 60,
         "passes": {
             "forward": sum(each.forward for each in cells),
             "backward": sum(each.backward for each in cells),
         },
-        "seconds of the cells": dict(times),
+        "process minutes": sum(seconds.values()) / 60,
+        "seconds by defense": {name: round(each) for name, each in seconds.items()},
     }
+
+
+def trained(folder: str) -> dict[str, Any]:
+    """Return the seconds of the trainings' steps."""
+    paths = Path(folder).rglob("*.safetensors")
+    histories = [Checkpoint.read(path).training["history"] for path in paths]
+    seconds = sum(epoch["seconds"] for history in histories for epoch in history)
+    return {"part": f"{len(histories)} trainings", "process minutes": seconds / 60}
 
 
 def main() -> None:
     """Measure, print the rows and store them."""
-    parser = options(__doc__)
-    parser.add_argument("--runs", type=int, default=2)
-    help_text = "Number of images of each dataset under AutoAttack."
-    parser.add_argument("--autoattack", type=int, default=32, help=help_text)
-    chosen = parser.parse_args()
-    rows = []
+    options(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        places = ["--results", f"{folder}/results", "--checkpoints", f"{folder}/checkpoints"]
-        for part, which in PARTS.items():
-            limit = ["--limit", str(chosen.autoattack)] if part == "AutoAttack" else []
-            command = [sys.executable, "-m", "zsrobust", "run", "--yes", "--suite", "mini"]
-            command += [*which, *limit, *places]
-            threads = str(max(1, (os.cpu_count() or 1) // chosen.runs))
-            environment = {**os.environ, "OMP_NUM_THREADS": threads}
-            started = time.perf_counter()
-            runs = [
-                subprocess.Popen(  # noqa: S603  # the command above
-                    command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
-                for _ in range(chosen.runs)
-            ]
-            codes = [each.wait() for each in runs]
-            assert not any(codes), codes
-            taken = time.perf_counter() - started
-            rows.append({"part": part, "runs": chosen.runs, **spent(part, folder, taken)})
+        command = [sys.executable, "-m", "zsrobust", "run", "--yes", "--suite", "mini"]
+        command += ["--results", "results", "--checkpoints", "checkpoints"]
+        environment = {key: each for key, each in os.environ.items() if key != "OMP_NUM_THREADS"}
+        started = time.perf_counter()
+        with Path(folder, "log").open("w") as log:
+            subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=True)  # noqa: S603  # the command above
+        minutes = (time.perf_counter() - started) / 60
+        cells = [results.read(path) for path in results.paths(f"{folder}/results")]
+        slow = [each for each in cells if each.identity.attack.spec.startswith("auto")]
+        fast = [each for each in cells if each not in slow]
+        rows = [spent("PGD-10", fast), spent("AutoAttack", slow), trained(f"{folder}/checkpoints")]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kilobytes, on Linux
-    both = {"part": "both", "minutes": sum(row["minutes"] for row in rows), "GB": peak}
-    rows.append({**dict.fromkeys(rows[0], ""), **both})
-    store("suite", "The mini suite's Tables 1, 2 and 3 from nothing", rows)
+    rows.append({"part": "all", "cells": len(cells), "minutes": minutes, "GB": peak})
+    every = dict.fromkeys(key for row in rows for key in row)
+    store(
+        "suite",
+        "The mini suite's Tables 1, 2 and 3 from nothing",
+        [{key: row.get(key, "") for key in every} for row in rows],
+    )
 
 
 if __name__ == "__main__":

@@ -48,9 +48,11 @@ class Quiet(Iterative):
     returns_clean = True
     positive = (*Iterative.positive, "eot", "targets")
 
-    def passes(self, classes: int) -> None:  # type: ignore[override]  # they are not known
-        """Return None: whether it is random is the defense's."""
-        return None
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Return the most passes that an image takes: those of a defense that is random."""
+        targets = min(self.targets, classes - 1)
+        steps = self.eot * (2 + targets) * self.steps
+        return steps + self.eot * (3 + targets) + targets, steps
 
     def __call__(
         self,

@@ -12,14 +12,16 @@ from zsrobust.cli.request import Places, Request
 from zsrobust.cli.waiting import waiting
 from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import check_writable
+from zsrobust.models.threads import one_thread
 from zsrobust.reporting.rows import Need
 from zsrobust.results import Result
-from zsrobust.running import slurm
+from zsrobust.running import helpers, slurm
 from zsrobust.running.bars import Tally
 from zsrobust.running.bench import Bench
 from zsrobust.running.costs import bill
 from zsrobust.running.plan import Cell, plan
 from zsrobust.running.run import run as run_cells
+from zsrobust.running.task import Task
 from zsrobust.settings import protocols
 from zsrobust.settings.suites import Suite
 from zsrobust.training import ranks
@@ -54,12 +56,16 @@ def compute(
         )
         workshop = replace(places, device=own).workshop(suite)
         bench = Bench(suite, protocol, workshop, order.search, order.compiled)
-        if not ranks.decided(lambda: _agreed(bench, cells, order, places)):
-            return [], []
-        ranks.decided(lambda: check_writable(places.folder))
-        means = Means(places, request.protocol, order.executor, order.settings, order.force)
-        with progress.live() as shown:
-            found, errors = means.run(bench, cells, shown)
+        with one_thread(workshop.device, workshop.shape.side) as room:
+            several = order.executor is None and ranks.size() == 1 and not order.force
+            room = room if several else 1
+            processes = ranks.decided(lambda: _agreed(bench, cells, order, places, room))
+            if not processes:
+                return [], []
+            ranks.decided(lambda: check_writable(places.folder))
+            means = Means(places, request.protocol, order.executor, order.settings, order.force)
+            with progress.live() as shown:
+                found, errors = means.run(bench, cells, shown, processes)
         if found and ranks.leads():
             display.print_results(found, shown, places.store)
     return found, errors
@@ -75,14 +81,20 @@ class Means:
     settings: Sequence[str]  #: of the jobs
     force: bool = False
 
-    def run(self, bench: Bench, cells: Sequence[Cell], shown: Tally) -> Outcome:
-        """Return the results of the cells, and the errors of defenses that failed."""
-        if self.executor is None:
-            return run_cells(bench, cells, self.places.store, shown, self.force)
-        return slurm.run(self.executor, self.settings, self._task(bench), bench, cells, shown)
+    def run(self, bench: Bench, cells: Sequence[Cell], shown: Tally, processes: int = 1) -> Outcome:
+        """Return the results of the cells, and the errors of defenses that failed.
 
-    def _task(self, bench: Bench) -> slurm.Task:
-        return slurm.Task(
+        Without an executor, so many processes of this machine share the cells.
+        """
+        task = self._task(bench)
+        if self.executor is not None:
+            return slurm.run(self.executor, self.settings, task, bench, cells, shown)
+        task = replace(task, device=bench.workshop.device, keys=[cell.key for cell in cells])
+        with helpers.helped(task, processes - 1):
+            return run_cells(bench, cells, self.places.store, shown, self.force)
+
+    def _task(self, bench: Bench) -> Task:
+        return Task(
             plugins=click.get_current_context().find_root().params["plugins"],
             suite=bench.suite.asked,
             protocol=self.protocol,
@@ -97,20 +109,24 @@ class Means:
         )
 
 
-def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places) -> bool:
-    """Return whether to start; prints the bill of a large run, and asks for confirmation."""
+def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places, room: int) -> int:
+    """Return how many processes to use, at most `room`; 0 if the run is not to start.
+
+    Prints the bill of a large run, and asks for confirmation.
+    """
     with waiting("loading open_clip and measuring this device"):
         made = bill.make(bench, cells, places.store, order.force)
         if made.failure and not order.dry_run:
             raise made.failure
         if order.dry_run or made.downloads or made.cells:
             made.speed = bench.speed
+            made.processes = helpers.worthwhile(room, made.cells, made.hours)
     if order.dry_run or made.large or made.downloads:
         for line in made.lines(bench.workshop.device):
             click.echo(line, err=not order.dry_run)
     if order.dry_run or order.yes or not made.large:
-        return not order.dry_run
-    return confirmed()
+        return 0 if order.dry_run else made.processes
+    return made.processes if confirmed() else 0
 
 
 def confirmed() -> bool:

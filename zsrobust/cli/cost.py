@@ -98,7 +98,7 @@ def _notes(
     yield f"memory    weights {size} a tower, two towers in a training; activations not counted"
     yield "at least  the longest cell after its training: more GPUs do not help"
     yield "all       each training and each cell once"
-    yield "bounds    no image breaks before the last step; without red flags and text heads"
+    yield "bounds    no image breaks before the last step; red flags included, text heads not"
     if whole.unknown:
         yield f"          without {', '.join(whole.unknown)}: passes not reported"
     if absent:

@@ -82,6 +82,15 @@ class Lines(Tally):
     def stored(self, result: Result) -> None:
         """Write a line for a cell that was computed."""
         super().stored(result)
+        self._finished(result)
+
+    def elsewhere(self, cell: Cell, result: Result) -> None:
+        """Write the same line for a cell that another process computed."""
+        super().elsewhere(cell, result)
+        self._add(result.images)
+        self._finished(result)
+
+    def _finished(self, result: Result) -> None:
         clean, robust = (
             percent(Fraction(count, max(result.images, 1)))
             for count in (result.clean_correct, result.robust_correct)
@@ -91,11 +100,6 @@ class Lines(Tally):
         under = f"{identity.attack.spec} {format_eps(identity.attack.eps)}"
         name = f"{identity.defense.spec}, {under}, {identity.dataset.name}"
         self.note(f"{name}: {found}; {self._progress}")
-
-    def elsewhere(self, cell: Cell, images: int) -> None:
-        """Write a line for a cell that another run stored."""
-        self._add(images)
-        self.note(f"{named(cell)}: stored by another run; {self._progress}")
 
     def _add(self, images: int) -> None:
         if self._images is not None:

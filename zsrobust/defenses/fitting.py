@@ -9,15 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
 from zsrobust.core.specs import parse_eps
 from zsrobust.core.values import check
 from zsrobust.defenses.weight_files import StateDict, read_state_dict
 from zsrobust.models.clip import Clip, weights_digest
+from zsrobust.models.tensors import read_metadata
 from zsrobust.models.transformers_layout import as_open_clip
 from zsrobust.training import Checkpoint, Recipe, trained_encoder
 
@@ -138,9 +138,10 @@ def _activation(model: Mapping[str, Any]) -> str:
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
+        return read_metadata(path)
+    except NoAnswerError:
+        raise
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise ZSRobustError(f"{path} is damaged, or no safetensors file: {error}.") from None
 
 

@@ -11,11 +11,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from zsrobust.core.errors import ZSRobustError
+from zsrobust.core.errors import NoAnswerError, ZSRobustError
+from zsrobust.models.tensors import opened, read_tensors
 
 #: Parameters of a whole CLIP that a training changed, and nothing else: AdvFLYP's checkpoints
 #: (arXiv 2604.11576; Sxing2/AdvFLYP of d4de144, code/main.py:257).
@@ -75,8 +75,9 @@ def read_state_dict(path: Path) -> StateDict:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file."""
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-        return tensors
+        return read_tensors(path)[1]
+    except NoAnswerError:
+        raise
     except Exception as error:  # of a dtype that torch lacks, say
         raise ZSRobustError(f"{path} is damaged, or no safetensors file: {error}.") from None
 
@@ -109,7 +110,9 @@ def _unpickle(path: Path) -> Any:
             safe([(_Skipped, name) for name in SKIPPED]) if safe else nullcontext(),
         ):
             warnings.simplefilter("ignore")  # of old storages and the like
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(opened(path), map_location="cpu", weights_only=True)
+    except NoAnswerError:
+        raise
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and (
             named := re.search(r"GLOBAL ([\w.]+)", str(error))

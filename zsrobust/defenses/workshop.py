@@ -14,6 +14,7 @@ from zsrobust.datasets import Progress as Preparing
 from zsrobust.defenses import Late, Tower, defenses
 from zsrobust.models.clip import Clip, find_clip, load_clip, weights_are_here
 from zsrobust.models.remembered import facts_of
+from zsrobust.models.threads import one_thread
 from zsrobust.results.digests import checkpoint_place
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Checkpoint, Recipe, ranks, texts, train, trained_encoder
@@ -114,18 +115,19 @@ class Workshop:
         dataset, cut = datasets[recipe.train_on], recipe.cut(self.clip)
         with ranks.first():
             dataset.prepare("train", cut, self.preparing)
-        return train(
-            recipe,
-            self.clip,
-            dataset,
-            self._images(recipe),
-            self.checkpoint_path(recipe),
-            lambda done, total, note: self.progress(name, done, total, note),
-            micro_batch=self.micro_batch,
-            checkpoint_activations=self.checkpoint_activations,
-            tower=tower,
-            log=partial(self.log, name) if self.log else None,
-        )
+        with one_thread(self.device, self.clip.side):
+            return train(
+                recipe,
+                self.clip,
+                dataset,
+                self._images(recipe),
+                self.checkpoint_path(recipe),
+                lambda done, total, note: self.progress(name, done, total, note),
+                micro_batch=self.micro_batch,
+                checkpoint_activations=self.checkpoint_activations,
+                tower=tower,
+                log=partial(self.log, name) if self.log else None,
+            )
 
     def _compare(
         self, checkpoint: Checkpoint, recipe: Recipe, prompts: str, asked: dict[str, str]

@@ -48,8 +48,8 @@ class Tally(Reporter):
 
     def __init__(self) -> None:
         """Begin with nothing computed."""
-        self.computed = 0  #: images judged in this run
-        self.fresh: list[Result] = []  #: cells computed in this run
+        self.computed = 0  #: images judged during this run
+        self.fresh: list[Result] = []  #: cells computed during this run, here or elsewhere
 
     def judged(self, cell: Cell, images: int) -> None:
         """Count the images."""
@@ -57,6 +57,11 @@ class Tally(Reporter):
 
     def stored(self, result: Result) -> None:
         """Remember the result of a computed cell."""
+        self.fresh.append(result)
+
+    def elsewhere(self, cell: Cell, result: Result) -> None:
+        """Count the images of another process, and remember the result."""
+        self.computed += result.images
         self.fresh.append(result)
 
 
@@ -154,9 +159,10 @@ class Live(Tally):
         super().stored(result)
         self._progress.below = ""
 
-    def elsewhere(self, cell: Cell, images: int) -> None:
-        """Advance the bar by what another run judged."""
-        self._add(images)
+    def elsewhere(self, cell: Cell, result: Result) -> None:
+        """Advance the bar by what another process judged."""
+        super().elsewhere(cell, result)
+        self._add(result.images)
 
     def note(self, line: str) -> None:
         """Print a line above the bars."""

@@ -118,8 +118,8 @@ def draw_up(
     """Return the agenda of the tables, whose benches are given by their numbers.
 
     A cell with a stored result is not missing, unless it failed. Only the CLIP of the first table's
-    suite comes first. Predicted seconds are upper bounds at this speed, without red flags, and
-    the processes of torchrun share them.
+    suite comes first. Predicted seconds are upper bounds at this speed, red flags included, and the
+    processes of torchrun share them.
     """
     tables: dict[str, dict[str, tuple[Bench, Cell]]] = {}
     for number, bench in benches.items():

@@ -25,8 +25,8 @@ class Reporter:
     def stored(self, result: Result) -> None:
         """Report the result of a cell that was computed and stored."""
 
-    def elsewhere(self, cell: Cell, images: int) -> None:
-        """Report that another run stored a cell of this run."""
+    def elsewhere(self, cell: Cell, result: Result) -> None:
+        """Report that another process stored the result of a cell of this run."""
 
     def note(self, line: str) -> None:
         """Report a line for the user to read."""

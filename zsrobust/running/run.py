@@ -214,14 +214,19 @@ def _settle(bench: Bench, cell: Cell, state: Progress, store: Store, reporter: R
     with ranks.led(claims.claimed(path)):
         theirs = ranks.decided(lambda: _stored_since(work, path))
         if theirs is not None:
-            reporter.elsewhere(cell, theirs.images)
-            return theirs
+            reporter.elsewhere(cell, theirs)
+            return _reported(theirs, cell, reporter)
         tower = _tower(bench, cell, state)
         result, tampered = compute(bench, cell, work.identity, tower, store.folder, reporter)
     if tampered:  # the next cells must not inherit the changed weights
         bench.forget()
         state.towers.clear()
     reporter.stored(result)
+    return _reported(result, cell, reporter)
+
+
+def _reported(result: Result, cell: Cell, reporter: Reporter) -> Result:
+    """Return the result; a failure is reported."""
     if result.status == "failed":
         reporter.note(f"failed: {cell.key}: {last_line(result.error)}")
     return result

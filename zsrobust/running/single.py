@@ -1,6 +1,7 @@
 """Evaluate or diagnose one defense or module from Python."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from numbers import Real
@@ -16,6 +17,8 @@ from zsrobust.defenses import defenses
 from zsrobust.defenses.workshop import Workshop
 from zsrobust.evaluation.meter import device_of
 from zsrobust.evaluation.redflags.doctor import Diagnosis, Progress, _silent, measure
+from zsrobust.evaluation.referee import Search as Precision
+from zsrobust.models.compiled import compiler
 from zsrobust.results import Result, Results
 from zsrobust.results.identity import DefenseIdentity
 from zsrobust.results.store import Store
@@ -41,6 +44,8 @@ class Settings(TypedDict, total=False):
     checkpoints: str | Path
     results: str | Path | None
     device: str | None
+    precision: Precision
+    compiled: bool
     progress: bool | None
 
 
@@ -81,6 +86,8 @@ def evaluate(
     checkpoints: str | Path = "checkpoints",
     results: str | Path | None = None,
     device: str | None = None,
+    precision: Precision = "float32",
+    compiled: bool = False,
     progress: bool | None = None,
 ) -> Result | Results:
     """Return the result of a module or a defense, or `Results` if a value is a sequence.
@@ -99,6 +106,9 @@ def evaluate(
     with the same identity is loaded, so that an interrupted call resumes. Modules cannot be stored:
     their code has no identity.
 
+    Attacks search in `precision`, and with `compiled` in a classifier compiled by torch. Verdicts
+    are plain and in float32; `zsrobust run` has the same as --precision and --compile.
+
     `progress` shows a bar on standard error; None shows it in a terminal and in a notebook.
 
     Raises ZSRobustError for unknown names, for data that cannot be prepared, for a module with
@@ -111,7 +121,9 @@ def evaluate(
             "has no identity. Expected the spec of a defense. Next: register the module as a "
             "defense (docs/extending.md), or keep the DataFrame `frame`."
         )
-    bench = _bench(suite, protocol, checkpoints, device)
+    bench = replace(
+        _bench(suite, protocol, checkpoints, device), search=precision, compiled=compiled
+    )
     name = normalize(defense, defenses) if isinstance(defense, str) else MODULE
     cells = []
     for spec, bound in product(_listed("attack", attack), _listed("eps", eps)):
@@ -164,7 +176,9 @@ def _measured(
     for cell in cells:
         if isinstance(defense, nn.Module):
             module = checked(defense, bench.images(cell), bench.cut_of(cell), cell)
-            deployed, about = Deployed(module), DefenseIdentity(MODULE, type(defense).__name__)
+            chosen = compiler(device_of(module)) if bench.compiled else None
+            deployed = Deployed(module, compiler=chosen)
+            about = DefenseIdentity(MODULE, type(defense).__name__)
         else:
             assert tower is not None
             deployed, about = bench.deploy(cell, tower), identify_defense(cell, tower)

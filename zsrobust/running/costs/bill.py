@@ -33,6 +33,7 @@ class Bill:
     flags: tuple[int, int] = (0, 0)  #: forward and backward passes of the red flags
     unknown: list[str] = field(default_factory=list)  #: attacks that do not report their passes
     speed: Speed | None = None  #: None: not measured
+    processes: int = 1  #: that share the work
 
     @property
     def gigabytes(self) -> float:
@@ -45,7 +46,8 @@ class Bill:
         if self.speed is None:
             return 0.0
         forward, backward = self.flags
-        return self.speed.seconds(self.forward + forward, self.backward + backward) / 3600
+        seconds = self.speed.seconds(self.forward + forward, self.backward + backward)
+        return seconds / 3600 / self.processes
 
     @property
     def large(self) -> bool:
@@ -73,7 +75,8 @@ class Bill:
             speed = f"{forward} images a second forward, {both} forward and backward"
             minutes = f"{60 * self.hours:,.1f} minutes"
             most = f"{self.hours:,.1f} hours" if self.hours >= 0.5 else minutes
-            yield f"time      at most {most} on {device} ({speed}, measured just now)"
+            where = f"{device}, in {self.processes} processes" if self.processes > 1 else device
+            yield f"time      at most {most} on {where} ({speed}, measured just now)"
 
 
 def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill:

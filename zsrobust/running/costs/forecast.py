@@ -14,7 +14,7 @@ from zsrobust.datasets import datasets
 from zsrobust.defenses import defenses
 from zsrobust.reporting import contents
 from zsrobust.running.bench import Bench
-from zsrobust.running.costs.model import Speed, cost_of, passes_of_training
+from zsrobust.running.costs.model import Speed, cost_of, cost_of_flags, passes_of_training
 from zsrobust.running.plan import Cell, Key, plan
 from zsrobust.settings.suites import Suite
 from zsrobust.training import Recipe
@@ -27,7 +27,7 @@ Passes = tuple[int, int]  #: images through the image tower, forward and backwar
 class Work(NamedTuple):
     """What a cell takes."""
 
-    passes: Passes
+    passes: Passes  #: red flags included
     needed: frozenset[str] = frozenset()  #: digests of the trainings that come before
     images: int = 0  #: that are judged
 
@@ -36,7 +36,7 @@ class Work(NamedTuple):
 class Forecast:
     """The trainings and cells of a table, as if nothing was stored.
 
-    Passes are upper bounds, as `cost_of` and `passes_of_training` count them.
+    Passes are upper bounds, as `cost_of`, `cost_of_flags` and `passes_of_training` count them.
     """
 
     trainings: dict[str, Passes] = field(default_factory=dict)  #: by the recipe's digest
@@ -54,7 +54,7 @@ class Forecast:
         """Return the hours on a number of GPUs, each of which takes whole trainings and cells.
 
         A GPU that is free takes the longest training that is left, and then the longest cell.
-        Cells wait for their trainings. Red flags, text heads and storage are not counted.
+        Cells wait for their trainings. Text heads and storage are not counted.
         """
         free = [0.0] * gpus
         ended: dict[str, float] = {}
@@ -101,7 +101,9 @@ def of_cells(bench: Bench, cells: Sequence[Cell]) -> Forecast:
             found.unknown.append(cell.key.attack)
         found.prepared[cell.key.dataset] = cell.dataset.size
         needed = frozenset(recipe.digest for recipe in made[cell.key.defense])
-        found.cells[bench.suite.name, cell.key] = Work(cost.tower, needed, cost.images)
+        (forward, backward), flags = cost.tower, cost_of_flags(bench, cell)
+        passes = forward + flags[0], backward + flags[1]
+        found.cells[bench.suite.name, cell.key] = Work(passes, needed, cost.images)
     return found
 
 
