@@ -270,13 +270,13 @@ def test_doubts_about_the_papers_number_are_footnotes_and_about_ours_a_column(tm
 def test_mini_is_reproduced_within_seconds_and_continues(zsrobust, tmp_path):
     what = ("reproduce", "mini", "--table", "1", "--limit", "4", "--against", "none-stored")
     (tmp_path / "none-stored").mkdir()
-    first = zsrobust(*what, "--budget", "1s")
+    first = zsrobust(*what, "--budget", "3s")
     stored = (tmp_path / "results").rglob("*.json")
     cells = [path.stem.removesuffix(".limit=4") for path in stored]
     assert cells
     page = (tmp_path / "reproduction.md").read_text()
     assert f"{len(cells)} of 96 cells are stored" in page
-    given = "--budget 1s --table 1 --limit 4 --against none-stored"
+    given = "--budget 3s --table 1 --limit 4 --against none-stored"
     assert f"Next: `zsrobust reproduce mini {given}`" in page
     assert f"{len(cells)} of 96 cells are stored" in first.stdout
     again = zsrobust(*what, "--budget", "90m", "--dry-run", "--out", "other.md").stdout

@@ -182,7 +182,24 @@ def test_a_log_has_a_line_for_each_cell_and_every_30_seconds():
     assert lines[4] == (
         "tecoa, pgd10 6/255, mini_cells: clean 50.00, robust 33.33; 600 of 600 images done, 0 left, ETA 0:00"
     )
-    assert shown.computed == 600
+    assert (shown.computed, len(shown.fresh)) == (300, 1)  # another run's cells are not its own
+    shown.helped = True
+    shown.elsewhere(cell("fare"), make("fare", "mini_cells", images=300))
+    assert (shown.computed, len(shown.fresh)) == (600, 2)
+
+
+def test_images_are_counted_to_the_end_when_a_defense_comes_late():
+    clock, lines = Clock(), []
+    shown = Lines(lines.append, clock)
+    shown.cells(600)
+    shown.judged(cell(), 200)
+    shown.cells(300)  # another process had trained it
+    assert lines == ["attacking 600 images", "attacking 300 images more"]
+    shown.elsewhere(cell("tecoa"), make("tecoa", "mini_cells", images=400))
+    assert "600 of 900 images done, 300 left" in lines[2]
+    shown.judged(cell(), 300)
+    shown.cells(100)
+    assert lines[3] == "attacking 100 images"
 
 
 def test_a_log_says_the_steps_of_a_training_that_continues():
@@ -203,7 +220,8 @@ def test_the_bars_keep_count_and_eta_whatever_the_names(width):
     bars = Bars(Console(file=out, width=width, force_terminal=True, color_system=None))
     shown = Live(bars, clock)
     shown.training(LONG, 0, 1250, "loss 2.00")
-    shown.cells(123_456)
+    shown.cells(100_000)
+    shown.cells(23_456)  # more, in the same bar
     clock.now += 3600
     shown.training(LONG, 250, 1250, "loss 1.00")
     shown.preparing("downloading timm/a_very_long_name_of_a_repository", 10**9, 4 * 10**9)

@@ -89,6 +89,7 @@ class Means:
         task = self._task(bench)
         if self.executor is not None:
             return slurm.run(self.executor, self.settings, task, bench, cells, shown)
+        shown.helped = processes > 1
         task = replace(task, device=bench.workshop.device, keys=[cell.key for cell in cells])
         with helpers.helped(task, processes - 1):
             return run_cells(bench, cells, self.places.store, shown, self.force)

@@ -62,8 +62,14 @@ class Lines(Tally):
         self.tick()
 
     def cells(self, images: int) -> None:
-        """Write how many images there are to attack."""
-        if images:
+        """Write how many images there are to attack, or how many more."""
+        if not images:
+            return
+        now = self._images
+        if now is not None and now.done < now.total:
+            now.total += images
+            self.note(f"attacking {counted(images, 'image')} more")
+        else:
             self._images = Pace(self._clock, images)
             self.note(f"attacking {counted(images, 'image')}")
 

@@ -48,8 +48,9 @@ class Tally(Reporter):
 
     def __init__(self) -> None:
         """Begin with nothing computed."""
-        self.computed = 0  #: images judged during this run
-        self.fresh: list[Result] = []  #: cells computed during this run, here or elsewhere
+        self.computed = 0  #: images judged in this run
+        self.fresh: list[Result] = []  #: cells computed in this run
+        self.helped = False  #: whether other processes belong to this run
 
     def judged(self, cell: Cell, images: int) -> None:
         """Count the images."""
@@ -60,9 +61,10 @@ class Tally(Reporter):
         self.fresh.append(result)
 
     def elsewhere(self, cell: Cell, result: Result) -> None:
-        """Count the images of another process, and remember the result."""
-        self.computed += result.images
-        self.fresh.append(result)
+        """Count the images of a helper, and remember the result."""
+        if self.helped:
+            self.computed += result.images
+            self.fresh.append(result)
 
 
 class Bars(Progress):
@@ -120,12 +122,17 @@ class Live(Tally):
         self._advance(self._bars[what], done)
 
     def cells(self, images: int) -> None:
-        """Begin the bar of the images to attack; it replaces one that is full."""
-        if images:
-            for task in self._progress.tasks:
-                if task.id == self._images and task.finished:
-                    self._progress.remove_task(task.id)
-            self._images = self._begin("attacking", images)
+        """Begin the bar of the images to attack, in place of a full one, or lengthen the bar."""
+        if not images:
+            return
+        for task in self._progress.tasks:
+            if task.id == self._images and task.finished:
+                self._progress.remove_task(task.id)
+            elif task.id == self._images:
+                task.fields["pace"].total += images
+                self._progress.update(task.id, total=task.fields["pace"].total)
+                return
+        self._images = self._begin("attacking", images)
 
     def _begin(self, title: str, total: int, first: int = 0) -> TaskID:
         if not self.started:
