@@ -57,7 +57,15 @@ def test_threads_are_one_for_small_images_on_a_cpu_alone():
 
 @pytest.mark.parametrize(
     ("room", "cells", "minutes", "processes"),
-    [(2, 48, 30, 2), (2, 48, 0.9, 1), (8, 48, 3.5, 4), (8, 3, 30, 3), (1, 48, 30, 1), (2, 0, 0, 1)],
+    [
+        (2, 48, 30, 2),
+        (2, 48, 0.9, 1),
+        (8, 48, 2.5, 3),
+        (8, 3, 30, 3),
+        (64, 48, 600, 4),
+        (1, 48, 30, 1),
+        (2, 0, 0, 1),
+    ],
 )
 def test_a_helper_needs_a_core_a_cell_and_a_minute_of_work(room, cells, minutes, processes):
     assert worthwhile(room, cells, minutes / 60) == processes

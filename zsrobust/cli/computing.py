@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -56,16 +57,20 @@ def compute(
         )
         workshop = replace(places, device=own).workshop(suite)
         bench = Bench(suite, protocol, workshop, order.search, order.compiled)
-        with one_thread(workshop.device, workshop.shape.side) as room:
-            several = order.executor is None and ranks.size() == 1 and not order.force
-            room = room if several else 1
+        # A helper would compute again what --force has just recomputed.
+        alone = order.executor or order.force or ranks.size() > 1
+
+        def threads() -> AbstractContextManager[int]:
+            return nullcontext(1) if alone else one_thread(workshop.device, workshop.shape.side)
+
+        with threads() as room:
             processes = ranks.decided(lambda: _agreed(bench, cells, order, places, room))
-            if not processes:
-                return [], []
-            ranks.decided(lambda: check_writable(places.folder))
-            means = Means(places, request.protocol, order.executor, order.settings, order.force)
-            with progress.live() as shown:
-                found, errors = means.run(bench, cells, shown, processes)
+        if not processes:
+            return [], []
+        ranks.decided(lambda: check_writable(places.folder))
+        means = Means(places, request.protocol, order.executor, order.settings, order.force)
+        with threads() if processes > 1 else nullcontext(), progress.live() as shown:
+            found, errors = means.run(bench, cells, shown, processes)
         if found and ranks.leads():
             display.print_results(found, shown, places.store)
     return found, errors

@@ -15,16 +15,18 @@ from multiprocessing import connection
 import torch
 
 from zsrobust.core.claims import Preempted, terminable
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.running.reporter import Reporter
 from zsrobust.running.task import Task
 
+MOST = 4  #: processes of a run; each takes about a gigabyte
 MINUTES = 1.0  #: of estimated work for each process; a shorter run ends before a helper begins
 PATIENCE = 30.0  #: seconds for a helper to save its training, before it is killed
 
 
 def worthwhile(room: int, cells: int, hours: float) -> int:
     """Return how many processes to use for so many cells and hours of one process, at least 1."""
-    return max(1, min(room, cells, 1 + int(60 * hours / MINUTES)))
+    return max(1, min(room, MOST, cells, 1 + int(60 * hours / MINUTES)))
 
 
 @contextmanager
@@ -59,7 +61,7 @@ def _help(task: Task) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends this
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    with suppress(Preempted), terminable():
+    with suppress(Preempted, ZSRobustError), terminable():  # the first process meets the same error
         task()
 
 
