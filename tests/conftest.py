@@ -2,10 +2,8 @@
 
 import os
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # before torch is imported: workers beside each other have one thread each
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Before torch is imported: with more threads, a run starts helpers, which know no patch of a test.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["ZSROBUST_RESULTS"] = "results"  # in the folder of each test; there is no baseline
 
 from collections.abc import Callable, Iterator
@@ -81,4 +79,4 @@ def zsrobust(
 
 @pytest.fixture(autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    torch.set_num_threads(1)

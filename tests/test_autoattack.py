@@ -28,12 +28,6 @@ from zsrobust.evaluation.meter import Meter
 from zsrobust.evaluation.referee import Case, judge
 from zsrobust.testing import check_attack, toy
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(_threads):
-    torch.set_num_threads(1)  # for models so small, a second only waits
-
-
 TARGETS = 3
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 

@@ -25,11 +25,6 @@ MINI = suites.load("mini")
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_threads):
-    torch.set_num_threads(1)  # for models so small, a second only waits
-
-
 @pytest.fixture(params=["vit", "resnet"])
 def tiny(request, tmp_path):
     """A workshop on a tiny CLIP, and the spec of a defense on it."""

@@ -72,11 +72,6 @@ def clip(clips) -> Clip:
     return clips["vit"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_threads) -> None:
-    torch.set_num_threads(1)  # these towers are so small that a second one only waits
-
-
 @pytest.fixture(scope="module")
 def undisturbed(clips, tmp_path_factory):
     """What a training gives that nothing stops, by kind of tower and recipe."""

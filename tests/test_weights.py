@@ -30,11 +30,6 @@ KINDS = ["vit", "resnet"]
 PUBLISHED = [name for name in defenses if isinstance(defenses[name], Weights) and name != "weights"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_threads):
-    torch.set_num_threads(1)  # for models so small, a second only waits
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
