@@ -128,7 +128,7 @@ def run(request: Request, order: Order, places: Places) -> None:
     Without --defense, --attack, --table and --figure, it computes every cell of Tables 1 to 3.
     With several values of an option, it computes all their combinations.
     Several runs may share the folders. With torchrun --nproc-per-node 8 -m zsrobust run, 8 GPUs
-    share every cell.
+    share every cell. On a CPU, a long run on small images starts a process for each core, up to 4.
     """
     from zsrobust.core import index
     from zsrobust.running.entries import load_suite
