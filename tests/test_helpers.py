@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 
@@ -71,21 +70,19 @@ def test_a_helper_needs_a_core_a_cell_and_a_minute_of_work(room, cells, minutes,
     assert worthwhile(room, cells, minutes / 60) == processes
 
 
-def started(folder: Path, seconds: float) -> tuple[subprocess.Popen[str], int]:
+def two_threads(arguments: tuple[str, ...]) -> None:
+    torch.set_num_threads(2)  # as torch does where there are two cores
+    fresh.command(arguments, False)
+
+
+def started(folder: Path, seconds: float) -> tuple[fresh.Process, int]:
     """Return a run that has reached its first two attacks, and the process id of its helper."""
     (folder / "slow.py").write_text(SLOW)
-    # Not forked: torch counts its threads when it is imported.
-    run = subprocess.Popen(
-        [sys.executable, "-m", "zsrobust", *RUN],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "SECONDS": str(seconds)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(lambda: len(at_work(folder)) == 2 or run.poll() is not None)
+    environment = {**os.environ, "SECONDS": str(seconds)}
+    run = fresh.Process(two_threads, RUN, folder=folder, environment=environment)
+    until(lambda: len(at_work(folder)) == 2 or not run.process.is_alive())
     helpers = at_work(folder) - {run.pid}
-    assert len(helpers) == 1, run.communicate()
+    assert len(helpers) == 1, run.end()
     return run, *helpers
 
 
@@ -110,11 +107,11 @@ def ended(process: int) -> bool:
 
 
 def test_the_cells_of_a_killed_helper_are_computed(tmp_path):
-    run, helper = started(tmp_path, 0.5)
+    run, helper = started(tmp_path, 1.5)
     os.kill(helper, signal.SIGKILL)
-    out, err = run.communicate(timeout=120)
-    assert run.returncode == 0, err
-    assert "6 cells in results; 48 images attacked" in out
+    done = run.end()
+    assert done.returncode == 0, done
+    assert "6 cells in results; 48 images attacked" in done.stdout
     assert len(results.paths(tmp_path / "results")) == 6
     assert ended(helper)
     assert not list(tmp_path.rglob("*.claim"))
@@ -124,11 +121,11 @@ def test_the_cells_of_a_killed_helper_are_computed(tmp_path):
 def test_a_run_that_is_stopped_or_killed_leaves_no_helper_at_work(tmp_path, signal_):
     run, helper = started(tmp_path, 60)
     os.kill(run.pid, signal_)
-    _, err = run.communicate(timeout=60)
+    done = run.end(60)
     codes = {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
-    assert run.returncode == codes[signal_], err
+    assert done.returncode == codes[signal_], done
     until(lambda: ended(helper))
-    assert "Traceback" not in err
+    assert "Traceback" not in done.stderr
     claims = list(tmp_path.rglob("*.claim"))
     assert len(claims) == (
         signal_ == signal.SIGKILL
