@@ -57,11 +57,13 @@ def compute(
         )
         workshop = replace(places, device=own).workshop(suite)
         bench = Bench(suite, protocol, workshop, order.search, order.compiled)
+        with waiting("loading open_clip"):
+            side = workshop.shape.side
         # A helper would compute again what --force has just recomputed.
         alone = order.executor or order.force or ranks.size() > 1
 
         def threads() -> AbstractContextManager[int]:
-            return nullcontext(1) if alone else one_thread(workshop.device, workshop.shape.side)
+            return nullcontext(1) if alone else one_thread(workshop.device, side)
 
         with threads() as room:
             processes = ranks.decided(lambda: _agreed(bench, cells, order, places, room))
