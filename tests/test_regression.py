@@ -1,5 +1,10 @@
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -510,3 +515,26 @@ def test_a_limit_chooses_among_ours_and_whole_sets_of_the_baseline_are_compared_
     report = check(ours, baseline, limit=20)
     assert report.ok
     assert [each.way for each in report.verdicts] == ["interval", "interval"]
+
+
+def test_the_command_of_tox_recomputes_and_compares_with_its_own_tolerance(zsrobust, tmp_path):
+    root = Path(__file__).parents[1]
+    (command,) = re.findall(
+        r"python (benchmarks/regression\.py) .*\{posargs\}", (root / "tox.ini").read_text()
+    )
+    assert "`tox -e regression -- --tolerance 0`" in (root / "CONTRIBUTING.md").read_text()
+    (tmp_path / "small.toml").write_text('like = "mini"\ndatasets = ["mini_cells"]\n')
+    part = ("--suite", "small.toml", "--defense", "clip", "--attack", "pgd:steps=1", "--limit", "4")
+    zsrobust("run", *part, "--results", "before")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    what = ("--results", "again", "--against", "before", "--tolerance", "0", *part)
+    done = subprocess.run(
+        [sys.executable, str(root / command), *what],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 cell" in done.stdout
