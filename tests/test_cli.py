@@ -332,6 +332,18 @@ def test_a_dry_run_tells_the_bill_and_computes_nothing(zsrobust, tmp_path):
     assert not cells(tmp_path)
 
 
+def test_the_bill_counts_a_training_whose_cells_are_stored(zsrobust, tmp_path):
+    asked = ("run", *MINI, "--defense", "tecoa:epochs=1,limit=64", "--attack", "pgd:steps=1")
+    asked += ("--dataset", "mini_cells", "--limit", "4")
+    zsrobust(*asked)
+    there = zsrobust(*asked, "--dry-run").stdout
+    assert "train     nothing" in there
+    assert "compute   0 cells, 0 images; 1 are stored" in there
+    gone = zsrobust(*asked, "--checkpoints", "elsewhere", "--dry-run").stdout
+    assert "train     tecoa:epochs=1,limit=64 on mini_train, 1 epochs" in gone
+    assert "compute   1 cell, 4 images; 1 of them only if the training has other bits" in gone
+
+
 def test_a_result_holds_what_was_predicted_beside_what_it_took(zsrobust, tmp_path):
     done = zsrobust(*QUICK)
     (path,) = (tmp_path / "results").rglob("*.json")

@@ -27,6 +27,7 @@ class Bill:
     trainings: list[str] = field(default_factory=list)
     cells: int = 0
     stored: int = 0  #: cells with a stored result; it is reused if nothing changed
+    doubtful: int = 0  #: of `cells`, those with a stored result of an earlier training
     images: int = 0
     forward: int = 0
     backward: int = 0
@@ -63,6 +64,8 @@ class Bill:
             yield f"          size unknown, as nothing can be asked: {', '.join(self.absent)}"
         yield f"train     {'; '.join(self.trainings) or 'nothing'}"
         stored = f"; {self.stored} are stored" if self.stored else ""
+        if self.doubtful:
+            stored += f"; {self.doubtful} of them only if the training has other bits than before"
         yield f"compute   {counted(self.cells, 'cell')}, {self.images:,} images{stored}"
         passes = f"{self.forward:,} forward, {self.backward:,} backward"
         yield f"passes    at most {passes}, training included"
@@ -82,18 +85,28 @@ class Bill:
 def make(bench: Bench, cells: Sequence[Cell], store: Store, force: bool) -> Bill:
     """Return the bill of a run of these cells.
 
+    A stored cell of a defense that must be trained counts: the new checkpoint may have other bits.
     If a dataset is missing and cannot be downloaded, the bill has its name, and the reason as its
     `failure`: Unreachable if the network is down, ZSRobustError if the dataset has no source.
     """
     bill = Bill()
-    wanted = [cell for cell in cells if force or store.find(bench.path(cell)) is None]
+    missing = {
+        spec: {
+            path: recipe
+            for recipe in (defense.recipes(bench.suite) if defense else [])
+            if not exists(path := bench.workshop.checkpoint_path(recipe))
+        }
+        for spec, defense in {cell.key.defense: cell.defense for cell in cells}.items()
+    }
+    stored = set() if force else {cell for cell in cells if store.find(bench.path(cell))}
+    wanted = [cell for cell in cells if cell not in stored or missing[cell.key.defense]]
     bill.cells, bill.stored = len(wanted), len(cells) - len(wanted)
+    bill.doubtful = sum(cell in stored for cell in wanted)
     needed: dict[tuple[str, Split], None] = {(cell.key.dataset, "test"): None for cell in wanted}
     begun: set[Path] = set()
-    for spec, defense in {cell.key.defense: cell.defense for cell in wanted}.items():
-        for recipe in defense.recipes(bench.suite) if defense else []:
-            path = bench.workshop.checkpoint_path(recipe)
-            if exists(path) or path in begun:
+    for spec, recipes in missing.items():
+        for path, recipe in recipes.items():
+            if path in begun:
                 continue
             begun.add(path)
             needed[recipe.train_on, "train"] = None
