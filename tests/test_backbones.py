@@ -329,7 +329,7 @@ def test_logits_equal_those_of_transformers(tmp_path, monkeypatch, kind):
     clip = load_clip(save(tmp_path, kind, theirs.state_dict()))
     tokens = torch.arange(2, 66).reshape(4, 16)
     tokens[:, -3] = 299  # the end of CLIP's texts
-    images = torch.rand(3, 3, SIDE, SIDE)
+    images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     clip.tokenize = lambda prompts: tokens
     classifier = clip.classifier([["a"], ["b"], ["c"], ["d"]])
     with torch.no_grad():
@@ -338,7 +338,7 @@ def test_logits_equal_those_of_transformers(tmp_path, monkeypatch, kind):
         ).logits_per_image
         bias = clip.model.logit_bias if kind == "siglip" else 0
         assert torch.allclose(classifier(images) + bias, expected, rtol=0, atol=1e-5)
-    assert expected.std() > 0.01
+    assert expected.std() > 100 * 1e-5  # far above the tolerance
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
