@@ -526,12 +526,15 @@ def test_the_command_of_tox_recomputes_and_compares_with_its_own_tolerance(zsrob
     part = ("--suite", "small.toml", "--defense", "clip", "--attack", "pgd:steps=1", "--limit", "4")
     zsrobust("run", *part, "--results", "before")
 
-    what = ("--results", "again", "--against", "before", "--tolerance", "0", *part)
-    done = subprocess.run(
-        [sys.executable, str(root / command), *what],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    def run(tolerance: str) -> subprocess.CompletedProcess[str]:
+        what = ("--results", "again", "--against", "before", "--tolerance", tolerance, *part)
+        words = [sys.executable, str(root / command), *what]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    done = run("0")
     assert done.returncode == 0, done.stderr
-    assert "1 cell" in done.stdout
+    assert "4 images attacked" in done.stdout
+    assert "1 cell agrees" in done.stdout or "1 cells agree" in done.stdout
+    refused = run("101")  # the option reaches `check`
+    assert refused.returncode == 2
+    assert "101" in refused.stderr

@@ -289,6 +289,18 @@ def test_a_damaged_file_is_one_line(clip, tmp_path, name):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [b"[]", b"5", b'{"__metadata__": [1]}', b'{"__metadata__": {"a": 1}}', b"[" * 100_000, b"\xff"],
+)
+def test_a_damaged_header_is_one_line(clip, tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    for length in (len(header), 2**62):
+        path.write_bytes(length.to_bytes(8, "little") + header)
+        with pytest.raises(ZSRobustError, match="damaged, or no safetensors file"):
+            load_tower(str(path), clip)
+
+
 def test_a_part_of_a_model_has_the_whole_image_tower_or_is_refused(clips, clip, tmp_path):
     path, whole_tower = tmp_path / "a.pt", trained(clip)
     text = {"transformer.resblocks.0.attn.in_proj_bias": torch.ones(3)}

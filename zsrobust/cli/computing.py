@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -61,17 +61,15 @@ def compute(
             side = workshop.shape.side
         # A helper would compute again what --force has just recomputed.
         alone = order.executor or order.force or ranks.size() > 1
-
-        def threads() -> AbstractContextManager[int]:
-            return nullcontext(1) if alone else one_thread(workshop.device, side)
-
-        with threads() as room:
-            processes = ranks.decided(lambda: _agreed(bench, cells, order, places, room))
+        with one_thread(workshop.device, side) as cores:
+            room = 1 if alone else cores
+            processes = ranks.decided(lambda: _processes(bench, cells, order, places, room))
         if not processes:
             return [], []
         ranks.decided(lambda: check_writable(places.folder))
         means = Means(places, request.protocol, order.executor, order.settings, order.force)
-        with threads() if processes > 1 else nullcontext(), progress.live() as shown:
+        shares = one_thread(workshop.device, side) if processes > 1 else nullcontext()
+        with shares, progress.live() as shown:
             found, errors = means.run(bench, cells, shown, processes)
         if found and ranks.leads():
             display.print_results(found, shown, places.store)
@@ -117,12 +115,14 @@ class Means:
         )
 
 
-def _agreed(bench: Bench, cells: Sequence[Cell], order: "Order", places: Places, room: int) -> int:
+def _processes(
+    bench: Bench, cells: Sequence[Cell], order: "Order", places: Places, room: int
+) -> int:
     """Return how many processes to use, at most `room`; 0 if the run is not to start.
 
     Prints the bill of a large run, and asks for confirmation.
     """
-    with waiting("loading open_clip and measuring this device"):
+    with waiting("measuring this device"):
         made = bill.make(bench, cells, places.store, order.force)
         if made.failure and not order.dry_run:
             raise made.failure

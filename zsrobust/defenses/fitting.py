@@ -141,7 +141,7 @@ def _metadata(path: Path) -> dict[str, str]:
         return read_metadata(path)
     except NoAnswerError:
         raise
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
+    except (OSError, ValueError) as error:
         raise ZSRobustError(f"{path} is damaged, or no safetensors file: {error}.") from None
 
 

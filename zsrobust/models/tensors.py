@@ -3,13 +3,14 @@
 import io
 import json
 from pathlib import Path
-from typing import BinaryIO
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from zsrobust.core.errors import ZSRobustError
 from zsrobust.core.files import patiently
+from zsrobust.core.values import check
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -19,27 +20,35 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     NoAnswerError, OSError for a file that cannot be read, and SafetensorError or ValueError for one
     that is damaged.
     """
-    content = opened(path)
-    tensors = safetensors.torch.load(content.getvalue())
-    return _metadata(content), tensors
+    content = patiently(Path.read_bytes, path)
+    tensors = safetensors.torch.load(content)
+    return _metadata(content[8 : 8 + int.from_bytes(content[:8], "little")]), tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file; raises the errors of `read_tensors`."""
+    """Return the metadata of a safetensors file, of which only the header is read.
 
-    def read(path: Path) -> dict[str, str]:
+    Raises NoAnswerError, OSError for a file that cannot be read, and ValueError for one that is
+    damaged.
+    """
+
+    def read(path: Path) -> bytes:
         with path.open("rb") as content:
-            return _metadata(content)
+            length = int.from_bytes(content.read(8), "little")
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            return content.read(length)
 
-    return patiently(read, path)
+    return _metadata(patiently(read, path))
 
 
-def _metadata(content: BinaryIO) -> dict[str, str]:
-    """Return the metadata in a safetensors file; raises ValueError for one that is damaged."""
-    header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
-    if not isinstance(header, dict):
-        raise ValueError("its header is not an object")
-    return dict(header.get("__metadata__") or {})
+def _metadata(header: bytes) -> dict[str, str]:
+    """Return the metadata in the header of a safetensors file; raises ValueError."""
+    try:
+        found = json.loads(header)
+        return check(found.get("__metadata__") or {}, dict[str, str], "its metadata")
+    except (AttributeError, RecursionError, ZSRobustError):
+        raise ValueError("its header is not one of safetensors") from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from zsrobust.settings import protocols
 
 @dataclass(frozen=True)
 class Task:
-    """The run of one job: the options of the command line, and the cells."""
+    """What another process needs to run cells: the options of the command line, and the keys."""
 
     plugins: Sequence[Path]
     suite: str
@@ -33,9 +33,9 @@ class Task:
     checkpoints: Path
     device: str | None
     force: bool
-    live: Callable[[], AbstractContextManager[Reporter]]  #: shows the job's progress
+    live: Callable[[], AbstractContextManager[Reporter]]  #: shows the progress there
     log: Log | None = None  #: receives the numbers of trainings
-    keys: Sequence[Key] = ()  #: of the cells; their objects are created again in the job
+    keys: Sequence[Key] = ()  #: of the cells; their objects are created again there
 
     def __call__(self) -> list[str]:
         """Run, and return the errors of defenses; results are stored in the results folder."""
